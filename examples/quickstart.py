@@ -1,0 +1,40 @@
+"""The five norms, their statistics, and data that arrives in pieces: run it with `python quickstart.py`."""
+
+import numpy as np
+
+import numbanorm as nn
+
+rng = np.random.default_rng(0)
+x = rng.normal(100, 2, (8, 6, 32, 32)).astype(np.float32)  # N, C, H, W
+tokens = rng.normal(0, 3, (4, 16, 64)).astype(np.float32)  # batch, time, features
+weight, bias = np.ones(6, np.float32), np.zeros(6, np.float32)
+
+# Five norms: NumPy in, NumPy out.
+nn.layer_norm(tokens, 64)
+nn.rms_norm(tokens, 64)
+nn.instance_norm(x)
+nn.group_norm(x, 3, weight, bias)
+y = nn.batch_norm(x, training=True)
+print("batch norm: mean", y.mean(dtype=np.float64).round(6), "std", y.std(dtype=np.float64).round(6))
+
+# The statistics, always float64, with torch's shapes.
+y, stats = nn.group_norm(x, 3, return_stats=True)
+print("group norm: one mean per sample and group:", stats.mean.shape)
+
+# Write into an array that is already there; it may be the input itself.
+nn.layer_norm(tokens, 64, out=tokens)
+
+# Training keeps running statistics, in place; inference takes them.
+running_mean, running_var = np.zeros(6), np.ones(6)
+for _ in range(100):
+    nn.batch_norm(x, running_mean, running_var, weight, bias, training=True)
+y = nn.batch_norm(x, running_mean, running_var, weight, bias)
+print("running mean:", running_mean.round(2))
+
+# Mean and variance of a stream: pieces merge to the statistics of the whole.
+total = nn.moments(x[:3], (0, 2, 3))
+total += nn.moments(x[3:], (0, 2, 3))
+print("std per channel:", total.std().round(2))
+
+# Which kernel would run, and why.
+print(nn.explain(nn.batch_norm, x))

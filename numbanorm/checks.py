@@ -1,0 +1,192 @@
+"""What an argument must be. Every error states the rule, what came, and the remedy; nothing is changed before all hold."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+KNOWN = {np.dtype(name) for name in FLOATS if name != "bfloat16"}  # bfloat16 joins when the first one is seen
+
+
+def is_float(dtype: np.dtype[Any]) -> bool:
+    """Whether a native dtype is one of `FLOATS`; ml_dtypes need not be installed to ask."""
+    if dtype in KNOWN:
+        return True
+    if dtype.name == "bfloat16" and dtype.isnative:
+        KNOWN.add(dtype)
+        return True
+    return False
+
+
+def array(name: str, x: Any) -> Array:
+    """A floating-point NumPy array in native byte order."""
+    if type(x) is not np.ndarray:
+        x = plain(name, x)
+    if x.dtype in KNOWN:
+        return x  # type: ignore[no-any-return]
+    native = x.dtype if x.dtype.isnative else x.dtype.newbyteorder("=")
+    if not is_float(native):
+        raise TypeError(
+            f"{name} must hold {', '.join(FLOATS[:-1])} or {FLOATS[-1]}: got {x.dtype}; write {name}.astype(np.float32)"
+        )
+    return x if x.dtype.isnative else x.astype(native)  # type: ignore[no-any-return]
+
+
+def plain(name: str, x: Any) -> Array:
+    """The base-class view of an array subclass (np.memmap, ...), or a TypeError."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name} must not be a masked array: the mask would be lost; pass {name}.filled(value)")
+    if isinstance(x, np.ndarray):
+        return x.view(np.ndarray)
+    if hasattr(x, "__cuda_array_interface__"):
+        raise TypeError(
+            f"{name} must be in host memory, for this version has no CUDA backend: got {type(x).__name__}; copy it to the host"
+        )
+    raise TypeError(f"{name} must be a NumPy array: got {type(x).__name__}; write np.asarray({name}, dtype=np.float32)")
+
+
+def contiguous(x: Array) -> Array:
+    """x itself if it is C-contiguous and aligned, else a copy that is."""
+    flags = x.flags
+    if flags.carray or (flags.c_contiguous and flags.aligned):
+        return x
+    return np.array(x, order="C", copy=True, subok=False)
+
+
+def parameter(name: str, w: Any, shape: tuple[int, ...]) -> Array | None:
+    """Weight or bias as contiguous float64, or None."""
+    if w is None:
+        return None
+    w = array(name, w)
+    if w.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}: got {w.shape}; {fitting(name, w, shape)}")
+    return np.ascontiguousarray(w, dtype=np.float64)
+
+
+def fitting(name: str, w: Array, shape: tuple[int, ...]) -> str:
+    if w.size == math.prod(shape):
+        return f"write {name}.reshape({shape})"
+    return f"{name} needs one element for each of the {math.prod(shape)} places that share a parameter"
+
+
+def eps(value: Any) -> float:
+    """A finite number >= 0."""
+    if type(value) is not float:
+        value = real("eps", value)
+    if not 0.0 <= value < math.inf:
+        raise ValueError(f"eps must be finite and not negative: got {value}; the usual eps is 1e-5")
+    return value  # type: ignore[no-any-return]
+
+
+def real(name: str, value: Any) -> float:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (numbers.Real, np.floating)):
+        raise TypeError(f"{name} must be a number: got {value!r} of type {type(value).__name__}; write float({name})")
+    return float(value)
+
+
+def momentum(value: Any) -> float | None:
+    """A number from 0 to 1, or None for the cumulative average."""
+    if value is None:
+        return None
+    value = real("momentum", value)
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"momentum must lie in [0, 1]: got {value}; torch's default is 0.1, None averages over all batches")
+    return value
+
+
+def flag(name: str, value: Any) -> bool:
+    if value is True or value is False or isinstance(value, np.bool_):
+        return bool(value)
+    raise TypeError(f"{name} must be True or False: got {value!r}; write bool({name})")
+
+
+def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    if isinstance(value, str) and value in choices:
+        return value
+    raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}: got {value!r}; {choices[0]!r} is the default")
+
+
+def one_read(method: Any) -> bool:
+    """Whether the statistics are to be taken with one pass over x."""
+    return choice("method", method, ("two_pass", "welford")) == "welford"
+
+
+def running(name: str, value: Any, channels: int, update: bool) -> Array | None:
+    """A running statistic of shape (channels,); writable if it is to be updated."""
+    if value is None:
+        return None
+    if not isinstance(value, np.ndarray):
+        plain(name, value)
+    if value.dtype.newbyteorder("=") not in KNOWN and not is_float(value.dtype.newbyteorder("=")):
+        raise TypeError(f"{name} must hold floating-point numbers: got {value.dtype}; write {name}.astype(np.float32)")
+    if value.shape != (channels,):
+        raise ValueError(f"{name} must have shape {(channels,)}: got {value.shape}; it holds one number a channel")
+    if update and not value.flags.writeable:
+        raise ValueError(f"{name} must be writable, for training updates it: got a read-only array; pass {name}.copy()")
+    if update and channels > 1 and value.strides == (0,):
+        raise ValueError(f"{name} must have memory for every channel: got a broadcast view; pass {name}.copy()")
+    return plain(name, value) if type(value) is not np.ndarray else value
+
+
+def counter(value: Any) -> Array | None:
+    """num_batches_tracked: a writable integer array of one element."""
+    if value is None:
+        return None
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "iu" or value.size != 1:
+        raise TypeError(f"num_batches_tracked must be an integer array of one element: got {value!r}; write np.array(0)")
+    if not value.flags.writeable:
+        raise ValueError("num_batches_tracked must be writable, for training counts in it: got a read-only array")
+    return value
+
+
+def output(out: Any, x: Array, others: tuple[tuple[str, Any], ...]) -> None:
+    """`out` fits x, and shares memory with nothing that is read, unless it is x itself."""
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+        raise TypeError(f"out must be a NumPy array: got {type(out).__name__}; write np.empty_like(x)")
+    if out.shape != x.shape:
+        raise ValueError(f"out must have the shape of x, {x.shape}: got {out.shape}; write np.empty_like(x)")
+    if out.dtype != x.dtype:
+        raise TypeError(f"out must have the dtype of x, {x.dtype}: got {out.dtype}; write np.empty_like(x)")
+    if not out.flags.writeable:
+        raise ValueError("out must be writable: got a read-only array; write np.empty_like(x)")
+    if overlaps_itself(out):
+        raise ValueError("out must have memory of its own for every element: got a broadcast view; write np.empty_like(x)")
+    for name, other in others:
+        if shares_memory(out, other) and not (name == "x" and same_memory(out, other)):
+            raise ValueError(f"out must not overlap {name}, unless it is x itself: got arrays that share memory; pass a copy")
+
+
+def overlaps_itself(a: Array) -> bool:
+    """Whether two elements may share memory: the elements would need more bytes than the view spans."""
+    if a.flags.c_contiguous or a.size == 0:
+        return False
+    span = sum((n - 1) * abs(s) for n, s in zip(a.shape, a.strides, strict=True)) + a.itemsize
+    return any(s == 0 and n > 1 for n, s in zip(a.shape, a.strides, strict=True)) or span < a.nbytes
+
+
+def same_memory(a: Array, b: Array) -> bool:
+    return a is b or (a.__array_interface__["data"] == b.__array_interface__["data"] and a.strides == b.strides)
+
+
+def shares_memory(a: Array, b: Any) -> bool:
+    """Whether two arrays overlap; where that is too hard to find out, yes."""
+    if not isinstance(b, np.ndarray) or not np.may_share_memory(a, b):
+        return False
+    try:
+        return bool(np.shares_memory(a, b, max_work=10000))
+    except np.exceptions.TooHardError:
+        return True
+
+
+def apart(arrays: tuple[tuple[str, Any], ...], written: tuple[str, ...]) -> None:
+    """What is updated in place shares memory with nothing else."""
+    for k, (name, a) in enumerate(arrays):
+        for other_name, other in arrays[k + 1 :]:
+            if (name in written or other_name in written) and a is not None and shares_memory(a, other):
+                raise ValueError(f"{name} must not share memory with {other_name}, for it is updated; pass {name}.copy()")

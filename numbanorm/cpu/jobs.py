@@ -1,0 +1,16 @@
+"""What the two kernel families are told: phases, flags, and where things lie in the statistics and in work space."""
+
+from __future__ import annotations
+
+# phases: all of a unit's work at once, or one step for all units before the next
+FUSED, MEASURE, JOIN, APPLY = 0, 1, 2, 3
+
+# flags: CENTER and SQUARES name what is measured (both, in FUSED); the others say how
+CENTER, SQUARES, WRITE, ONE_READ, STREAM = 1, 2, 4, 8, 16
+
+# rows of the statistics, float64 (4, units): mean = MEAN + LOW, unevaluated
+MEAN, LOW, M2, RSTD = 0, 1, 2, 3
+
+LEVELS = 64  # of a pairs tree: its stack never holds more
+ROWS = 8  # rows that are normalized together, so that a column's parameters are loaded once for all of them
+LANE_ROOM = 32  # accumulators that the run tree over columns uses

@@ -1,0 +1,99 @@
+"""The two decorators of every compiled function, and a disk cache that cannot be stale.
+
+Numba keys its cache on the one file a function stands in, and so serves old code when a callee in another file has
+changed. Here the key is the source of this whole package and the versions it was built with, and no fault of the cache
+folder (read-only, full, corrupt, absent) is ever an error: it costs a compilation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+import numba.extending
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+from numba.misc.appdirs import AppDirs
+
+
+def source_key() -> str:
+    """Digest of every source file of the kernel package and of the compiler's versions."""
+    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+KEY = source_key()
+intrinsic: Any = numba.extending.intrinsic  # Numba's own annotations do not know what its decorators return
+
+
+def cache_folder() -> Path | None:
+    """Where compiled kernels are kept; None when NUMBANORM_CACHE=0 switches the cache off."""
+    if os.environ.get("NUMBANORM_CACHE") == "0":
+        return None
+    return Path(numba.config.CACHE_DIR or AppDirs("numbanorm", appauthor=False).user_cache_dir)
+
+
+class KernelLocator(_CacheLocator):
+    """One folder per source key, so that two versions of the library do not evict each other."""
+
+    def __init__(self, py_func: Any, folder: Path) -> None:
+        self._line, self._folder = py_func.__code__.co_firstlineno, folder
+
+    def get_cache_path(self) -> str:
+        return str(self._folder / f"numbanorm-{KEY[:16]}")
+
+    def get_source_stamp(self) -> str:
+        return KEY
+
+    def get_disambiguator(self) -> str:
+        return str(self._line)
+
+    @classmethod
+    def from_function(cls, py_func: Any, py_file: str) -> KernelLocator | None:
+        folder = cache_folder()
+        return None if folder is None else cls(py_func, folder)
+
+
+class KernelCacheImpl(CompileResultCacheImpl):
+    _locator_classes = [KernelLocator]
+
+
+class KernelCache(FunctionCache):
+    _impl_class = KernelCacheImpl
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # a truncated index or data file raises whatever unpickling meets
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except Exception:  # the folder cannot be written, the disk is full: the kernel is there all the same
+            return
+
+
+def kernel(parallel: bool = False) -> Callable[[Callable[..., None]], Any]:
+    """An entry point: compiled on first use, kept on disk, runs without the GIL."""
+
+    def decorate(function: Callable[..., None]) -> Any:
+        dispatcher: Any = numba.njit(nogil=True, parallel=parallel)(function)
+        if cache_folder() is not None:
+            with contextlib.suppress(Exception):  # no folder to be had, or another numba: compile in every process
+                dispatcher._cache = KernelCache(function)
+        return dispatcher
+
+    return decorate
+
+
+def device(inline: bool = True) -> Any:
+    """A part of a kernel, for kernels only; a vector that crosses a call which is not inlined goes through memory."""
+    return numba.njit(nogil=True, forceinline=inline, no_cpython_wrapper=True, no_cfunc_wrapper=True)

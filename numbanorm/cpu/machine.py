@@ -1,0 +1,24 @@
+"""What the schedule wants to know of this machine: sizes of the caches. They change the speed and never a bit."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+UNKNOWN = {2: 1 << 20, 3: 32 << 20}  # bytes, where the system does not say
+
+
+@cache
+def cache_bytes(level: int) -> int:
+    """Size of the data cache at `level` (2 or 3), in bytes."""
+    for folder in CACHES.glob("index*"):
+        try:
+            if int((folder / "level").read_text()) == level and "Instruction" not in (folder / "type").read_text():
+                match = re.fullmatch(r"(\d+)([KMG]?)\s*", (folder / "size").read_text())
+                if match:
+                    return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2]]
+        except (OSError, ValueError):
+            continue
+    return UNKNOWN[level]

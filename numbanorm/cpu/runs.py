@@ -1,0 +1,170 @@
+"""Kernel family *runs*: groups of long runs (row norms, channels first).
+
+A group is M runs of L = K*T contiguous elements that stand G*L apart. Its sums are the run tree over each run, then the
+row tree over the run sums:
+
+    run tree    tiles of 256 = 8 steps x 32 lanes; lanes by halves; tile sums in adjacent pairs
+    row tree    blocks of R run sums in order, starting from +0.0; block sums in adjacent pairs
+
+The tree is a function of M and L alone. A run is summed by *spans*, aligned subtrees of its tree, so that a thread may
+take all of a group (phase FUSED) or some spans of many (MEASURE, JOIN, APPLY): the bits are the same.
+"""
+
+from __future__ import annotations
+
+from numba import boolean
+
+from .elementwise import affine_run
+from .jobs import CENTER, FUSED, JOIN, LEVELS, LOW, MEAN, MEASURE, ONE_READ, RSTD, SQUARES, STREAM, WRITE
+from .kernel import device, kernel
+from .simd import advance, pointer
+from .sums import (
+    TILE,
+    advance_by,
+    block_rows,
+    conclude,
+    drain,
+    get,
+    plus,
+    push,
+    put,
+    ratio,
+    scaled_square,
+    tile_squares,
+    tile_sum,
+    zero,
+)
+
+
+@device(inline=False)
+def span_sum(kind, one_read, x, i, n, mean, kept, first, stack):
+    """What the span x[i : i + n] gives to the sum (kind CENTER) or to the squares about `mean` (kind SQUARES).
+
+    With `one_read` the moments of each tile, about its own mean, are kept from tile `first` on when the sum is taken,
+    and merged about the group's mean for the squares (Chan, Golub, LeVeque 1979; all tiles at once, so that no division
+    waits for another).
+    """
+    tiles = (n + TILE - 1) // TILE
+    k = 0
+    while True:
+        at, size = i + TILE * k, min(TILE, n - TILE * k)
+        place = 2 * (first + k)
+        if kind == CENTER:
+            s = tile_sum(x, at, size)
+            if one_read:
+                put(kept, place, s)
+                put(kept, place + 1, tile_squares(x, at, size, ratio(s, float(size))[0]))
+        elif one_read:
+            high, low = ratio(get(kept, place, zero(x)), float(size))
+            s = scaled_square(get(kept, place + 1, zero(x)), float(size), (high - mean) + low)
+        else:
+            s = tile_squares(x, at, size, mean)
+        if tiles == 1:
+            return s
+        push(stack, 0, 1, k, s)
+        k += 1
+        if k == tiles:
+            return drain(stack, 0, 1, tiles, s)
+
+
+@device(inline=False)
+def group_sum(partials, like, runs, spans, stack):
+    """Row tree over the sums of `runs` runs, each from `spans` partial sums in pairs."""
+    if runs == 1 and spans == 1:  # the short way for the rows of layer norm: 35 ns less per row
+        return get(partials, 0, like)
+    rows = block_rows(runs)
+    blocks = (runs + rows - 1) // rows
+    for b in range(blocks):
+        a = like
+        for j in range(b * rows, min(runs, (b + 1) * rows)):
+            for s in range(spans):
+                push(stack, 0, 1, s, get(partials, j * spans + s, like))
+            a = plus(a, drain(stack, 0, 1, spans, like))
+        push(stack, LEVELS, 1, b, a)
+    return drain(stack, LEVELS, 1, blocks, like)
+
+
+@device()
+def offset_of(u, j, dims):
+    """Where run j of unit u starts."""
+    runs, groups, length = dims[0], dims[1], dims[2]
+    return ((u // groups * runs + j) * groups + u % groups) * length
+
+
+@device()
+def measure(kind, one_read, x, u, j, s, dims, stats, partials, at, kept, tile_at, stack):
+    """Span s of run j of unit u -> partials[at + ...]; its tiles are kept from tile_at on."""
+    length, span = dims[2], dims[5]
+    spans, tiles = (length + span - 1) // span, (length + TILE - 1) // TILE
+    i, n = offset_of(u, j, dims) + s * span, min(span, length - s * span)
+    first = tile_at + j * tiles + s * (span // TILE)
+    put(partials, at + j * spans + s, span_sum(kind, one_read, x, i, n, stats[MEAN, u], kept, first, stack))
+
+
+@device(inline=False)
+def apply_span(streaming, x, y, w, b, i, at, n, stats, u, first, t, ahead):
+    """Normalize x[i : i + n], which starts `at` elements into its run; a parameter serves t elements of the run.
+
+    w, b: float64; the run's parameters start at `first`.
+    """
+    mean, rstd = stats[MEAN, u], stats[RSTD, u]
+    c = -(stats[LOW, u] * rstd)
+    if t == 1:
+        wp, bp = advance(pointer(w), first + at), advance(pointer(b), first + at)
+        affine_run(streaming, x, y, i, n, ahead, mean, rstd, c, wp, bp)
+        return
+    done = 0
+    while done < n:
+        k = (at + done) // t
+        size = min(n, (k + 1) * t - at) - done
+        affine_run(streaming, x, y, i + done, size, ahead, mean, rstd, c, w[first + k], b[first + k])
+        done += size
+
+
+@kernel()
+def runs(phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, scratch, slots, lo, hi, slot):
+    """Units lo .. hi - 1 (phases FUSED, JOIN) or spans lo .. hi - 1 (MEASURE, APPLY).
+
+    x, y: (size,) as stored; w, b: float64 (G * L / t,); stats: (4, units), see `jobs`; dims: (M, G, L, t, elements
+    ahead to prefetch, elements a span).
+    work: `slots` scratch areas of `scratch` float64 (stack, then partials), then the partials of all units.
+    kept: the moments of tiles, of one unit a slot (FUSED) or of all units.
+    """
+    xp, yp, keep = pointer(x), pointer(y), pointer(kept)
+    group, groups, length, t, ahead, span = dims
+    spans, tiles = (length + span - 1) // span, (length + TILE - 1) // TILE
+    one_read, streaming = boolean(todo & ONE_READ), boolean(todo & STREAM)
+    stack = advance(pointer(work), slot * scratch)
+    if phase == FUSED:
+        partials = advance_by(stack, 2 * LEVELS, zero(xp))
+        for u in range(lo, hi):
+            for kind in (CENTER, SQUARES):
+                if todo & kind:
+                    for r in range(group * spans):
+                        j, s = r // spans, r % spans
+                        measure(kind, one_read, xp, u, j, s, dims, stats, partials, 0, keep, slot * group * tiles, stack)
+                    conclude(kind, group_sum(partials, zero(xp), group, spans, stack), stats, u, count, eps)
+            if not todo & SQUARES:
+                conclude(0, zero(xp), stats, u, count, eps)
+            if todo & WRITE:
+                for j in range(group):
+                    first = u % groups * (length // t)
+                    apply_span(streaming, xp, yp, w, b, offset_of(u, j, dims), 0, length, stats, u, first, t, ahead)
+        return
+    partials = advance(pointer(work), slots * scratch)
+    if phase == JOIN:
+        for u in range(lo, hi):
+            total = zero(xp)
+            if todo & (CENTER | SQUARES):
+                total = group_sum(advance_by(partials, u * group * spans, total), total, group, spans, stack)
+            conclude(todo, total, stats, u, count, eps)
+        return
+    for p in range(lo, hi):
+        u, j, s = p // (group * spans), p // spans % group, p % spans
+        if phase == MEASURE:
+            at = u * group * spans
+            measure(todo & ~ONE_READ, one_read, xp, u, j, s, dims, stats, partials, at, keep, u * group * tiles, stack)
+        else:
+            i, n = offset_of(u, j, dims) + s * span, min(span, length - s * span)
+            first = u % groups * (length // t)
+            apply_span(streaming, xp, yp, w, b, i, s * span, n, stats, u, first, t, ahead)

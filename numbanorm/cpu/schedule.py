@@ -1,0 +1,129 @@
+"""Which family works, how the work is cut, and how much work space it takes: integers only, and never a bit of the result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from ..plan import Plan
+from .jobs import APPLY, CENTER, FUSED, JOIN, LANE_ROOM, LEVELS, MEASURE, ONE_READ, SQUARES, STREAM, WRITE
+from .machine import cache_bytes
+
+TILE = 256  # see sums.TILE: the shortest run that has a tile of its own
+SERIAL = 32768  # elements below which waking the threads (about 10 us) costs more than it saves
+MOST_COLUMNS = 4096  # of a strip: its tree's stack must stay in the cache
+LEAST_COLUMNS = 64  # 256 bytes of float32: shorter pieces of a row waste what memory brings along
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How a plan runs: the steps are (phase, flags, pieces to deal out, threads)."""
+
+    family: str
+    steps: tuple[tuple[int, int, int, int], ...]
+    dims: tuple[int, ...]
+    slots: int
+    scratch: int
+    work: int
+    kept: int
+    reason: str
+
+
+@lru_cache(maxsize=1024)
+def schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads: int) -> Schedule:
+    """Cut `plan` for `threads` threads; `todo`: flags of `jobs`, STREAM allowed or not."""
+    if plan.size < SERIAL:
+        threads = 1
+    if todo & STREAM and 2 * plan.size * itemsize <= cache_bytes(3):
+        todo &= ~STREAM
+    if plan.M > 1 and plan.K * plan.T < TILE:
+        return columns_schedule(plan, itemsize, todo, affine, threads)
+    return runs_schedule(plan, itemsize, todo, affine, threads)
+
+
+def balanced(units: int, threads: int) -> bool:
+    """Whether dealing whole units keeps every thread busy at least 85 % of the time."""
+    return -(-units // threads) * threads * 0.85 <= units
+
+
+def power_of_two_above(n: int) -> int:
+    return 1 << max(0, n - 1).bit_length()
+
+
+def steps_for(fused: bool, todo: int, units: int, pieces: int, threads: int) -> tuple[tuple[int, int, int, int], ...]:
+    """One step that does it all, or one after the other; joining is too little work for more than one thread."""
+    if fused:
+        return ((FUSED, todo, units, min(threads, units)),)
+    wide = min(threads, pieces)
+    kinds = [kind for kind in (CENTER, SQUARES) if todo & kind]
+    steps = [s for k in kinds for s in ((MEASURE, k | todo & ONE_READ, pieces, wide), (JOIN, k, units, 1))]
+    steps = steps or [(JOIN, 0, units, 1)]
+    if todo & WRITE:
+        steps.append((APPLY, todo & (WRITE | STREAM), pieces, wide))
+    return tuple(steps)
+
+
+def runs_schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads: int) -> Schedule:
+    """Whole groups to a thread, or spans of runs where there are too few groups."""
+    units, runs, length = plan.B * plan.G, plan.M, plan.K * plan.T
+    parts = 2 if itemsize == 8 else 1
+    fused = balanced(units, threads)
+    tiles = -(-length // TILE)
+    span = 64 * TILE
+    while not fused and span > 4 * TILE and units * runs * -(-length // span) < 4 * threads:
+        span //= 2
+    spans = -(-length // span)
+    steps = steps_for(fused, todo, units, units * runs * spans, threads)
+    slots = max(step[3] for step in steps)
+    scratch = (2 * LEVELS + (runs * spans if fused else 0)) * parts
+    work = slots * scratch + (0 if fused else units * runs * spans * parts)
+    kept = 2 * runs * tiles * parts * (slots if fused else units) if todo & ONE_READ else 0
+    # the next row is asked for while this one is written; a row that fills the cache would be driven out again
+    ahead = length if runs == 1 and length * itemsize <= cache_bytes(2) // 4 else 0
+    dims = (runs, plan.G, length, plan.T if affine else length, ahead, span)
+    how = "each thread takes whole groups" if fused else f"too few groups for {threads} threads: spans of {span} elements"
+    reason = f"runs of {length} contiguous elements, {runs} a group, {units} groups; {how}"
+    return Schedule("runs", steps, dims, slots, scratch, work, kept, reason)
+
+
+def columns_schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads: int) -> Schedule:
+    """Strips of columns that stay in the cache, or chunks of rows where there are too few strips."""
+    rows, groups, length = plan.M, plan.G, plan.K * plan.T
+    parts = 2 if itemsize == 8 else 1
+    step = 32 if rows >= 4096 else 16 if rows >= 2048 else 8
+    blocks = -(-rows // step)
+    cache = cache_bytes(2)
+    most, fused = fused_strips(plan, itemsize, cache, threads) if todo & (CENTER | SQUARES) else (groups, threads == 1)
+    if not fused or (threads == 1 and not todo & (CENTER | SQUARES)):
+        most = min(groups, max(1, MOST_COLUMNS // length))
+    units = plan.B * -(-groups // most)
+    per_chunk = blocks if fused else power_of_two_above(-(-blocks * units // (4 * threads)))
+    chunks = -(-blocks // per_chunk)
+    room = -(-most * length // 16) * 16
+    levels = blocks.bit_length() + 1
+    steps = steps_for(fused, todo if plan.G * length % 16 == 0 else todo & ~STREAM, units, units * chunks, threads)
+    slots = max(s[3] for s in steps)
+    scratch = ((levels + 1) * room + LANE_ROOM) * parts + 5 * room
+    work = slots * scratch + (0 if fused else units * chunks * room * parts)
+    kept = 2 * blocks * room * parts * (slots if fused else units) if todo & ONE_READ else 0
+    dims = (rows, groups, length, plan.T if affine else length, most, chunks, per_chunk, levels, room)
+    how = f"each thread takes strips of {most * length} columns"
+    if not fused:
+        how = f"chunks of {per_chunk * step} rows, shared by {threads} threads"
+    reason = f"{rows} runs of {length} < {TILE} contiguous elements a group: columns side by side; {how}"
+    return Schedule("columns", steps, dims, slots, scratch, work, kept, reason)
+
+
+def fused_strips(plan: Plan, itemsize: int, cache: int, threads: int) -> tuple[int, bool]:
+    """Groups a strip so that it stays in the cache, and whether such strips can be had for all threads."""
+    rows, groups, length = plan.M, plan.G, plan.K * plan.T
+    columns = min(MOST_COLUMNS, max(LEAST_COLUMNS, cache // 2 // (rows * itemsize)))
+    most = min(groups, max(1, columns // length))
+    strips = -(-groups // most)
+    if not balanced(plan.B * strips, threads):
+        more = -(-(-(-plan.B * strips // threads) * threads) // plan.B)
+        finer = max(1, -(-groups // more))
+        if finer * length >= min(LEAST_COLUMNS, most * length):
+            most, strips = finer, -(-groups // finer)
+    fits = rows * most * length * itemsize <= cache
+    return most, balanced(plan.B * strips, threads) and (fits or threads == 1)

@@ -1,0 +1,345 @@
+"""Sums in a fixed order: accumulators, and the adjacent-pairs tree that joins them.
+
+An accumulator is a `Vec`. Elements of 32 bits or fewer are summed in float64; float64 elements in an unevaluated pair
+of float64 (TwoSum: D. Knuth, TAOCP vol. 2, 4.2.2; T. Dekker 1971), so that a mean keeps its low part. Every function
+here takes either, in 16 lanes or in one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+
+from .jobs import CENTER, LOW, M2, MEAN, RSTD, SQUARES
+from .kernel import device, intrinsic
+from .simd import F64, I32, I64, LANES, Vec, broadcast, constant, first_lanes, fused, integer, load, vector
+
+TILE = 256  # elements of a run that 32 lanes add in 8 steps before pairs begin
+
+
+def take(b: ir.IRBuilder, v: Any, lanes: list[int]) -> Any:
+    return b.shuffle_vector(v, v, ir.Constant(vector(I32, len(lanes)), lanes))
+
+
+def split(b: ir.IRBuilder, v: Any, t: Vec) -> list[Any]:
+    """The parts of an accumulator, high first, each <lanes x double>."""
+    return [take(b, v, list(range(p * t.lanes, (p + 1) * t.lanes))) for p in range(t.parts)]
+
+
+def join(b: ir.IRBuilder, parts: list[Any]) -> Any:
+    if len(parts) == 1:
+        return parts[0]
+    return b.shuffle_vector(*parts, ir.Constant(vector(I32, 2 * parts[0].type.count), list(range(2 * parts[0].type.count))))
+
+
+def two_sum(b: ir.IRBuilder, x: Any, y: Any) -> tuple[Any, Any]:
+    """x + y as the rounded sum and its exact error."""
+    s = b.fadd(x, y)
+    z = b.fsub(s, x)
+    return s, b.fadd(b.fsub(x, b.fsub(s, z)), b.fsub(y, z))
+
+
+def add_parts(b: ir.IRBuilder, x: list[Any], y: list[Any]) -> list[Any]:
+    if len(x) == 1:
+        return [b.fadd(x[0], y[0])]
+    s, e = two_sum(b, x[0], y[0])
+    return list(two_sum(b, s, b.fadd(e, b.fadd(x[1], y[1]))))
+
+
+def add_term(b: ir.IRBuilder, acc: list[Any], high: Any, low: Any = None) -> list[Any]:
+    """One term more; `low` is the term's own error. The low part needs no renormalizing until it is joined."""
+    if len(acc) == 1:
+        return [b.fadd(acc[0], high)]
+    s, e = two_sum(b, acc[0], high)
+    return [s, b.fadd(acc[1], e if low is None else b.fadd(e, low))]
+
+
+def square_term(b: ir.IRBuilder, acc: list[Any], d: Any) -> list[Any]:
+    if len(acc) == 1:
+        return [fused(b, d, d, acc[0])]
+    p = b.fmul(d, d)
+    return add_term(b, acc, p, fused(b, d, d, b.fneg(p)))
+
+
+def parts_for(p: Any) -> int:
+    """Parts of the accumulators for elements behind the pointer type `p`."""
+    return 2 if p.dtype == types.float64 else 1
+
+
+@intrinsic
+def zero(tc: Any, ptr: Any) -> Any:
+    """Empty accumulator of one lane for elements of `ptr`."""
+    t = Vec(1, parts_for(ptr))
+    return t(ptr), lambda ctx, b, sig, a: constant(F64, 0.0, t.parts)
+
+
+@intrinsic
+def plus(tc: Any, x: Any, y: Any) -> Any:
+    """The sum of two accumulators, lane by lane."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        return join(b, add_parts(b, split(b, a[0], x), split(b, a[1], y)))
+
+    return x(x, y), codegen
+
+
+def fold(b: ir.IRBuilder, x: list[Any], y: list[Any]) -> list[Any]:
+    """32 lanes (x the first 16, y the others) to one, by halves: l += l+16, +8, +4, +2, +1."""
+    parts, n = add_parts(b, x, y), LANES
+    while n > 1:
+        n //= 2
+        low, high = ([take(b, p, list(range(k, k + n))) for p in parts] for k in (0, n))
+        parts = add_parts(b, low, high)
+    return parts
+
+
+class Accumulators:
+    """`count` accumulators of 16 lanes in a loop; `mean` None: of the elements, else of their squared distances to it."""
+
+    def __init__(self, b: ir.IRBuilder, element: Any, count: int, mean: Any = None) -> None:
+        self.b, self.element, self.mean = b, element, mean
+        self.parts = 2 if element == types.float64 else 1
+        self.places = [[cgutils.alloca_once_value(b, constant(F64, 0.0)) for _ in range(self.parts)] for _ in range(count)]
+
+    def read(self, k: int) -> list[Any]:
+        return [self.b.load(p) for p in self.places[k]]
+
+    def enter(self, k: int, p: Any, i: Any, n: Any = None) -> None:
+        """Add 16 elements from `i` on to accumulator k; with `n` only that many: an absent element adds nothing."""
+        b = self.b
+        v = load(b, self.element, p, i, n)
+        if self.mean is None:
+            acc = add_term(b, self.read(k), v)
+        else:
+            d = b.fsub(v, self.mean)
+            d = d if n is None else b.select(first_lanes(b, n), d, constant(F64, 0.0))
+            acc = square_term(b, self.read(k), d)
+        for place, part in zip(self.places[k], acc, strict=True):
+            b.store(part, place)
+
+
+def tile(b: ir.IRBuilder, element: Any, p: Any, i: Any, n: Any, mean: Any = None) -> Any:
+    """Sum of the tile x[i : i + n], n <= 256: 8 steps x 32 lanes, each lane in order from +0.0, lanes by halves."""
+    acc = Accumulators(b, element, 2, mean)
+    rest = b.and_(n, integer(31))
+    with cgutils.for_range_slice(b, i, b.add(i, b.sub(n, rest)), integer(32), intp=I64) as (e, _):
+        acc.enter(0, p, e)
+        acc.enter(1, p, b.add(e, integer(16)))
+    with b.if_then(b.icmp_signed(">", rest, integer(0))):
+        last = b.add(i, b.sub(n, rest))
+        acc.enter(0, p, last, rest)
+        acc.enter(1, p, b.add(last, integer(16)), b.sub(rest, integer(16)))
+    return join(b, fold(b, acc.read(0), acc.read(1)))
+
+
+@intrinsic
+def tile_sum(tc: Any, p: Any, i: Any, n: Any) -> Any:
+    """Sum of the tile p[i : i + n], n <= 256."""
+    return Vec(1, parts_for(p))(p, types.intp, types.intp), lambda ctx, b, sig, a: tile(b, p.dtype, *a)
+
+
+@intrinsic
+def tile_squares(tc: Any, p: Any, i: Any, n: Any, mean: Any) -> Any:
+    """Sum of (p[i : i + n] - mean) ** 2, n <= 256."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        return tile(b, p.dtype, *a[:3], broadcast(b, a[3]))
+
+    return Vec(1, parts_for(p))(p, types.intp, types.intp, types.float64), codegen
+
+
+@intrinsic
+def ratio(tc: Any, s: Any, n: Any) -> Any:
+    """s / n as (high, low), high the rounded quotient: the true division makes a constant's mean that constant."""
+    part = types.float64 if s.lanes == 1 else Vec(s.lanes)
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        parts = split(b, a[0], s)
+        n_ = take(b, b.insert_element(ir.Constant(vector(F64, 1), ir.Undefined), a[1], ir.Constant(I32, 0)), [0] * s.lanes)
+        q = b.fdiv(parts[0], n_)
+        rest = fused(b, b.fneg(q), n_, parts[0])
+        low = b.fdiv(rest if s.parts == 1 else b.fadd(rest, parts[1]), n_)
+        high = b.fadd(q, low)
+        both = [high, b.fsub(low, b.fsub(high, q))]
+        if s.lanes == 1:
+            both = [b.extract_element(p, ir.Constant(I32, 0)) for p in both]
+        return ctx.make_tuple(b, sig.return_type, both)
+
+    return types.UniTuple(part, 2)(s, types.float64), codegen
+
+
+@intrinsic
+def value(tc: Any, s: Any) -> Any:
+    """One-lane accumulator -> float64."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        parts = split(b, a[0], s)
+        total = parts[0] if s.parts == 1 else b.fadd(*parts)
+        return b.extract_element(total, ir.Constant(I32, 0))
+
+    return types.float64(s), codegen
+
+
+@intrinsic
+def scaled_square(tc: Any, acc: Any, n: Any, d: Any) -> Any:
+    """acc + n * d * d (n float64; d as many lanes as acc)"""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        single = b.insert_element(ir.Constant(vector(F64, 1), ir.Undefined), a[1], ir.Constant(I32, 0))
+        n_ = take(b, single, [0] * acc.lanes)
+        d_ = a[2] if acc.lanes > 1 else b.insert_element(ir.Constant(vector(F64, 1), ir.Undefined), a[2], ir.Constant(I32, 0))
+        return join(b, add_term(b, split(b, a[0], acc), b.fmul(n_, b.fmul(d_, d_))))
+
+    return acc(acc, types.float64, d), codegen
+
+
+def slot(b: ir.IRBuilder, p: Any, i: Any, t: Vec) -> Any:
+    return b.bitcast(b.gep(p, [b.mul(i, integer(t.parts))]), vector(F64, t.lanes * t.parts).as_pointer())
+
+
+@intrinsic
+def get(tc: Any, ptr: Any, i: Any, like: Any) -> Any:
+    """The accumulator at element `i` of work space; the parts of one lane are neighbours in memory."""
+    n = like.lanes
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        v = b.load(slot(b, a[0], a[1], like), align=8)
+        return v if like.parts == 1 else take(b, v, [2 * k + p for p in (0, 1) for k in range(n)])
+
+    return like(ptr, types.intp, like), codegen
+
+
+@intrinsic
+def put(tc: Any, ptr: Any, i: Any, s: Any) -> Any:
+    """Write the accumulator `s` to element `i` of work space."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        v = a[2] if s.parts == 1 else take(b, a[2], [k + p * s.lanes for k in range(s.lanes) for p in (0, 1)])
+        b.store(v, slot(b, a[0], a[1], s), align=8)
+        return ctx.get_dummy_value()
+
+    return types.void(ptr, types.intp, s), codegen
+
+
+@intrinsic
+def advance_by(tc: Any, ptr: Any, n: Any, like: Any) -> Any:
+    """Work space from its element `n` on, an element being a lane of accumulators like `like`."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        return b.gep(a[0], [b.mul(a[1], integer(like.parts))])
+
+    return ptr(ptr, types.intp, like), codegen
+
+
+@device()
+def push(stack, at, stride, k, s):
+    """Leaf `k` of a pairs tree; level j of the tree waits in stack[at + j * stride]."""
+    while k & 1:
+        s = plus(get(stack, at, s), s)
+        at += stride
+        k >>= 1
+    put(stack, at, s)
+
+
+@device()
+def drain(stack, at, stride, leaves, like):
+    """Sum of the `leaves` >= 1 that were pushed: what waits is joined from the smallest subtree up."""
+    while leaves & 1 == 0:
+        at += stride
+        leaves >>= 1
+    s = get(stack, at, like)
+    leaves >>= 1
+    while leaves:
+        at += stride
+        if leaves & 1:
+            s = plus(get(stack, at, s), s)
+        leaves >>= 1
+    return s
+
+
+@device()
+def block_rows(rows):
+    """How many rows are added in order before pairs begin: fewer when there are few, so that they can be shared out."""
+    if rows >= 4096:
+        return 32
+    return 16 if rows >= 2048 else 8
+
+
+@device()
+def conclude(kind, total, stats, u, count, eps):
+    """The sum (kind CENTER) or the squares about the mean's high part (SQUARES) of group u -> its statistics.
+
+    Kind 0 is for statistics that are given: the variance in place of the squares, and a count of 1.
+    """
+    if kind & CENTER:
+        stats[MEAN, u], stats[LOW, u] = ratio(total, count)
+        return
+    if kind & SQUARES:
+        low = stats[LOW, u]
+        stats[M2, u] = value(total) - count * low * low
+    stats[RSTD, u] = 1.0 / math.sqrt(stats[M2, u] / count + eps)
+
+
+def block(b: ir.IRBuilder, element: Any, p: Any, i: Any, rows: Any, stride: Any, n: Any, mean: Any = None) -> Any:
+    """Sums over `rows` rows, `stride` apart, of 16 columns from p[i] on (with `n`, of n < 16), in order from +0.0."""
+    acc = Accumulators(b, element, 1, mean)
+    with cgutils.for_range(b, rows, intp=I64) as row:
+        acc.enter(0, p, b.add(i, b.mul(row.index, stride)), n)
+    return join(b, acc.read(0))
+
+
+def narrow_or_not(b: ir.IRBuilder, n: Any, write: Any) -> Any:
+    """The result of write(None) where n >= 16, else of write(n): masks are for the last columns only."""
+    with b.if_else(b.icmp_signed(">=", n, integer(LANES))) as (wide, rest):
+        with wide:
+            first = write(None)
+            block_wide = b.block
+        with rest:
+            second = write(n)
+            block_rest = b.block
+    result = b.phi(first.type)
+    result.add_incoming(first, block_wide)
+    result.add_incoming(second, block_rest)
+    return result
+
+
+@intrinsic
+def block_sums(tc: Any, p: Any, i: Any, rows: Any, stride: Any, n: Any) -> Any:
+    """Sums over rows of min(n, 16) columns from p[i] on."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        return narrow_or_not(b, a[4], lambda n: block(b, p.dtype, *a[:4], n))
+
+    return Vec(LANES, parts_for(p))(p, *[types.intp] * 4), codegen
+
+
+@intrinsic
+def block_squares(tc: Any, p: Any, i: Any, rows: Any, stride: Any, n: Any, mean: Any) -> Any:
+    """Sums over rows of the squared distances of min(n, 16) columns to `mean`."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        return narrow_or_not(b, a[4], lambda n: block(b, p.dtype, *a[:4], n, a[5]))
+
+    return Vec(LANES, parts_for(p))(p, *[types.intp] * 4, mean), codegen
+
+
+@intrinsic
+def zeros(tc: Any, p: Any) -> Any:
+    """Empty accumulator of 16 lanes for elements of `p`."""
+    t = Vec(LANES, parts_for(p))
+    return t(p), lambda ctx, b, sig, a: constant(F64, 0.0, t.lanes * t.parts)
+
+
+@intrinsic
+def lanes(tc: Any, p: Any, i: Any) -> Any:
+    """16 float64 from work space."""
+    return Vec()(p, types.intp), lambda ctx, b, sig, a: load(b, types.float64, *a)
+
+
+@intrinsic
+def distance(tc: Any, high: Any, mean: Any, low: Any) -> Any:
+    """(high - mean) + low"""
+    return high(high, mean, low), lambda ctx, b, sig, a: b.fadd(b.fsub(a[0], a[1]), a[2])

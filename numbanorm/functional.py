@@ -1,0 +1,435 @@
+"""The norms as functions. Each checks its arguments, makes a plan and lets a backend run it.
+
+Names, order and defaults are those of torch.nn.functional; everything after `eps` is keyword-only. `x` may be any NumPy
+array of float16, bfloat16 (ml_dtypes), float32 or float64. It is read where it lies if it is C-contiguous; any other
+layout (Fortran order, strides, unaligned memory, foreign byte order) is copied first. The result is C-contiguous and has
+x's dtype, in native byte order.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from . import checks, dispatch, plan
+from .checks import Array
+
+Result: TypeAlias = Any  # an array; with return_stats=True (array, Stats)
+
+
+class Stats(NamedTuple):
+    """What a norm measured, in float64: the mean (None for RMS norm) and 1 / sqrt(variance + eps)."""
+
+    mean: Array | None
+    rstd: Array
+
+
+def layer_norm(
+    x: Array,
+    normalized_shape: int | tuple[int, ...],
+    weight: Array | None = None,
+    bias: Array | None = None,
+    eps: float = 1e-5,
+    *,
+    method: str = "two_pass",
+    out: Array | None = None,
+    return_stats: bool = False,
+    backend: str | None = None,
+) -> Result:
+    """Normalize over the last axes: y = (x - mean) / sqrt(var + eps) * weight + bias.
+
+    J. L. Ba, J. R. Kiros, G. E. Hinton, "Layer normalization", 2016.
+
+    Parameters
+    ----------
+    x : array of shape (..., *normalized_shape), float16, bfloat16, float32 or float64
+        Copied first unless it is C-contiguous.
+    normalized_shape : int or tuple of int
+        The last axes of x: they share a mean and a (biased) variance.
+    weight, bias : array of shape normalized_shape, optional
+        Any of x's float types, not necessarily x's own.
+    eps : float
+        Added to the variance.
+    method : {"two_pass", "welford"}
+        How the statistics are taken: the mean first and then the squares about it, or with a single pass over x whose
+        tiles are merged as in Chan, Golub and LeVeque 1979. Both are exact; welford reads less where x exceeds the cache.
+    out : array like x, optional
+        Where to write the result; may be x. One that is not C-contiguous costs a copy.
+    return_stats : bool
+        Also return `Stats(mean, rstd)`, float64 of shape x.shape[:-len(normalized_shape)].
+    backend : {None, "cpu"}
+        None: where x lies.
+
+    Returns
+    -------
+    array of x's shape and dtype, C-contiguous; or (array, Stats).
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that do not fit, before anything is computed.
+
+    Examples
+    --------
+    >>> layer_norm(np.array([[1.0, 2.0, 3.0]]), 3, eps=0.0).round(4)
+    array([[-1.2247,  0.    ,  1.2247]])
+    """
+    x_ = checks.array("x", x)
+    p = plan.trailing(x_.shape, plan.as_shape("normalized_shape", normalized_shape))
+    how = {"one_read": checks.one_read(method)}
+    y, stats = _run(p, x, x_, weight, bias, checks.eps(eps), out, backend, how)
+    return (y, _stats(p, stats)) if checks.flag("return_stats", return_stats) else y
+
+
+def rms_norm(
+    x: Array,
+    normalized_shape: int | tuple[int, ...],
+    weight: Array | None = None,
+    eps: float | None = None,
+    *,
+    method: str = "two_pass",
+    out: Array | None = None,
+    return_stats: bool = False,
+    backend: str | None = None,
+) -> Result:
+    """Scale the last axes to a root mean square of 1: y = x / sqrt(mean(x**2) + eps) * weight.
+
+    B. Zhang, R. Sennrich, "Root mean square layer normalization", 2019.
+
+    Parameters
+    ----------
+    x : array of shape (..., *normalized_shape), float16, bfloat16, float32 or float64
+        Copied first unless it is C-contiguous.
+    normalized_shape : int or tuple of int
+        The last axes of x: they share a mean square.
+    weight : array of shape normalized_shape, optional
+    eps : float, optional
+        Added to the mean square; by default the machine epsilon of x's dtype, as in torch.
+    method, out, return_stats, backend
+        As for `layer_norm`; there is no mean to take first, so both methods are one.
+
+    Returns
+    -------
+    array of x's shape and dtype, C-contiguous; or (array, Stats) with Stats.mean None.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that do not fit, before anything is computed.
+    """
+    x_ = checks.array("x", x)
+    p = plan.trailing(x_.shape, plan.as_shape("normalized_shape", normalized_shape))
+    number = _epsilon(x_.dtype) if eps is None else checks.eps(eps)
+    how = {"one_read": checks.one_read(method), "center": False}
+    y, stats = _run(p, x, x_, weight, None, number, out, backend, how)
+    return (y, _stats(p, stats, mean=False)) if checks.flag("return_stats", return_stats) else y
+
+
+def group_norm(
+    x: Array,
+    num_groups: int,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    eps: float = 1e-5,
+    *,
+    channel_axis: int = 1,
+    method: str = "two_pass",
+    out: Array | None = None,
+    return_stats: bool = False,
+    backend: str | None = None,
+) -> Result:
+    """Normalize groups of neighbouring channels of each sample: y = (x - mean) / sqrt(var + eps) * weight + bias.
+
+    Y. Wu, K. He, "Group normalization", 2018.
+
+    Parameters
+    ----------
+    x : array of shape (N, C, ...), or (N, ..., C) with channel_axis=-1
+        float16, bfloat16, float32 or float64; copied first unless it is C-contiguous.
+    num_groups : int
+        Divides C. 1 is layer norm over a whole sample, C is instance norm.
+    weight, bias : array of shape (C,), optional
+    eps : float
+        Added to the variance.
+    channel_axis : int
+        Any axis but 0; -1 reads channels-last arrays as they lie.
+    method, out, return_stats, backend
+        As for `layer_norm`; the statistics have shape (N, num_groups).
+
+    Returns
+    -------
+    array of x's shape and dtype, C-contiguous; or (array, Stats).
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that do not fit, and (as torch) for a single value in all; before anything is computed.
+    """
+    x_ = checks.array("x", x)
+    p = plan.group(x_.shape, plan.as_int("num_groups", num_groups), plan.as_int("channel_axis", channel_axis))
+    if p.B * p.count == 1:
+        raise ValueError(_one_value("group", x_.shape))
+    how = {"one_read": checks.one_read(method)}
+    y, stats = _run(p, x, x_, weight, bias, checks.eps(eps), out, backend, how)
+    return (y, _stats(p, stats)) if checks.flag("return_stats", return_stats) else y
+
+
+def instance_norm(
+    x: Array,
+    running_mean: Array | None = None,
+    running_var: Array | None = None,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    use_input_stats: bool = True,
+    momentum: float | None = 0.1,
+    eps: float = 1e-5,
+    *,
+    channel_axis: int = 1,
+    num_batches_tracked: Array | None = None,
+    convention: str = "torch",
+    method: str = "two_pass",
+    out: Array | None = None,
+    return_stats: bool = False,
+    backend: str | None = None,
+) -> Result:
+    """Normalize each channel of each sample: y = (x - mean) / sqrt(var + eps) * weight + bias.
+
+    D. Ulyanov, A. Vedaldi, V. Lempitsky, "Instance normalization: the missing ingredient for fast stylization", 2016.
+
+    Parameters
+    ----------
+    x : array of shape (N, C, ...), or (N, ..., C) with channel_axis=-1
+        float16, bfloat16, float32 or float64; copied first unless it is C-contiguous.
+    running_mean, running_var : array of shape (C,), optional
+        With use_input_stats they are updated in place, with the mean over the samples; without, they normalize.
+    weight, bias : array of shape (C,), optional
+    use_input_stats : bool
+        Whether x's own statistics normalize it.
+    momentum, num_batches_tracked, convention
+        As for `batch_norm`.
+    eps : float
+        Added to the variance.
+    channel_axis : int
+        Any axis but 0; -1 reads channels-last arrays as they lie.
+    method, out, return_stats, backend
+        As for `layer_norm`; the statistics have shape (N, C).
+
+    Returns
+    -------
+    array of x's shape and dtype, C-contiguous; or (array, Stats).
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that do not fit, and for a single value a channel; before anything is computed.
+    """
+    x_ = checks.array("x", x)
+    axis = plan.as_int("channel_axis", channel_axis)
+    p = plan.instance(x_.shape, axis)
+    own = checks.flag("use_input_stats", use_input_stats)
+    if own and p.count == 1:
+        raise ValueError(_one_value("channel", x_.shape))
+    tracked = Running(running_mean, running_var, momentum, num_batches_tracked, convention, p.G, own, "use_input_stats=True")
+    used = p if own else plan.batch(x_.shape, axis)  # given statistics are the same for all samples
+    y, stats = _run(used, x, x_, weight, bias, checks.eps(eps), out, backend, _how(method, tracked), tracked)
+    if own:
+        tracked.update(stats.reshape(4, p.B, p.G), p.count)
+    elif return_stats:
+        stats = np.broadcast_to(stats[:, None], (4, p.B, p.G)).reshape(4, -1)
+    return (y, _stats(p, stats)) if checks.flag("return_stats", return_stats) else y
+
+
+def batch_norm(
+    x: Array,
+    running_mean: Array | None = None,
+    running_var: Array | None = None,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    training: bool = False,
+    momentum: float | None = 0.1,
+    eps: float = 1e-5,
+    *,
+    channel_axis: int = 1,
+    num_batches_tracked: Array | None = None,
+    convention: str = "torch",
+    method: str = "two_pass",
+    out: Array | None = None,
+    return_stats: bool = False,
+    backend: str | None = None,
+) -> Result:
+    """Normalize each channel over the batch: y = (x - mean) / sqrt(var + eps) * weight + bias.
+
+    S. Ioffe, C. Szegedy, "Batch normalization: accelerating deep network training by reducing internal covariate
+    shift", 2015.
+
+    Parameters
+    ----------
+    x : array of shape (N, C), (N, C, ...), or (N, ..., C) with channel_axis=-1
+        float16, bfloat16, float32 or float64; copied first unless it is C-contiguous.
+    running_mean, running_var : array of shape (C,), optional
+        In training they are updated in place (if given); else they are wanted, and normalize.
+    weight, bias : array of shape (C,), optional
+    training : bool
+        Whether the batch's own statistics normalize it.
+    momentum : float in [0, 1], or None
+        Weight of the batch: running = (1 - momentum) * running + momentum * batch. None averages over all batches
+        so far, which num_batches_tracked counts.
+    eps : float
+        Added to the (biased) variance.
+    channel_axis : int
+        Any axis; -1 reads channels-last arrays as they lie.
+    num_batches_tracked : integer array of one element, optional
+        Incremented in place in training.
+    convention : {"torch", "keras"}
+        Of the running statistics. "keras" (also Flax, ONNX, the d2l book): momentum weighs the *old* value, and the
+        running variance is that of the biased batch variance; "torch" takes the unbiased one.
+    method, out, return_stats, backend
+        As for `layer_norm`; the statistics have shape (C,).
+
+    Returns
+    -------
+    array of x's shape and dtype, C-contiguous; or (array, Stats).
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that do not fit, and for a single value a channel in training; before anything is computed.
+    """
+    x_ = checks.array("x", x)
+    p = plan.batch(x_.shape, plan.as_int("channel_axis", channel_axis))
+    own = checks.flag("training", training)
+    if own and p.count == 1:
+        raise ValueError(_one_value("channel", x_.shape))
+    tracked = Running(running_mean, running_var, momentum, num_batches_tracked, convention, p.G, own, "training=True")
+    y, stats = _run(p, x, x_, weight, bias, checks.eps(eps), out, backend, _how(method, tracked), tracked)
+    if own:
+        tracked.update(stats[:, None], p.count)
+    return (y, _stats(p, stats)) if checks.flag("return_stats", return_stats) else y
+
+
+class Running:
+    """Running statistics: checked on the way in, used or updated on the way out."""
+
+    __slots__ = ("counter", "keras", "mean", "momentum", "own", "var")
+
+    def __init__(
+        self, mean: Any, var: Any, momentum: Any, counter: Any, convention: Any, channels: int, own: bool, remedy: str
+    ) -> None:
+        self.own = own
+        self.mean = checks.running("running_mean", mean, channels, own)
+        self.var = checks.running("running_var", var, channels, own)
+        self.momentum = checks.momentum(momentum)
+        self.counter = checks.counter(counter)
+        self.keras = checks.choice("convention", convention, ("torch", "keras")) == "keras"
+        if not own and (self.mean is None or self.var is None):
+            raise ValueError(f"running_mean and running_var must be given to normalize with them: got None; or pass {remedy}")
+        if own and self.momentum is None and self.counter is None and not (self.mean is None and self.var is None):
+            raise ValueError("momentum=None averages over all batches and must know their number: got "
+                             "num_batches_tracked=None; pass num_batches_tracked=np.array(0) and keep it")  # fmt: skip
+
+    def arrays(self) -> tuple[tuple[str, Any], ...]:
+        return (("running_mean", self.mean), ("running_var", self.var), ("num_batches_tracked", self.counter))
+
+    def given(self) -> tuple[Array, Array]:
+        """Mean and variance to normalize with, float64 (C,)."""
+        assert self.mean is not None
+        assert self.var is not None
+        return self.mean.astype(np.float64), self.var.astype(np.float64)
+
+    def update(self, stats: Array, count: int) -> None:
+        """Take in one batch. stats: float64 (4, samples, C); count: elements behind each."""
+        if count == 0 or stats.shape[1] == 0:
+            return
+        if self.counter is not None:
+            self.counter += 1
+        if self.mean is None and self.var is None:
+            return
+        if self.momentum is None:
+            assert self.counter is not None
+            new = 1.0 / float(self.counter.reshape(-1)[0])
+        else:
+            new = 1.0 - self.momentum if self.keras else self.momentum
+        old = self.momentum if self.keras and self.momentum is not None else 1.0 - new
+        for running, batch in ((self.mean, stats[0]), (self.var, stats[2] / (count if self.keras else count - 1))):
+            if running is not None:
+                running[...] = old * running.astype(np.float64) + new * batch.mean(axis=0)
+
+
+def _how(method: str, tracked: Running) -> dict[str, Any]:
+    return {"one_read": checks.one_read(method), "given": None if tracked.own else tracked.given()}
+
+
+def _one_value(what: str, shape: tuple[int, ...]) -> str:
+    return f"a variance needs more than one value per {what}: got shape {shape}; use a larger batch, or given statistics"
+
+
+def _epsilon(dtype: np.dtype[Any]) -> float:
+    """Distance from 1 to the next number of the dtype."""
+    return 2.0**-7 if dtype.name == "bfloat16" else float(np.finfo(dtype).eps)
+
+
+def _run(
+    p: plan.Plan, x: Array, x_: Array, weight: Any, bias: Any, eps: float, out: Any, backend: Any, how: dict[str, Any],
+    tracked: Running | None = None,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Check what is left, run, and return y and the statistics (4, B * G). x: as it came; x_: of a known dtype."""
+    w = checks.parameter("weight", weight, p.weight_shape)
+    b = checks.parameter("bias", bias, p.weight_shape)
+    running = () if tracked is None else tracked.arrays()
+    if out is not None:
+        checks.output(out, x_, (("x", x), ("weight", weight), ("bias", bias), *running))
+    if tracked is not None and tracked.own:
+        checks.apart((*running, ("x", x), ("weight", weight), ("bias", bias)), ("running_mean", "running_var"))
+    module = dispatch.select(backend)
+    source = checks.contiguous(x_)
+    in_place = out is not None and source is x_ and checks.same_memory(out, source)
+    if in_place:
+        y = source
+    elif out is not None and out.flags.carray:
+        y = out.view(np.ndarray)
+    else:
+        y = np.empty(x_.shape, x_.dtype)
+    stats = module.normalize(p, source, y, w, b, eps, **how) if p.size else _of_nothing(p, eps, module, how)
+    if out is not None and y is not out and not checks.same_memory(out, y):
+        out[...] = y
+    return (y if out is None else out), stats
+
+
+def _of_nothing(p: plan.Plan, eps: float, module: Any, how: dict[str, Any]) -> Array:
+    """Statistics of an empty x: those that were given, or nan."""
+    if how.get("given") is None or p.G == 0:
+        return np.full((4, p.B * p.G), np.nan)
+    one = plan.Plan(p.B, 1, p.G, 1, 1, p.stats_shape, p.weight_shape)
+    x = np.zeros(p.B * p.G)
+    return module.normalize(one, x, x, None, None, eps, **how)  # type: ignore[no-any-return]
+
+
+def _stats(p: plan.Plan, stats: Array, mean: bool = True) -> Stats:
+    return Stats(stats[0].reshape(p.stats_shape) if mean else None, stats[3].reshape(p.stats_shape))
+
+
+def explain(function: Any, *args: Any, **kwargs: Any) -> str:
+    """Say which kernel a call would run, and why; nothing is computed or changed.
+
+    Parameters
+    ----------
+    function : one of the norms
+    *args, **kwargs
+        The call's arguments.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> print(explain(layer_norm, np.zeros((8, 16), np.float32), 16))  # doctest: +ELLIPSIS
+    cpu, family runs, 1 of ... threads: runs of 16 contiguous elements, 1 a group, 8 groups; ...
+    """
+    kwargs["backend"] = dispatch.Explaining(kwargs.get("backend"))
+    try:
+        function(*args, **kwargs)
+    except dispatch.Explained as told:
+        return str(told)
+    return "nothing: x is empty"

@@ -1,0 +1,162 @@
+"""A norm is a plan: which axes of the five-axis view share a mean, and which share a weight.
+
+View a C-contiguous array as (B, M, G, K, T). Statistics are taken over M, K, T and are (B, G); weight and bias are
+(G, K). Nothing else tells the norms apart, so this is all a norm needs, and the only place where shapes are checked.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The five sizes, and the shapes that callers see.
+
+    Attributes
+    ----------
+    B, M, G, K, T : int
+        Sizes of the five axes.
+    stats_shape : tuple of int
+        Shape of the statistics; its size is B * G.
+    weight_shape : tuple of int
+        Shape of weight and bias; its size is G * K.
+    """
+
+    B: int
+    M: int
+    G: int
+    K: int
+    T: int
+    stats_shape: Shape
+    weight_shape: Shape
+
+    @property
+    def count(self) -> int:
+        """Elements that share a mean."""
+        return self.M * self.K * self.T
+
+    @property
+    def size(self) -> int:
+        """Elements of x."""
+        return self.B * self.G * self.count
+
+
+def as_int(name: str, value: Any) -> int:
+    """An integer, and no bool or float that happens to be whole."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an integer: got {value!r} of type {type(value).__name__}; write int({name})")
+    return operator.index(value)
+
+
+def as_shape(name: str, value: Any) -> Shape:
+    """An integer or a sequence of integers -> tuple."""
+    if hasattr(value, "__index__"):
+        return (as_int(name, value),)
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(f"{name} must be an integer or a tuple of integers: got {value!r}; write (3,) or (3, 4)")
+    return tuple(as_int(name, v) for v in value)
+
+
+def channel_index(shape: Shape, channel_axis: Any, first: int) -> int:
+    """The channel axis, counted from the front; axes below `first` cannot hold channels."""
+    axis = as_int("channel_axis", channel_axis)
+    if not -len(shape) <= axis < len(shape):
+        raise ValueError(f"channel_axis must be an axis of x: got {axis} for shape {shape}; use 1, or -1 for channels last")
+    axis %= len(shape)
+    if axis < first:
+        raise ValueError(f"channel_axis must not be the batch axis 0: got shape {shape}; move the batch to the front")
+    return axis
+
+
+@lru_cache(maxsize=1024)
+def trailing(shape: Shape, normalized_shape: Shape) -> Plan:
+    """Layer norm, RMS norm: the last axes share a mean, and each of their elements has a weight."""
+    k = len(normalized_shape)
+    if k == 0:
+        raise ValueError("normalized_shape must name at least one axis: got (); pass x.shape[-1:] for the last axis")
+    if shape[len(shape) - k :] != normalized_shape or k > len(shape):
+        raise ValueError(
+            f"normalized_shape must be the last axes of x: got normalized_shape={normalized_shape} for shape {shape}; "
+            f"the last {min(k, len(shape))} axes are {shape[-k:]}"
+        )
+    rows = shape[: len(shape) - k]
+    return Plan(prod(rows), 1, 1, prod(normalized_shape), 1, rows, normalized_shape)
+
+
+@lru_cache(maxsize=1024)
+def batch(shape: Shape, channel_axis: int) -> Plan:
+    """Batch norm: all axes but the channels share a mean."""
+    if len(shape) < 2:
+        raise ValueError(f"batch_norm wants x of at least 2 axes, (N, C, ...): got shape {shape}; write x[None] or x[:, None]")
+    axis = channel_index(shape, channel_axis, 0)
+    channels = shape[axis]
+    return Plan(1, prod(shape[:axis]), channels, 1, prod(shape[axis + 1 :]), (channels,), (channels,))
+
+
+@lru_cache(maxsize=1024)
+def group(shape: Shape, num_groups: int, channel_axis: int) -> Plan:
+    """Group norm: in each sample, neighbouring channels share a mean."""
+    if len(shape) < 2:
+        raise ValueError(f"group_norm wants x of at least 2 axes, (N, C, ...): got shape {shape}; write x[None]")
+    axis = channel_index(shape, channel_axis, 1)
+    channels = shape[axis]
+    if num_groups < 1:
+        raise ValueError(f"num_groups must be at least 1: got {num_groups}; 1 normalizes all {channels} channels together")
+    if channels % num_groups:
+        divisors = ", ".join(str(d) for d in range(1, min(channels, 4096) + 1) if channels % d == 0)
+        raise ValueError(
+            f"num_groups must divide the channels: got {channels} channels and num_groups={num_groups}; "
+            f"the divisors are {divisors}"
+        )
+    per_group = channels // num_groups
+    sizes = (shape[0], prod(shape[1:axis]), num_groups, per_group, prod(shape[axis + 1 :]))
+    return Plan(*sizes, (shape[0], num_groups), (channels,))
+
+
+@lru_cache(maxsize=1024)
+def instance(shape: Shape, channel_axis: int) -> Plan:
+    """Instance norm: in each sample, each channel has its mean."""
+    if len(shape) < 2:
+        raise ValueError(f"instance_norm wants x of at least 2 axes, (N, C, ...): got shape {shape}; write x[None]")
+    axis = channel_index(shape, channel_axis, 1)
+    samples, channels = shape[0], shape[axis]
+    return Plan(samples, prod(shape[1:axis]), channels, 1, prod(shape[axis + 1 :]), (samples, channels), (channels,))
+
+
+@lru_cache(maxsize=1024)
+def over_axes(shape: Shape, axes: Shape) -> tuple[Plan, Shape]:
+    """Moments over any axes: a plan, and the order to which the axes must be moved for it (often as they are).
+
+    Neighbouring axes of the same kind are one. (kept, reduced, kept, reduced) is (B, M, G, T) as it lies in memory; what
+    alternates more often is moved to (kept, reduced).
+    """
+    reduced = [k in axes for k in range(len(shape))]
+    kinds: list[bool] = []
+    sizes: list[int] = []
+    for size, is_reduced in zip(shape, reduced, strict=True):
+        if size == 1:
+            continue
+        if kinds and kinds[-1] == is_reduced:
+            sizes[-1] *= size
+        else:
+            kinds.append(is_reduced)
+            sizes.append(size)
+    kept = tuple(n for n, r in zip(shape, reduced, strict=True) if not r)
+    order = tuple(range(len(shape)))
+    if kinds and kinds[0]:  # (M, G, T): one sample
+        kinds, sizes = [False, *kinds], [1, *sizes]
+    if len(kinds) > 4:
+        order = tuple(k for k in order if not reduced[k]) + tuple(k for k in order if reduced[k])
+        sizes = [prod(kept), prod(n for n, r in zip(shape, reduced, strict=True) if r)]
+    if len(sizes) <= 2:  # (kept, reduced): one run each
+        b, t = [*sizes, 1, 1][:2]
+        return Plan(b, 1, 1, 1, t, kept, ()), order
+    b, m, g, t = [*sizes, 1][:4]
+    return Plan(b, m, g, 1, t, kept, ()), order

@@ -1,0 +1,203 @@
+"""One table of cases, and what it takes to run one: parameters, memory layouts, the call and its truth.
+
+The sizes sit on both sides of every number that steers a kernel: a vector of 16, a tile of 256, blocks of 8 rows
+(16 from 2048 rows on, 32 from 4096 on), runs shorter and longer than a tile, runs too long for a cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import oracle
+import pytest
+from numpy.typing import NDArray
+
+import numbanorm
+
+Array = NDArray[Any]
+
+METHODS = ("two_pass", "welford")
+DTYPES = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
+FLOAT32 = DTYPES[0]
+
+needs_long_double = pytest.mark.skipif(
+    np.finfo(np.longdouble).nmant < 63,
+    reason="long double is no wider than float64 on this platform, so there is nothing to measure float64 with",
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """`dims` is for layer and rms, `groups` for group, `channel_axis` for all but layer and rms."""
+
+    norm: str
+    shape: tuple[int, ...]
+    dims: int = 1
+    groups: int = 1
+    channel_axis: int = 1
+    training: bool = True
+    affine: bool = True
+
+    @property
+    def name(self) -> str:
+        size = "x".join(map(str, self.shape))
+        extra = {"layer": f"last{self.dims}", "rms": f"last{self.dims}"}.get(self.norm, f"axis{self.channel_axis}")
+        extra += f"-{self.groups}groups" if self.norm == "group" else ""
+        return f"{self.norm}-{size}-{extra}" + ("" if self.training else "-given") + ("" if self.affine else "-plain")
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape))
+
+    @property
+    def parameter_shape(self) -> tuple[int, ...]:
+        if self.norm in ("layer", "rms"):
+            return self.shape[len(self.shape) - self.dims :]
+        return (self.shape[self.channel_axis],)
+
+
+ROWS = [
+    (1, 1), (5, 1), (3, 2), (2, 7), (13, 13), (4, 15), (4, 16), (4, 17), (3, 31), (3, 33), (2, 49), (5, 64), (3, 255),
+    (3, 256), (3, 257), (2, 511), (7, 768), (3, 1000), (2, 4097), (2049, 3), (5000, 7), (1, 16385), (1, 40003),
+]  # fmt: skip
+# a statistic from M rows of C values: M runs of length 1
+COLUMNS = [
+    (2, 1), (2, 3), (7, 5), (8, 5), (9, 5), (33, 17), (32, 100), (64, 84), (17, 255), (9, 257), (40, 1000),
+    (2047, 3), (2048, 3), (2049, 16), (4095, 2), (4096, 2), (5000, 3), (20000, 1),
+]  # fmt: skip
+# batch norm, channels first: M runs of the product of the last axes
+RUNS = [
+    (2, 3, 1), (5, 2, 7), (5, 2, 17), (9, 4, 31), (3, 5, 33), (2, 3, 7, 7), (16, 6, 7, 7), (3, 2, 255), (3, 2, 256),
+    (3, 2, 257), (1, 2, 2), (1, 3, 50, 41), (8, 1, 28, 28), (2, 3, 4, 5, 6), (300, 4, 3, 3), (2100, 2, 5), (4100, 1, 3),
+    (3, 20, 13), (2, 3, 130, 131), (2, 1, 201, 203), (1, 1, 300, 301), (1, 3, 130, 127),
+]  # fmt: skip
+PICTURES = [
+    (1, 1, 8, 8), (2, 3, 7, 7), (3, 2, 5), (2, 5, 2), (2, 3, 255), (2, 3, 256), (2, 3, 257), (1, 3, 16, 16),
+    (1, 3, 129, 131), (1, 3, 200, 201), (1, 1, 40001), (2, 3, 4, 5, 6), (3, 40, 33),
+]  # fmt: skip
+PICTURES_LAST = [
+    (2, 7, 7, 3), (1, 8, 8, 1), (1, 64, 33, 3), (3, 5, 5, 17), (1, 4096, 3), (2, 2047, 5), (1, 2048, 16), (1, 5000, 2),
+    (2, 9, 300),
+]  # fmt: skip
+GROUPED = [
+    ((2, 6, 5), 3), ((1, 4, 7, 7), 2), ((2, 8, 3, 3), 1), ((2, 8, 3, 3), 8), ((3, 6), 2), ((5, 257), 1),
+    ((2, 12, 2, 3, 2), 4), ((2, 64, 17, 1), 8), ((1, 4, 65, 65), 2), ((1, 6, 80, 90), 1), ((2, 4, 8, 16), 2),
+]  # fmt: skip
+GROUPED_LAST = [
+    ((2, 5, 6), 3), ((2, 7, 7, 8), 2), ((1, 50, 41, 6), 3), ((1, 4100, 4), 2), ((3, 9, 64), 2), ((2, 33, 514), 2),
+    ((2, 3, 4), 4),
+]  # fmt: skip
+
+
+def table() -> Iterator[Case]:
+    for shape in ROWS:
+        yield Case("layer", shape)
+        yield Case("rms", shape, affine=shape[1] != 33)
+    for dims in (1, 2, 3, 4):
+        yield Case("layer", (2, 3, 4, 5), dims)
+        yield Case("rms", (2, 3, 4, 5), dims)
+    yield Case("layer", (9,))
+    yield Case("layer", (3, 257), affine=False)
+    for shape in COLUMNS + RUNS:
+        yield Case("batch", shape)
+    for shape in [(1, 3), (9, 5), (1, 257), (2, 3, 7, 7), (3, 2, 300), (4100, 3)]:
+        yield Case("batch", shape, training=False)
+    for shape in PICTURES_LAST:
+        yield Case("batch", shape, channel_axis=-1)
+        yield Case("instance", shape, channel_axis=-1)
+    yield Case("batch", (4, 7, 7, 3), channel_axis=-1, training=False)
+    yield Case("batch", (2, 3, 7, 7), affine=False)
+    yield Case("batch", (4, 7, 7, 3), channel_axis=-1, affine=False)
+    for axis in (0, 2, -2):
+        yield Case("batch", (5, 3, 4, 7), channel_axis=axis)
+    for shape in PICTURES:
+        yield Case("instance", shape)
+    yield Case("instance", (2, 3, 4, 5), channel_axis=2)
+    yield Case("instance", (2, 3, 4, 5), training=False)
+    yield Case("instance", (2, 3, 4, 5), channel_axis=-1, training=False)
+    for shape, groups in GROUPED:
+        yield Case("group", shape, groups=groups)
+    for shape, groups in GROUPED_LAST:
+        yield Case("group", shape, groups=groups, channel_axis=-1)
+    yield Case("group", (2, 3, 6, 4), groups=2, channel_axis=2)
+    yield Case("group", (2, 8, 3, 3), groups=2, affine=False)
+
+
+TABLE = tuple(table())
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The arrays of one call; those that the case does not have are None."""
+
+    x: Array
+    weight: Array | None = None
+    bias: Array | None = None
+    running_mean: Array | None = None
+    running_var: Array | None = None
+
+
+def seed(case: Case) -> list[int]:
+    return [*case.shape, case.dims, case.groups, len(case.norm)]
+
+
+@lru_cache(maxsize=512)
+def arguments(case: Case, dtype: np.dtype[Any]) -> Arguments:
+    """Data and parameters of a case: mean away from zero, so that a mean that is left out shows."""
+    rng = np.random.default_rng(seed(case))
+    x = rng.normal(1.5, 2.0, case.shape).astype(dtype)
+    # parameters are seldom kept in 16 bits: float32 beside half types, and the type of x otherwise
+    kind = FLOAT32 if dtype.itemsize == 2 else dtype
+    affine = case.affine
+    weight = rng.uniform(0.5, 2.0, case.parameter_shape).astype(kind) if affine else None
+    bias = rng.uniform(-1.0, 1.0, case.parameter_shape).astype(kind) if affine and case.norm != "rms" else None
+    if case.training:
+        return Arguments(x, weight, bias)
+    mean = rng.normal(1.5, 1.0, case.parameter_shape).astype(kind)
+    return Arguments(x, weight, bias, mean, rng.uniform(0.5, 4.0, case.parameter_shape).astype(kind))
+
+
+@lru_cache(maxsize=512)
+def truth(case: Case, dtype: np.dtype[Any]) -> oracle.Truth:
+    return expected(case, arguments(case, dtype))
+
+
+def expected(case: Case, a: Arguments, eps: float | None = None) -> oracle.Truth:
+    e = 1e-5 if eps is None else eps
+    if case.norm == "layer":
+        return oracle.layer_norm(a.x, case.dims, a.weight, a.bias, e)
+    if case.norm == "rms":
+        return oracle.rms_norm(a.x, case.dims, a.weight, epsilon(a.x.dtype) if eps is None else eps)
+    if case.norm == "group":
+        return oracle.group_norm(a.x, case.groups, a.weight, a.bias, e, case.channel_axis)
+    given = None if case.training else (a.running_mean, a.running_var)
+    norm = oracle.instance_norm if case.norm == "instance" else oracle.batch_norm
+    return norm(a.x, a.weight, a.bias, e, case.channel_axis, given)
+
+
+def epsilon(dtype: np.dtype[Any]) -> float:
+    """Distance from 1 to the next number: what rms norm adds when it is not told."""
+    return float(2.0 ** (1 - oracle.FORMATS[dtype.name][0]))
+
+
+def call(case: Case, a: Arguments, **options: Any) -> Any:
+    """The package's function for the case; `options` are eps, method, out, return_stats ..."""
+    if case.norm == "layer":
+        return numbanorm.layer_norm(a.x, case.parameter_shape, a.weight, a.bias, **options)
+    if case.norm == "rms":
+        return numbanorm.rms_norm(a.x, case.parameter_shape, a.weight, **options)
+    axis = case.channel_axis
+    if case.norm == "group":
+        return numbanorm.group_norm(a.x, case.groups, a.weight, a.bias, channel_axis=axis, **options)
+    if case.norm == "instance":
+        options["use_input_stats"] = case.training
+        norm: Callable[..., Any] = numbanorm.instance_norm
+    else:
+        options["training"] = case.training
+        norm = numbanorm.batch_norm
+    return norm(a.x, a.running_mean, a.running_var, a.weight, a.bias, channel_axis=axis, **options)

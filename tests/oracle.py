@@ -1,0 +1,195 @@
+"""Each norm from its definition, in long double, and the distance of a result from it.
+
+A group is named by the tuple of axes it is reduced over. Nothing here is shared with the package under test:
+an oracle that shares code with what it checks also shares its mistakes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Long = np.longdouble
+
+# digits of the significand (the hidden one counted) and exponent of the smallest normal number
+FORMATS = {"float16": (11, -14), "bfloat16": (8, -126), "float32": (24, -126), "float64": (53, -1022)}
+
+
+class Truth(NamedTuple):
+    """`weight` is |weight| in a shape that broadcasts against `y`: the scale below which an error does not count."""
+
+    y: Array
+    mean: Array | None
+    var: Array
+    weight: Array
+
+
+def widen(a: Any) -> Array:
+    """The same values in long double. bfloat16 is foreign to NumPy and goes through float32, which holds it exactly."""
+    a = np.asarray(a)
+    return a.astype(np.float32).astype(Long) if a.dtype.kind == "V" else a.astype(Long)
+
+
+def total(v: Array, axes: tuple[int, ...]) -> Array:
+    """Sum over `axes`, which stay with length 1. NumPy adds pairwise only along contiguous memory, hence the copy."""
+    kept = [axis for axis in range(v.ndim) if axis not in axes]
+    rows = math.prod(v.shape[axis] for axis in kept)
+    lined_up = np.ascontiguousarray(v.transpose(kept + list(axes)).reshape(rows, v.size // rows))
+    return lined_up.sum(axis=1).reshape([1 if axis in axes else v.shape[axis] for axis in range(v.ndim)])
+
+
+def centred(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    """Mean and x - mean over `axes`.
+
+    A long double holds 64 bits, so a mean of 1e6 is 5e-14 off: too much for a float64 result with std 1. The mean is
+    therefore kept in two parts. x - high is exact where x is near the mean, and the mean of what is left over is as
+    accurate as the spread is small.
+    """
+    n = math.prod(x.shape[axis] for axis in axes)
+    high = (total(x, axes) / n).astype(np.float64).astype(Long)
+    low = total(x - high, axes) / n
+    return high + low, (x - high) - low
+
+
+def normalize(x: Array, axes: tuple[int, ...], eps: float, weight: Array, bias: Array, center: bool = True) -> Truth:
+    """(x - mean) / sqrt(var + eps) * weight + bias; without `center` the mean is taken to be zero."""
+    n = math.prod(x.shape[axis] for axis in axes)
+    with np.errstate(invalid="ignore", divide="ignore"):  # nan and inf are asked for in some tests
+        mean, d = centred(x, axes) if center else (None, x)
+        var = total(d * d, axes) / n
+        y = d / np.sqrt(var + Long(eps)) * weight + bias
+    return Truth(y, mean, var, np.abs(weight))
+
+
+def normalize_given(x: Array, mean: Array, var: Array, eps: float, weight: Array, bias: Array) -> Truth:
+    """The same with statistics that come from elsewhere (evaluation)."""
+    return Truth((x - mean) / np.sqrt(var + Long(eps)) * weight + bias, mean, var, np.abs(weight))
+
+
+def spread(p: Any, shape: tuple[int, ...], neutral: float) -> Array:
+    """A parameter in the shape in which it broadcasts; one that is absent is `neutral`."""
+    return np.full((1,) * len(shape), neutral, Long) if p is None else widen(p).reshape(shape)
+
+
+def layer_norm(x: Any, dims: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Truth:
+    """Over the last `dims` axes; statistics of shape x.shape[:-dims]."""
+    x = widen(x)
+    axes, shape = tuple(range(x.ndim - dims, x.ndim)), (1,) * (x.ndim - dims) + x.shape[x.ndim - dims :]
+    truth = normalize(x, axes, eps, spread(weight, shape, 1), spread(bias, shape, 0))
+    assert truth.mean is not None
+    rows = x.shape[: x.ndim - dims]
+    return truth._replace(mean=truth.mean.reshape(rows), var=truth.var.reshape(rows))
+
+
+def rms_norm(x: Any, dims: int, weight: Any = None, eps: float = 1e-5) -> Truth:
+    """As layer norm, about zero."""
+    x = widen(x)
+    axes, shape = tuple(range(x.ndim - dims, x.ndim)), (1,) * (x.ndim - dims) + x.shape[x.ndim - dims :]
+    truth = normalize(x, axes, eps, spread(weight, shape, 1), spread(None, shape, 0), center=False)
+    return truth._replace(var=truth.var.reshape(x.shape[: x.ndim - dims]))
+
+
+def group_norm(
+    x: Any, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, channel_axis: int = 1
+) -> Truth:
+    """The channels of a sample in `groups` equal parts, each over its channels and all other axes but the first."""
+    x = widen(x)
+    axis, full = channel_axis % x.ndim, x.shape
+    parts = (groups, full[axis] // groups)
+    split = x.reshape(full[:axis] + parts + full[axis + 1 :])
+    shape = tuple(n if i in (axis, axis + 1) else 1 for i, n in enumerate(split.shape))
+    axes = tuple(i for i in range(1, split.ndim) if i != axis)
+    truth = normalize(split, axes, eps, spread(weight, shape, 1), spread(bias, shape, 0))
+    assert truth.mean is not None
+    w = np.broadcast_to(truth.weight, split.shape).reshape(full)
+    stats = (full[0], groups)
+    return Truth(truth.y.reshape(full), truth.mean.reshape(stats), truth.var.reshape(stats), w)
+
+
+def by_channel(x: Array, channel_axis: int) -> tuple[int, tuple[int, ...]]:
+    """The channel axis counted from the front, and the shape in which one value per channel broadcasts."""
+    axis = channel_axis % x.ndim
+    return axis, tuple(n if i == axis else 1 for i, n in enumerate(x.shape))
+
+
+def instance_norm(
+    x: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, channel_axis: int = 1, given: Any = None
+) -> Truth:
+    """Over all axes but the first and the channels; `given` = (mean, var) per channel takes their place."""
+    x = widen(x)
+    axis, shape = by_channel(x, channel_axis)
+    w, b = spread(weight, shape, 1), spread(bias, shape, 0)
+    if given is not None:
+        return normalize_given(x, spread(given[0], shape, 0), spread(given[1], shape, 1), eps, w, b)
+    truth = normalize(x, tuple(i for i in range(1, x.ndim) if i != axis), eps, w, b)
+    assert truth.mean is not None
+    stats = (x.shape[0], x.shape[axis])
+    return truth._replace(mean=truth.mean.reshape(stats), var=truth.var.reshape(stats))
+
+
+def batch_norm(
+    x: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, channel_axis: int = 1, given: Any = None
+) -> Truth:
+    """Over all axes but the channels; `given` = (mean, var) per channel takes their place."""
+    x = widen(x)
+    axis, shape = by_channel(x, channel_axis)
+    w, b = spread(weight, shape, 1), spread(bias, shape, 0)
+    if given is not None:
+        return normalize_given(x, spread(given[0], shape, 0), spread(given[1], shape, 1), eps, w, b)
+    truth = normalize(x, tuple(i for i in range(x.ndim) if i != axis), eps, w, b)
+    assert truth.mean is not None
+    return truth._replace(mean=truth.mean.reshape(-1), var=truth.var.reshape(-1))
+
+
+def spacing(scale: Array, dtype: Any) -> Array:
+    """Distance of neighbouring numbers of `dtype` at each magnitude in `scale`."""
+    digits, lowest = FORMATS[np.dtype(dtype).name]
+    exponent = np.where(scale == 0, lowest, np.maximum(np.frexp(scale)[1] - 1, lowest))
+    return np.ldexp(Long(1), exponent - (digits - 1))
+
+
+def same_class(y: Array, truth: Array, dtype: Any) -> bool:
+    """Whether nan, +inf and -inf stand at the same places; a truth too large for `dtype` rounds to an infinity."""
+    digits, lowest = FORMATS[np.dtype(dtype).name]
+    beyond = np.ldexp(Long(2) - np.ldexp(Long(1), -digits), 1 - lowest)  # halfway past the largest finite number
+    return bool(
+        np.array_equal(np.isnan(y), np.isnan(truth))
+        and np.array_equal(y == np.inf, truth >= beyond)
+        and np.array_equal(y == -np.inf, truth <= -beyond)
+    )
+
+
+def ulp_error(y: Any, truth: Any, weight: Any = 1.0) -> float:
+    """Largest |y - truth| in units of the last place of y's type, at the scale max(|y|, |weight|)."""
+    wide, truth = widen(y), widen(truth)
+    if wide.shape != truth.shape or not same_class(wide, truth, np.asarray(y).dtype):
+        return math.inf
+    with np.errstate(invalid="ignore"):  # inf - inf; left out below
+        units = np.abs(wide - truth) / spacing(np.maximum(np.abs(wide), widen(weight)), np.asarray(y).dtype)
+    return float(np.max(units, where=np.isfinite(wide), initial=0))
+
+
+def eps_error(y: Any, truth: Any, weight: Any = 1.0) -> float:
+    """Largest |y - truth| relative to max(|y|, |weight|), in units of the distance from 1 to the next number."""
+    wide, truth = widen(y), widen(truth)
+    dtype = np.asarray(y).dtype
+    if wide.shape != truth.shape or not same_class(wide, truth, dtype):
+        return math.inf
+    scale = np.maximum(np.abs(wide), widen(weight))
+    with np.errstate(invalid="ignore"):
+        off = np.where(wide == truth, Long(0), np.abs(wide - truth)) / np.where(scale == 0, Long(1), scale)
+    return float(np.max(off, where=np.isfinite(wide), initial=0)) / 2.0 ** (1 - FORMATS[dtype.name][0])
+
+
+def relative_error(value: Any, truth: Any, scale: Any = None) -> float:
+    """Largest |value - truth| relative to max(|truth|, scale); 0 where both are zero."""
+    value, truth = widen(value), widen(truth)
+    size = np.abs(truth) if scale is None else np.maximum(np.abs(truth), widen(scale))
+    if value.shape != truth.shape or np.isnan(value).any():
+        return math.inf
+    off = np.where(value == truth, Long(0), np.abs(value - truth))
+    return float(np.max(off / np.where(size == 0, Long(1), size), initial=0))
