@@ -431,7 +431,7 @@ def test_bad_commands(capsys: pytest.CaptureFixture[str], typed: list[str], word
     assert "--help" in message
 
 
-def test_module_runs(tmp_path: Path) -> None:
+def test_module_runs() -> None:
     """`python -m numbanorm` from a shell: the versions on stdout, an error on stderr with its status."""
     info = subprocess.run([sys.executable, "-m", "numbanorm", "info"], capture_output=True, text=True, check=True)
     assert info.stderr == ""

@@ -6,6 +6,9 @@ tree for each column, then the run tree over the L column sums:
     row tree    blocks of R rows in order, starting from +0.0; block sums in adjacent pairs
     run tree    one tile: 32 lanes in order, lanes by halves
 
+Where W is small, `fold` rows side by side are one row (fold a power of two that divides M, see `schedule.fold_for`), and a
+group has fold*L columns: so three channels fill a vector too.
+
 A unit is a *strip*: some neighbouring groups of one sample, at best so few that their columns stay in the cache between
 the passes (phase FUSED). A strip's rows may also be shared out in *chunks*, aligned subtrees of the row tree (MEASURE,
 JOIN, APPLY): the bits are the same.
@@ -15,71 +18,79 @@ from __future__ import annotations
 
 from numba import boolean
 
-from .elementwise import affine_columns
-from .jobs import CENTER, FUSED, JOIN, LANE_ROOM, LOW, MEAN, MEASURE, ONE_READ, ROWS, RSTD, SQUARES, STREAM, WRITE
+from .elementwise import affine_columns, parameters
+from .jobs import CENTER, FUSED, JOIN, LANE_ROOM, LOW, MEAN, MEASURE, ONE_READ, PIECE, RSTD, SQUARES, STREAM, TALL, WRITE
 from .kernel import device, kernel
 from .simd import advance, pointer
-from .sums import (
-    advance_by,
-    block_rows,
-    block_squares,
-    block_sums,
-    conclude,
-    distance,
-    drain,
-    get,
-    lanes,
-    plus,
-    push,
-    put,
-    ratio,
-    scaled_square,
-    zero,
-    zeros,
-)
+from .sums import add_row_squares, add_row_sums, advance_by, block_rows, conclude, distance, drain, get, lanes, plus, push
+from .sums import put, ratio, scaled_square, zero, zeros
+
+
+@device(inline=False)
+def block_moments(kind, one_read, x, i, n, stride, width, means, kept, room, acc, own):
+    """Sums, or squares about `means`, of `width` <= PIECE columns over the n rows of a block -> acc[0 : width].
+
+    With `one_read` the block's sums and its squares about its own means (`own`) are kept when the sums are taken, and
+    merged about the group's mean for the squares (Chan, Golub, LeVeque 1979). kept: (2, room).
+    """
+    together = n if stride <= TALL else 4
+    for c in range(0, width, 16):
+        put(acc, c, zeros(x))
+    if kind == CENTER:
+        add_row_sums(x, i, n, together, stride, width, acc)
+        if one_read:
+            square_sums = advance_by(kept, room, zero(x))
+            for c in range(0, width, 16):
+                s = get(acc, c, zeros(x))
+                put(kept, c, s)
+                put(square_sums, c, zeros(x))
+                put(own, c, ratio(s, float(n))[0])
+            add_row_squares(x, i, n, together, stride, width, square_sums, own)
+    elif one_read:
+        for c in range(0, width, 16):
+            high, low = ratio(get(kept, c, zeros(x)), float(n))
+            d = distance(high, lanes(means, c), low)
+            put(acc, c, scaled_square(get(kept, room + c, zeros(x)), float(n), d))
+    else:
+        add_row_squares(x, i, n, together, stride, width, acc, means)
 
 
 @device(inline=False)
 def strip_sums(kind, one_read, x, i, first, last, rows, stride, width, room, means, kept, stack, out):
     """Row trees of `width` columns over their blocks first .. last - 1 -> out[0 : width].
 
-    x[i] is the strip's first element; means: float64 (width,), wanted for the squares. With `one_read` the moments of
-    each block, about its own mean, are kept when the sum is taken: (blocks, 2, room).
+    x[i] is the strip's first element; means: float64 (width,), wanted for the squares; kept: (blocks, 2, room).
     """
     step = block_rows(rows)
-    for k in range(first, last):
-        n = min(step, rows - k * step)
-        at, place = i + k * step * stride, 2 * k * room
-        for c in range(0, width, 16):
-            if kind == CENTER:
-                s = block_sums(x, at + c, n, stride, width - c)
-                if one_read:
-                    put(kept, place + c, s)
-                    mean = ratio(s, float(n))[0]
-                    put(kept, place + room + c, block_squares(x, at + c, n, stride, width - c, mean))
-            elif one_read:
-                high, low = ratio(get(kept, place + c, zeros(x)), float(n))
-                d = distance(high, lanes(means, c), low)
-                s = scaled_square(get(kept, place + room + c, zeros(x)), float(n), d)
-            else:
-                s = block_squares(x, at + c, n, stride, width - c, lanes(means, c))
-            push(stack, c, room, k - first, s)
-    for c in range(0, width, 16):
-        put(out, c, drain(stack, c, room, last - first, zeros(x)))
+    acc = stack
+    own = advance_by(acc, PIECE, zero(x))
+    levels = advance_by(own, PIECE, zero(x))
+    for start in range(0, width, PIECE):
+        size = min(PIECE, width - start)
+        for k in range(first, last):
+            n, at = min(step, rows - k * step), i + k * step * stride + start
+            keep = advance_by(kept, 2 * k * room + start, zero(x))
+            block_moments(kind, one_read, x, at, n, stride, size, advance(means, start), keep, room, acc, own)
+            for c in range(0, size, 16):
+                push(levels, c, PIECE, k - first, get(acc, c, zeros(x)))
+        for c in range(0, size, 16):
+            put(out, start + c, drain(levels, c, PIECE, last - first, zeros(x)))
 
 
 @device()
-def run_of_columns(sums, at, length, like, scratch):
-    """Run tree over sums[at : at + length], length < 256; an absent lane adds nothing."""
-    if length == 1:
+def group_total(sums, at, length, fold, stride, like, scratch):
+    """Run tree over sums[at : at + length] of each of `fold` rows side by side, fold * length < 256 in all."""
+    if length * fold == 1:
         return get(sums, at, like)
-    n = min(32, length)
+    n = min(LANE_ROOM, length * fold)
     for lane in range(n):
-        a = like
-        for k in range(lane, length, 32):
-            a = plus(a, get(sums, at + k, like))
-        put(scratch, lane, a)
-    half = 16
+        put(scratch, lane, like)
+    lane = 0
+    for j in range(fold):
+        for k in range(length):
+            put(scratch, lane, plus(get(scratch, lane, like), get(sums, at + j * stride + k, like)))
+            lane = (lane + 1) % LANE_ROOM
+    half = LANE_ROOM // 2
     while half:
         for lane in range(min(half, n - half)):
             put(scratch, lane, plus(get(scratch, lane, like), get(scratch, lane + half, like)))
@@ -89,44 +100,50 @@ def run_of_columns(sums, at, length, like, scratch):
 
 
 @device(inline=False)
-def join(kind, x, partials, chunks, room, width, length, u, stats, count, eps, stack, sums, scratch):
-    """Chunks' sums (chunks, room) of a strip -> statistics of its groups, u being the first."""
+def join(kind, x, partials, chunks, room, width, groups, dims, u, stats, count, eps, stack, sums, scratch):
+    """Chunks' sums (chunks, room) of a strip of `groups` groups, the first being unit u -> their statistics."""
+    length, fold = dims[2], dims[9]
     if chunks > 1:
         for c in range(0, width, 16):
             for q in range(chunks):
-                push(stack, c, room, q, get(partials, q * room + c, zeros(x)))
-            put(sums, c, drain(stack, c, room, chunks, zeros(x)))
-    for g in range(width // length):
+                push(stack, 0, 16, q, get(partials, q * room + c, zeros(x)))
+            put(sums, c, drain(stack, 0, 16, chunks, zeros(x)))
+    for g in range(groups):
         total = zero(x)
         if kind & (CENTER | SQUARES):
-            total = run_of_columns(sums, g * length, length, total, scratch)
+            total = group_total(sums, g * length, length, fold, dims[1] * length, total, scratch)
         conclude(kind, total, stats, u + g, count, eps)
 
 
 @device(inline=False)
-def expand(stats, u, w, b, first, groups, length, t, room, out):
-    """Statistics of `groups` groups from u on and their parameters from `first` on -> one of each per column (5, room)."""
+def expand(stats, u, w, b, first, groups, length, t, copies, room, out):
+    """Mean, scale and shift of each column of `groups` groups, side by side `copies` times -> out, float64 (3, room).
+
+    u: the first group's unit; w, b: float64, its parameters start at `first`.
+    """
     column = 0
     for g in range(u, u + groups):
         mean, rstd = stats[MEAN, g], stats[RSTD, g]
         c = -(stats[LOW, g] * rstd)
         for _ in range(length // t):
-            weight, bias = w[first], b[first]
+            scale, shift = parameters(rstd, c, w[first], b[first])
             first += 1
             for _ in range(t):
                 out[column] = mean
-                out[column + room] = rstd
-                out[column + 2 * room] = c
-                out[column + 3 * room] = weight
-                out[column + 4 * room] = bias
+                out[column + room] = scale
+                out[column + 2 * room] = shift
                 column += 1
+    for k in range(column, copies * column):
+        for row in range(3):
+            out[k + row * room] = out[k - column + row * room]
 
 
 @device(inline=False)
-def apply_rows(streaming, x, y, i, rows, stride, width, parameters, room):
-    """Normalize `rows` rows of a strip whose first element is x[i], a few at a time: so long parameters stay loaded."""
-    for r in range(0, rows, ROWS):
-        affine_columns(streaming, x, y, i + r * stride, min(ROWS, rows - r), stride, width, parameters, room)
+def apply_rows(streaming, x, y, i, rows, stride, width, columns, room):
+    """Normalize `rows` rows of a strip whose first element is x[i], so many columns at once that theirs stay in L1."""
+    for start in range(0, width, PIECE):
+        size = min(PIECE, width - start)
+        affine_columns(streaming, x, y, i + start, rows, stride, size, advance(columns, start), room)
 
 
 @kernel()
@@ -134,41 +151,49 @@ def columns(phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, scratc
     """Strips lo .. hi - 1 (phases FUSED, JOIN) or chunks lo .. hi - 1 (MEASURE, APPLY).
 
     x, y: (size,) as stored; w, b: float64 (G * L / t,); stats: (4, units), see `jobs`;
-    dims: (M, G, L, t, groups a strip, chunks a strip, blocks a chunk, levels of the stack, room of a strip).
+    dims: (rows = M / fold, G, L, t, groups a strip, chunks a strip, blocks a chunk, size of the stack, room of a strip,
+    fold, rows side by side when they are written).
     work: `slots` scratch areas of `scratch` float64 (stack, column sums, lanes, parameters), then the sums of all chunks.
     kept: the moments of blocks, of one strip a slot (FUSED) or of all strips.
     """
     xp, yp = pointer(x), pointer(y)
-    rows, all_groups, length, t, most, chunks, per_chunk, levels, room = dims
+    rows, all_groups, length, t, most, chunks, per_chunk, stack_size, room, fold, beside = dims
     strips, stride, step = (all_groups + most - 1) // most, all_groups * length, block_rows(rows)
     blocks = (rows + step - 1) // step
     one_read, streaming = boolean(todo & ONE_READ), boolean(todo & STREAM)
     stack = advance(pointer(work), slot * scratch)
-    sums = advance_by(stack, levels * room, zero(xp))
+    sums = advance_by(stack, stack_size, zero(xp))
     lane_sums = advance_by(sums, room, zero(xp))
-    parameters = advance_by(lane_sums, LANE_ROOM, zero(xp))
+    table = advance_by(lane_sums, LANE_ROOM, zero(xp))
     partials = advance(pointer(work), slots * scratch)
-    whole = phase == FUSED or phase == JOIN
+    whole = phase in (FUSED, JOIN)
+    copies = max(fold, beside)
     for p in range(lo, hi):
         unit, chunk = (p, 0) if whole else (p // chunks, p % chunks)
         sample, g = unit // strips, unit % strips * most
         groups = min(most, all_groups - g)
-        u, i, width, first = sample * all_groups + g, sample * rows * stride + g * length, groups * length, g * (length // t)
+        u, i, first = sample * all_groups + g, sample * rows * fold * stride + g * length, g * (length // t)
+        width = groups * length * fold
         k0, k1 = (0, blocks) if whole else (chunk * per_chunk, min(blocks, (chunk + 1) * per_chunk))
         keep = advance_by(pointer(kept), (slot if phase == FUSED else unit) * 2 * blocks * room, zero(xp))
         out = sums if phase == FUSED else advance_by(partials, (unit * chunks + chunk) * room, zero(xp))
         for kind in (CENTER, SQUARES):
             if todo & kind:
-                if phase == FUSED or phase == MEASURE:
+                if phase in (FUSED, MEASURE):
                     if kind == SQUARES:
-                        expand(stats, u, w, b, first, groups, length, t, room, parameters)
-                    strip_sums(kind, one_read, xp, i, k0, k1, rows, stride, width, room, parameters, keep, stack, out)
+                        expand(stats, u, w, b, first, groups, length, t, copies, room, table)
+                    strip_sums(kind, one_read, xp, i, k0, k1, rows, stride * fold, width, room, table, keep, stack, out)
                 if whole:
                     n = 1 if phase == FUSED else chunks
-                    join(kind, xp, out, n, room, width, length, u, stats, count, eps, stack, sums, lane_sums)
+                    join(kind, xp, out, n, room, width, groups, dims, u, stats, count, eps, stack, sums, lane_sums)
         if whole and not todo & (CENTER | SQUARES):
-            join(0, xp, out, 1, room, width, length, u, stats, count, eps, stack, sums, lane_sums)
-        if todo & WRITE:
-            expand(stats, u, w, b, first, groups, length, t, room, parameters)
-            n = min(rows, k1 * step) - k0 * step
-            apply_rows(streaming, xp, yp, i + k0 * step * stride, n, stride, width, parameters, room)
+            join(0, xp, out, 1, room, width, groups, dims, u, stats, count, eps, stack, sums, lane_sums)
+        if todo & WRITE and phase != JOIN:
+            expand(stats, u, w, b, first, groups, length, t, copies, room, table)
+            n, at = (min(rows, k1 * step) - k0 * step) * fold, i + k0 * step * fold * stride
+            if beside == 1:
+                apply_rows(streaming, xp, yp, at, n, stride, groups * length, table, room)
+            else:
+                wide = beside * stride
+                apply_rows(streaming, xp, yp, at, n // beside, wide, wide, table, room)
+                apply_rows(streaming, xp, yp, at + n // beside * wide, 1, wide, n % beside * stride, table, room)

@@ -12,5 +12,7 @@ CENTER, SQUARES, WRITE, ONE_READ, STREAM = 1, 2, 4, 8, 16
 MEAN, LOW, M2, RSTD = 0, 1, 2, 3
 
 LEVELS = 64  # of a pairs tree: its stack never holds more
-ROWS = 8  # rows that are normalized together, so that a column's parameters are loaded once for all of them
+PIECE = 512  # columns that are worked on together: their sums, or mean, scale and shift, stay in L1
 LANE_ROOM = 32  # accumulators that the run tree over columns uses
+TALL = 512  # elements between rows up to which a block's rows are added column by column, not four rows at a time
+BATCH = 4096  # elements of short rows that go through the passes together, so that no row waits for another's division

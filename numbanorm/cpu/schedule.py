@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ..plan import Plan
-from .jobs import APPLY, CENTER, FUSED, JOIN, LANE_ROOM, LEVELS, MEASURE, ONE_READ, SQUARES, STREAM, WRITE
+from .jobs import APPLY, BATCH, CENTER, FUSED, JOIN, LANE_ROOM, LEVELS, MEASURE, ONE_READ, PIECE, SQUARES, STREAM, WRITE
 from .machine import cache_bytes
 
 TILE = 256  # see sums.TILE: the shortest run that has a tile of its own
 SERIAL = 32768  # elements below which waking the threads (about 10 us) costs more than it saves
-MOST_COLUMNS = 4096  # of a strip: its tree's stack must stay in the cache
+LEAST_RUN = 16  # elements that share their parameters, from which on normalizing them as a run is worth a call
+STREAM_RUN = 1024  # elements of a run from which on streaming pays although its ends are not aligned
+MOST_COLUMNS = 4096  # of a strip: its sums and parameters must stay in the cache
 LEAST_COLUMNS = 64  # 256 bytes of float32: shorter pieces of a row waste what memory brings along
 
 
@@ -36,7 +38,9 @@ def schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads: int) -
         threads = 1
     if todo & STREAM and 2 * plan.size * itemsize <= cache_bytes(3):
         todo &= ~STREAM
-    if plan.M > 1 and plan.K * plan.T < TILE:
+    length = plan.K * plan.T
+    measured = bool(todo & (CENTER | SQUARES))
+    if plan.M > 1 and length < TILE and (measured or plan.T < LEAST_RUN):
         return columns_schedule(plan, itemsize, todo, affine, threads)
     return runs_schedule(plan, itemsize, todo, affine, threads)
 
@@ -67,7 +71,10 @@ def runs_schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads: i
     """Whole groups to a thread, or spans of runs where there are too few groups."""
     units, runs, length = plan.B * plan.G, plan.M, plan.K * plan.T
     parts = 2 if itemsize == 8 else 1
-    fused = balanced(units, threads)
+    t = plan.T if affine else length
+    if (length if t == 1 else t) < STREAM_RUN:
+        todo &= ~STREAM
+    fused = balanced(units, threads) and (runs == 1 or bool(todo & (CENTER | SQUARES)))
     tiles = -(-length // TILE)
     span = 64 * TILE
     while not fused and span > 4 * TILE and units * runs * -(-length // span) < 4 * threads:
@@ -77,46 +84,65 @@ def runs_schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads: i
     slots = max(step[3] for step in steps)
     scratch = (2 * LEVELS + (runs * spans if fused else 0)) * parts
     work = slots * scratch + (0 if fused else units * runs * spans * parts)
-    kept = 2 * runs * tiles * parts * (slots if fused else units) if todo & ONE_READ else 0
+    together = max(1, BATCH // max(1, length)) if runs * spans == 1 else runs
+    kept = 2 * tiles * parts * (slots * together if fused else units * runs) if todo & ONE_READ else 0
     # the next row is asked for while this one is written; a row that fills the cache would be driven out again
     ahead = length if runs == 1 and length * itemsize <= cache_bytes(2) // 4 else 0
-    dims = (runs, plan.G, length, plan.T if affine else length, ahead, span)
-    how = "each thread takes whole groups" if fused else f"too few groups for {threads} threads: spans of {span} elements"
+    dims = (runs, plan.G, length, t, ahead, span)
+    how = "each thread takes whole groups" if fused else f"cut into spans of {span} elements for {threads} threads"
     reason = f"runs of {length} contiguous elements, {runs} a group, {units} groups; {how}"
     return Schedule("runs", steps, dims, slots, scratch, work, kept, reason)
 
 
+def fold_for(rows: int, width: int) -> int:
+    """Rows that count as one: as many as make LEAST_COLUMNS columns, if they divide the rows. Part of the tree."""
+    fold = 1
+    while fold * width < LEAST_COLUMNS and rows % (2 * fold) == 0:
+        fold *= 2
+    return fold
+
+
 def columns_schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads: int) -> Schedule:
     """Strips of columns that stay in the cache, or chunks of rows where there are too few strips."""
-    rows, groups, length = plan.M, plan.G, plan.K * plan.T
+    groups, length = plan.G, plan.K * plan.T
+    fold = fold_for(plan.M, groups * length)
+    rows = plan.M // fold
+    beside = max(1, power_of_two_above(-(-LEAST_COLUMNS // (groups * length))))
+    if groups * length < STREAM_RUN:
+        todo &= ~STREAM
     parts = 2 if itemsize == 8 else 1
     step = 32 if rows >= 4096 else 16 if rows >= 2048 else 8
     blocks = -(-rows // step)
-    cache = cache_bytes(2)
-    most, fused = fused_strips(plan, itemsize, cache, threads) if todo & (CENTER | SQUARES) else (groups, threads == 1)
-    if not fused or (threads == 1 and not todo & (CENTER | SQUARES)):
+    measured = bool(todo & (CENTER | SQUARES))
+    most, fused = groups, threads == 1
+    if measured and beside == 1:
+        most, fused = fused_strips(plan, itemsize, threads)
+    if beside == 1 and not (fused and measured):
         most = min(groups, max(1, MOST_COLUMNS // length))
     units = plan.B * -(-groups // most)
+    if not fused and beside > 1:
+        fused = balanced(units, threads)
     per_chunk = blocks if fused else power_of_two_above(-(-blocks * units // (4 * threads)))
     chunks = -(-blocks // per_chunk)
-    room = -(-most * length // 16) * 16
-    levels = blocks.bit_length() + 1
-    steps = steps_for(fused, todo if plan.G * length % 16 == 0 else todo & ~STREAM, units, units * chunks, threads)
+    room = -(-most * length * max(fold, beside) // 16) * 16
+    stack = PIECE * (2 + blocks.bit_length() + 1)
+    steps = steps_for(fused, todo, units, units * chunks, threads)
     slots = max(s[3] for s in steps)
-    scratch = ((levels + 1) * room + LANE_ROOM) * parts + 5 * room
+    scratch = (stack + room + LANE_ROOM) * parts + 3 * room
     work = slots * scratch + (0 if fused else units * chunks * room * parts)
     kept = 2 * blocks * room * parts * (slots if fused else units) if todo & ONE_READ else 0
-    dims = (rows, groups, length, plan.T if affine else length, most, chunks, per_chunk, levels, room)
+    t = plan.T if affine else length
+    dims = (rows, groups, length, t, most, chunks, per_chunk, stack, room, fold, beside)
     how = f"each thread takes strips of {most * length} columns"
     if not fused:
-        how = f"chunks of {per_chunk * step} rows, shared by {threads} threads"
-    reason = f"{rows} runs of {length} < {TILE} contiguous elements a group: columns side by side; {how}"
+        how = f"chunks of {per_chunk * step * fold} rows, shared by {threads} threads"
+    reason = f"{plan.M} runs of {length} < {TILE} contiguous elements a group: columns side by side; {how}"
     return Schedule("columns", steps, dims, slots, scratch, work, kept, reason)
 
 
-def fused_strips(plan: Plan, itemsize: int, cache: int, threads: int) -> tuple[int, bool]:
+def fused_strips(plan: Plan, itemsize: int, threads: int) -> tuple[int, bool]:
     """Groups a strip so that it stays in the cache, and whether such strips can be had for all threads."""
-    rows, groups, length = plan.M, plan.G, plan.K * plan.T
+    rows, groups, length, cache = plan.M, plan.G, plan.K * plan.T, cache_bytes(2)
     columns = min(MOST_COLUMNS, max(LEAST_COLUMNS, cache // 2 // (rows * itemsize)))
     most = min(groups, max(1, columns // length))
     strips = -(-groups // most)
@@ -126,4 +152,4 @@ def fused_strips(plan: Plan, itemsize: int, cache: int, threads: int) -> tuple[i
         if finer * length >= min(LEAST_COLUMNS, most * length):
             most, strips = finer, -(-groups // finer)
     fits = rows * most * length * itemsize <= cache
-    return most, balanced(plan.B * strips, threads) and (fits or threads == 1)
+    return most, threads == 1 or (fits and balanced(plan.B * strips, threads))

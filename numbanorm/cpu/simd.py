@@ -205,6 +205,16 @@ def smaller(b: ir.IRBuilder, x: Any, y: Any) -> Any:
     return b.select(b.icmp_signed("<", x, y), x, y)
 
 
+def sixteens(b: ir.IRBuilder, start: Any, stop: Any, step: Any) -> None:
+    """`step(e, None)` for whole vectors from `start` on, then `step(e, n)` for the n < 16 elements that remain."""
+    rest = b.and_(b.sub(stop, start), integer(LANES - 1))
+    whole = b.sub(stop, rest)
+    with cgutils.for_range_slice(b, start, whole, integer(LANES), intp=I64) as (e, _):
+        step(e, None)
+    with b.if_then(b.icmp_signed(">", rest, integer(0))):
+        step(whole, rest)
+
+
 @intrinsic
 def pointer(tc: Any, array: Any) -> Any:
     """Address of a contiguous array's first element."""

@@ -15,7 +15,23 @@ from numba.core import cgutils, types
 
 from .jobs import CENTER, LOW, M2, MEAN, RSTD, SQUARES
 from .kernel import device, intrinsic
-from .simd import F64, I32, I64, LANES, Vec, broadcast, constant, first_lanes, fused, integer, load, vector
+from .simd import (
+    F64,
+    I32,
+    I64,
+    LANES,
+    Vec,
+    broadcast,
+    constant,
+    first_lanes,
+    fused,
+    integer,
+    load,
+    prefetch,
+    sixteens,
+    smaller,
+    vector,
+)
 
 TILE = 256  # elements of a run that 32 lanes add in 8 steps before pairs begin
 
@@ -161,9 +177,12 @@ def ratio(tc: Any, s: Any, n: Any) -> Any:
         n_ = take(b, b.insert_element(ir.Constant(vector(F64, 1), ir.Undefined), a[1], ir.Constant(I32, 0)), [0] * s.lanes)
         q = b.fdiv(parts[0], n_)
         rest = fused(b, b.fneg(q), n_, parts[0])
-        low = b.fdiv(rest if s.parts == 1 else b.fadd(rest, parts[1]), n_)
-        high = b.fadd(q, low)
-        both = [high, b.fsub(low, b.fsub(high, q))]
+        if s.parts == 1:
+            both = [q, b.fdiv(rest, n_)]
+        else:
+            low = b.fdiv(b.fadd(rest, parts[1]), n_)
+            high = b.fadd(q, low)
+            both = [high, b.fsub(low, b.fsub(high, q))]
         if s.lanes == 1:
             both = [b.extract_element(p, ir.Constant(I32, 0)) for p in both]
         return ctx.make_tuple(b, sig.return_type, both)
@@ -200,28 +219,33 @@ def slot(b: ir.IRBuilder, p: Any, i: Any, t: Vec) -> Any:
     return b.bitcast(b.gep(p, [b.mul(i, integer(t.parts))]), vector(F64, t.lanes * t.parts).as_pointer())
 
 
-@intrinsic
-def get(tc: Any, ptr: Any, i: Any, like: Any) -> Any:
+def read(b: ir.IRBuilder, p: Any, i: Any, t: Vec) -> Any:
     """The accumulator at element `i` of work space; the parts of one lane are neighbours in memory."""
-    n = like.lanes
+    v = b.load(slot(b, p, i, t), align=8)
+    return v if t.parts == 1 else take(b, v, [2 * k + part for part in (0, 1) for k in range(t.lanes)])
 
-    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        v = b.load(slot(b, a[0], a[1], like), align=8)
-        return v if like.parts == 1 else take(b, v, [2 * k + p for p in (0, 1) for k in range(n)])
 
-    return like(ptr, types.intp, like), codegen
+def write(b: ir.IRBuilder, p: Any, i: Any, s: Any, t: Vec) -> None:
+    if t.parts == 2:
+        s = take(b, s, [k + part * t.lanes for k in range(t.lanes) for part in (0, 1)])
+    b.store(s, slot(b, p, i, t), align=8)
 
 
 @intrinsic
-def put(tc: Any, ptr: Any, i: Any, s: Any) -> Any:
+def get(tc: Any, p: Any, i: Any, like: Any) -> Any:
+    """The accumulator at element `i` of work space."""
+    return like(p, types.intp, like), lambda ctx, b, sig, a: read(b, a[0], a[1], like)
+
+
+@intrinsic
+def put(tc: Any, p: Any, i: Any, s: Any) -> Any:
     """Write the accumulator `s` to element `i` of work space."""
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        v = a[2] if s.parts == 1 else take(b, a[2], [k + p * s.lanes for k in range(s.lanes) for p in (0, 1)])
-        b.store(v, slot(b, a[0], a[1], s), align=8)
+        write(b, *a, s)
         return ctx.get_dummy_value()
 
-    return types.void(ptr, types.intp, s), codegen
+    return types.void(p, types.intp, s), codegen
 
 
 @intrinsic
@@ -283,47 +307,59 @@ def conclude(kind, total, stats, u, count, eps):
     stats[RSTD, u] = 1.0 / math.sqrt(stats[M2, u] / count + eps)
 
 
-def block(b: ir.IRBuilder, element: Any, p: Any, i: Any, rows: Any, stride: Any, n: Any, mean: Any = None) -> Any:
-    """Sums over `rows` rows, `stride` apart, of 16 columns from p[i] on (with `n`, of n < 16), in order from +0.0."""
-    acc = Accumulators(b, element, 1, mean)
-    with cgutils.for_range(b, rows, intp=I64) as row:
-        acc.enter(0, p, b.add(i, b.mul(row.index, stride)), n)
-    return join(b, acc.read(0))
+def add_rows(b: ir.IRBuilder, element: Any, args: Any, means: Any = None) -> None:
+    """args: p, i, rows, together, stride, width, out. out[c] += sum over rows of column c, in order, `together` at a time.
 
+    More rows together mean less traffic to `out`; but where they stand a multiple of 4096 bytes apart, more than four are
+    too many lines of one set of an 8-way cache.
+    """
+    p, i, rows, together, stride, width, out = args
+    t = Vec(LANES, 2 if element == types.float64 else 1)
 
-def narrow_or_not(b: ir.IRBuilder, n: Any, write: Any) -> Any:
-    """The result of write(None) where n >= 16, else of write(n): masks are for the last columns only."""
-    with b.if_else(b.icmp_signed(">=", n, integer(LANES))) as (wide, rest):
-        with wide:
-            first = write(None)
-            block_wide = b.block
-        with rest:
-            second = write(n)
-            block_rest = b.block
-    result = b.phi(first.type)
-    result.add_incoming(first, block_wide)
-    result.add_incoming(second, block_rest)
-    return result
+    def step(first: Any, count: Any, c: Any, n: Any) -> None:
+        acc = [cgutils.alloca_once_value(b, part) for part in split(b, read(b, out, c, t), t)]
+        for place, part in zip(acc, split(b, read(b, out, c, t), t), strict=True):
+            b.store(part, place)
+        mean = None if means is None else load(b, types.float64, means, c)
+        start = b.add(b.add(i, c), b.mul(first, stride))
+        with cgutils.for_range(b, count, intp=I64) as row:
+            at = b.add(start, b.mul(row.index, stride))
+            prefetch(b, p, b.add(at, b.mul(together, stride)))
+            v, now = load(b, element, p, at, n), [b.load(place) for place in acc]
+            if mean is None:
+                now = add_term(b, now, v)
+            else:
+                d = b.fsub(v, mean)
+                now = square_term(b, now, d if n is None else b.select(first_lanes(b, n), d, constant(F64, 0.0)))
+            for place, part in zip(acc, now, strict=True):
+                b.store(part, place)
+        write(b, out, c, join(b, [b.load(place) for place in acc]), t)
+
+    with cgutils.for_range_slice(b, integer(0), rows, together, intp=I64) as (first, _):
+        count = smaller(b, together, b.sub(rows, first))
+        sixteens(b, integer(0), width, lambda c, n: step(first, count, c, n))
 
 
 @intrinsic
-def block_sums(tc: Any, p: Any, i: Any, rows: Any, stride: Any, n: Any) -> Any:
-    """Sums over rows of min(n, 16) columns from p[i] on."""
+def add_row_sums(tc: Any, p: Any, i: Any, rows: Any, together: Any, stride: Any, width: Any, out: Any) -> Any:
+    """out[c] += p[i + c] + p[i + stride + c] + ..., for `width` columns."""
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        return narrow_or_not(b, a[4], lambda n: block(b, p.dtype, *a[:4], n))
+        add_rows(b, p.dtype, a)
+        return ctx.get_dummy_value()
 
-    return Vec(LANES, parts_for(p))(p, *[types.intp] * 4), codegen
+    return types.void(p, *[types.intp] * 5, out), codegen
 
 
 @intrinsic
-def block_squares(tc: Any, p: Any, i: Any, rows: Any, stride: Any, n: Any, mean: Any) -> Any:
-    """Sums over rows of the squared distances of min(n, 16) columns to `mean`."""
+def add_row_squares(tc: Any, p: Any, i: Any, rows: Any, together: Any, stride: Any, width: Any, out: Any, means: Any) -> Any:
+    """out[c] += (p[i + c] - means[c]) ** 2 + ..., for `width` columns."""
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        return narrow_or_not(b, a[4], lambda n: block(b, p.dtype, *a[:4], n, a[5]))
+        add_rows(b, p.dtype, a[:7], a[7])
+        return ctx.get_dummy_value()
 
-    return Vec(LANES, parts_for(p))(p, *[types.intp] * 4, mean), codegen
+    return types.void(p, *[types.intp] * 5, out, means), codegen
 
 
 @intrinsic

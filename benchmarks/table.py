@@ -1,0 +1,183 @@
+"""Print the table of the README: numbanorm against a copy of the same bytes and against PyTorch.
+
+Contenders live in a process each, for two OpenMP runtimes in one process slow each other down, and are called in turn, for
+the machine's speed drifts. A figure is the median over the rounds; a ratio is one of medians of the same run.
+
+    python benchmarks/table.py [--rounds 15] [--only layer] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+Run = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of the table."""
+
+    norm: str  # layer, rms, batch (training), eval (batch), group, instance
+    shape: tuple[int, ...]  # channels first
+    last: bool = False  # the same, channels last
+
+    @property
+    def name(self) -> str:
+        return f"{self.norm} {self.shape}{' last' if self.last else ''}"
+
+    @property
+    def stored(self) -> tuple[int, ...]:
+        return (self.shape[0], *self.shape[2:], self.shape[1]) if self.last else self.shape
+
+
+ROWS = ((64, 64), (512, 768), (4096, 768), (8192, 1024), (65536, 128))
+PICTURES = ((32, 64, 56, 56), (64, 256, 14, 14), (8, 3, 224, 224), (256, 512, 7, 7), (256, 6, 24, 24))
+GROUPS = ((8, 64, 56, 56), (8, 256, 64, 64), (2, 512, 16, 16))
+NUM_GROUPS = 32
+
+
+def cases() -> list[Case]:
+    listed = [Case(norm, shape) for norm in ("layer", "rms") for shape in ROWS]
+    for last in (False, True):
+        listed += [Case(norm, shape, last) for norm in ("batch", "eval") for shape in PICTURES]
+        listed += [Case("group", shape, last) for shape in GROUPS]
+        listed += [Case("instance", shape, last) for shape in PICTURES[:2]]
+    return listed + [Case(norm, shape) for norm in ("batch", "eval") for shape in ((4096, 1024), (256, 84))]
+
+
+def data(case: Case) -> tuple[np.ndarray[Any, Any], ...]:
+    """x as it is stored, weight, bias, running mean and variance: float32."""
+    rng = np.random.default_rng(0)
+    c = case.shape[1]
+    x = rng.standard_normal(case.stored, dtype=np.float32)
+    weight, bias, mean = (rng.standard_normal(c, dtype=np.float32) for _ in range(3))
+    return x, weight, bias, mean, np.ones(c, np.float32)
+
+
+def numbanorm_run(case: Case) -> Run:
+    import numbanorm as nn
+
+    x, weight, bias, mean, var = data(case)
+    out, axis = np.zeros_like(x), -1 if case.last else 1
+    return {
+        "layer": lambda: nn.layer_norm(x, x.shape[-1], weight, bias, out=out),
+        "rms": lambda: nn.rms_norm(x, x.shape[-1], weight, out=out),
+        "batch": lambda: nn.batch_norm(x, mean, var, weight, bias, training=True, channel_axis=axis, out=out),
+        "eval": lambda: nn.batch_norm(x, mean, var, weight, bias, channel_axis=axis, out=out),
+        "group": lambda: nn.group_norm(x, NUM_GROUPS, weight, bias, channel_axis=axis, out=out),
+        "instance": lambda: nn.instance_norm(x, None, None, weight, bias, channel_axis=axis, out=out),
+    }[case.norm]
+
+
+def torch_run(case: Case) -> Run:
+    import torch
+    import torch.nn.functional as functional
+
+    torch.set_grad_enabled(False)
+    x, weight, bias, mean, var = (torch.from_numpy(a) for a in data(case))
+    if case.last:  # a tensor of shape (N, C, ...) in the memory format channels_last, which torch has kernels for
+        x = x.permute(0, x.ndim - 1, *range(1, x.ndim - 1))
+    c = x.shape[-1:]
+    return {
+        "layer": lambda: functional.layer_norm(x, c, weight, bias),
+        "rms": lambda: functional.rms_norm(x, c, weight),
+        "batch": lambda: functional.batch_norm(x, mean, var, weight, bias, True),
+        "eval": lambda: functional.batch_norm(x, mean, var, weight, bias),
+        "group": lambda: functional.group_norm(x, NUM_GROUPS, weight, bias),
+        "instance": lambda: functional.instance_norm(x, None, None, weight, bias),
+    }[case.norm]
+
+
+def copy_run(case: Case) -> Run:
+    import numba
+
+    x = data(case)[0].reshape(-1)
+    y = np.zeros_like(x)
+
+    @numba.njit(parallel=True)  # type: ignore[untyped-decorator]
+    def copy(x: Any, y: Any) -> None:
+        for i in numba.prange(x.size):
+            y[i] = x[i]
+
+    return lambda: copy(x, y)
+
+
+CONTENDERS = {"copy": copy_run, "numbanorm": numbanorm_run, "torch": torch_run}
+
+
+def serve(make: Callable[[Case], Run], pipe: Any) -> None:
+    """In its own process: prepare a case when a Case comes, time it that many times when a number comes."""
+    run: Run = lambda: None  # noqa: E731
+    while (message := pipe.recv()) is not None:
+        if isinstance(message, Case):
+            run = make(message)
+            run()
+            start = time.perf_counter()
+            run()
+            pipe.send(time.perf_counter() - start)
+        else:
+            times = []
+            for _ in range(message):
+                start = time.perf_counter()
+                run()
+                times.append(time.perf_counter() - start)
+            pipe.send(statistics.median(times))
+
+
+def measure(case: Case, pipes: dict[str, Any], rounds: int) -> dict[str, float]:
+    """Median seconds of each contender."""
+    once = []
+    for pipe in pipes.values():
+        pipe.send(case)
+        once.append(pipe.recv())
+    calls = max(3, min(200, int(0.02 / max(once))))
+    times: dict[str, list[float]] = {name: [] for name in pipes}
+    for _ in range(rounds):
+        for name, pipe in pipes.items():
+            pipe.send(calls)
+            times[name].append(pipe.recv())
+    return {name: statistics.median(t) for name, t in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--json", help="also write the figures to this file")
+    args = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    pipes, workers = {}, []
+    for name, make in CONTENDERS.items():
+        pipes[name], far = context.Pipe()
+        workers.append(context.Process(target=serve, args=(make, far), daemon=True))
+        workers[-1].start()
+    print("| norm, shape | MB | copy, us | numbanorm, us | torch, us | of copy | of torch |")
+    print("|---|---|---|---|---|---|---|")
+    rows = []
+    for case in cases():
+        if args.only not in case.name:
+            continue
+        t = measure(case, pipes, args.rounds)
+        megabytes = 4e-6 * float(np.prod(case.shape))
+        c, n, p = (1e6 * t[k] for k in ("copy", "numbanorm", "torch"))
+        print(f"| {case.name} | {megabytes:.1f} | {c:.1f} | {n:.1f} | {p:.1f} | {n / c:.2f} | {n / p:.2f} |", flush=True)
+        rows.append({**asdict(case), **t})
+    for pipe in pipes.values():
+        pipe.send(None)
+    if args.json:
+        with open(args.json, "w") as file:
+            json.dump({"python": sys.version, "rows": rows}, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()
