@@ -60,13 +60,13 @@ def contiguous(x: Array) -> Array:
 
 
 def parameter(name: str, w: Any, shape: tuple[int, ...]) -> Array | None:
-    """Weight or bias as contiguous float64, or None."""
+    """Weight or bias as a flat copy in float64, or None."""
     if w is None:
         return None
     w = array(name, w)
     if w.shape != shape:
         raise ValueError(f"{name} must have shape {shape}: got {w.shape}; {fitting(name, w, shape)}")
-    return np.ascontiguousarray(w, dtype=np.float64)
+    return w.astype(np.float64).reshape(-1)
 
 
 def fitting(name: str, w: Array, shape: tuple[int, ...]) -> str:
@@ -101,7 +101,9 @@ def momentum(value: Any) -> float | None:
 
 
 def flag(name: str, value: Any) -> bool:
-    if value is True or value is False or isinstance(value, np.bool_):
+    if value is True or value is False:
+        return value  # type: ignore[no-any-return]
+    if isinstance(value, np.bool_):
         return bool(value)
     raise TypeError(f"{name} must be True or False: got {value!r}; write bool({name})")
 
@@ -114,7 +116,7 @@ def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
 
 def one_read(method: Any) -> bool:
     """Whether the statistics are to be taken with one pass over x."""
-    return choice("method", method, ("two_pass", "welford")) == "welford"
+    return method != "two_pass" and choice("method", method, ("two_pass", "welford")) == "welford"
 
 
 def running(name: str, value: Any, channels: int, update: bool) -> Array | None:
@@ -158,7 +160,7 @@ def output(out: Any, x: Array, others: tuple[tuple[str, Any], ...]) -> None:
     if overlaps_itself(out):
         raise ValueError("out must have memory of its own for every element: got a broadcast view; write np.empty_like(x)")
     for name, other in others:
-        if shares_memory(out, other) and not (name == "x" and same_memory(out, other)):
+        if other is not None and shares_memory(out, other) and not (name == "x" and same_memory(out, other)):
             raise ValueError(f"out must not overlap {name}, unless it is x itself: got arrays that share memory; pass a copy")
 
 
@@ -171,7 +173,10 @@ def overlaps_itself(a: Array) -> bool:
 
 
 def same_memory(a: Array, b: Array) -> bool:
-    return a is b or (a.__array_interface__["data"] == b.__array_interface__["data"] and a.strides == b.strides)
+    """Whether two arrays of one shape and dtype are the same elements in the same places."""
+    if a is b:
+        return True
+    return a.strides == b.strides and a.__array_interface__["data"] == b.__array_interface__["data"]
 
 
 def shares_memory(a: Array, b: Any) -> bool:
@@ -184,9 +189,13 @@ def shares_memory(a: Array, b: Any) -> bool:
         return True
 
 
-def apart(arrays: tuple[tuple[str, Any], ...], written: tuple[str, ...]) -> None:
+def apart(updated: tuple[tuple[str, Any], ...], others: tuple[tuple[str, Any], ...]) -> None:
     """What is updated in place shares memory with nothing else."""
-    for k, (name, a) in enumerate(arrays):
-        for other_name, other in arrays[k + 1 :]:
-            if (name in written or other_name in written) and a is not None and shares_memory(a, other):
-                raise ValueError(f"{name} must not share memory with {other_name}, for it is updated; pass {name}.copy()")
+    for k, (name, a) in enumerate(updated):
+        if a is not None:
+            for other_name, other in (*updated[k + 1 :], *others):
+                if other is not None and shares_memory(a, other):
+                    raise ValueError(
+                        f"{name} must not share memory with {other_name}, for it is updated: got arrays that do; "
+                        f"pass {name}.copy()"
+                    )

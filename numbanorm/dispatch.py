@@ -6,6 +6,7 @@ module and one line here.
 
 from __future__ import annotations
 
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -22,19 +23,25 @@ class Explaining:
     def __init__(self, backend: str | None) -> None:
         self.backend = backend
 
-    def normalize(self, plan: Any, x: Any, y: Any, weight: Any, bias: Any, eps: float, **how: Any) -> Any:
+    def normalize(
+        self, plan: Any, x: Any, y: Any, weight: Any, bias: Any, eps: float, center: bool, given: Any, one_read: bool
+    ) -> Any:
         affine = weight is not None or bias is not None
-        center, given, one_read = how.get("center", True), how.get("given") is not None, how.get("one_read", False)
-        module = select(self.backend)
-        raise Explained(module.explain(plan, x, center=center, given=given, one_read=one_read, affine=affine))
+        raise Explained(select(self.backend).explain(plan, x, center, given is not None, one_read, affine))
+
+
+@cache
+def cpu_backend() -> ModuleType:
+    """Imported at the first call: Numba's compiler is half of the import time."""
+    from . import cpu
+
+    return cpu
 
 
 def select(backend: Any) -> ModuleType | Any:
     """The module that computes."""
     if backend is None or backend == "cpu":
-        from . import cpu
-
-        return cpu
+        return cpu_backend()
     if isinstance(backend, Explaining):
         return backend
     if backend == "cuda":

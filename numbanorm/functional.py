@@ -77,8 +77,7 @@ def layer_norm(
     """
     x_ = checks.array("x", x)
     p = plan.trailing(x_.shape, plan.as_shape("normalized_shape", normalized_shape))
-    how = {"one_read": checks.one_read(method)}
-    y, stats = _run(p, x, x_, weight, bias, checks.eps(eps), out, backend, how)
+    y, stats = _run(p, x, x_, weight, bias, checks.eps(eps), out, backend, True, None, method)
     return (y, _stats(p, stats)) if checks.flag("return_stats", return_stats) else y
 
 
@@ -121,8 +120,7 @@ def rms_norm(
     x_ = checks.array("x", x)
     p = plan.trailing(x_.shape, plan.as_shape("normalized_shape", normalized_shape))
     number = _epsilon(x_.dtype) if eps is None else checks.eps(eps)
-    how = {"one_read": checks.one_read(method), "center": False}
-    y, stats = _run(p, x, x_, weight, None, number, out, backend, how)
+    y, stats = _run(p, x, x_, weight, None, number, out, backend, False, None, method)
     return (y, _stats(p, stats, mean=False)) if checks.flag("return_stats", return_stats) else y
 
 
@@ -170,8 +168,7 @@ def group_norm(
     p = plan.group(x_.shape, plan.as_int("num_groups", num_groups), plan.as_int("channel_axis", channel_axis))
     if p.B * p.count == 1:
         raise ValueError(_one_value("group", x_.shape))
-    how = {"one_read": checks.one_read(method)}
-    y, stats = _run(p, x, x_, weight, bias, checks.eps(eps), out, backend, how)
+    y, stats = _run(p, x, x_, weight, bias, checks.eps(eps), out, backend, True, None, method)
     return (y, _stats(p, stats)) if checks.flag("return_stats", return_stats) else y
 
 
@@ -232,7 +229,7 @@ def instance_norm(
         raise ValueError(_one_value("channel", x_.shape))
     tracked = Running(running_mean, running_var, momentum, num_batches_tracked, convention, p.G, own, "use_input_stats=True")
     used = p if own else plan.batch(x_.shape, axis)  # given statistics are the same for all samples
-    y, stats = _run(used, x, x_, weight, bias, checks.eps(eps), out, backend, _how(method, tracked), tracked)
+    y, stats = _run(used, x, x_, weight, bias, checks.eps(eps), out, backend, True, tracked, method)
     if own:
         tracked.update(stats.reshape(4, p.B, p.G), p.count)
     elif return_stats:
@@ -302,7 +299,7 @@ def batch_norm(
     if own and p.count == 1:
         raise ValueError(_one_value("channel", x_.shape))
     tracked = Running(running_mean, running_var, momentum, num_batches_tracked, convention, p.G, own, "training=True")
-    y, stats = _run(p, x, x_, weight, bias, checks.eps(eps), out, backend, _how(method, tracked), tracked)
+    y, stats = _run(p, x, x_, weight, bias, checks.eps(eps), out, backend, True, tracked, method)
     if own:
         tracked.update(stats[:, None], p.count)
     return (y, _stats(p, stats)) if checks.flag("return_stats", return_stats) else y
@@ -351,13 +348,10 @@ class Running:
         else:
             new = 1.0 - self.momentum if self.keras else self.momentum
         old = self.momentum if self.keras and self.momentum is not None else 1.0 - new
-        for running, batch in ((self.mean, stats[0]), (self.var, stats[2] / (count if self.keras else count - 1))):
+        for running, batch, n in ((self.mean, stats[0], 1), (self.var, stats[2], count if self.keras else count - 1)):
             if running is not None:
-                running[...] = old * running.astype(np.float64) + new * batch.mean(axis=0)
-
-
-def _how(method: str, tracked: Running) -> dict[str, Any]:
-    return {"one_read": checks.one_read(method), "given": None if tracked.own else tracked.given()}
+                average = batch[0] if len(batch) == 1 else batch.mean(axis=0)
+                running[...] = old * running.astype(np.float64) + new * (average / n)
 
 
 def _one_value(what: str, shape: tuple[int, ...]) -> str:
@@ -370,39 +364,44 @@ def _epsilon(dtype: np.dtype[Any]) -> float:
 
 
 def _run(
-    p: plan.Plan, x: Array, x_: Array, weight: Any, bias: Any, eps: float, out: Any, backend: Any, how: dict[str, Any],
-    tracked: Running | None = None,
+    p: plan.Plan, x: Array, x_: Array, weight: Any, bias: Any, eps: float, out: Any, backend: Any, center: bool,
+    tracked: Running | None, method: Any,
 ) -> tuple[Array, Array]:  # fmt: skip
     """Check what is left, run, and return y and the statistics (4, B * G). x: as it came; x_: of a known dtype."""
     w = checks.parameter("weight", weight, p.weight_shape)
     b = checks.parameter("bias", bias, p.weight_shape)
-    running = () if tracked is None else tracked.arrays()
+    one_read = checks.one_read(method)
     if out is not None:
+        running = () if tracked is None else tracked.arrays()
         checks.output(out, x_, (("x", x), ("weight", weight), ("bias", bias), *running))
     if tracked is not None and tracked.own:
-        checks.apart((*running, ("x", x), ("weight", weight), ("bias", bias)), ("running_mean", "running_var"))
+        checks.apart(tracked.arrays(), (("x", x), ("weight", weight), ("bias", bias)))
     module = dispatch.select(backend)
     source = checks.contiguous(x_)
-    in_place = out is not None and source is x_ and checks.same_memory(out, source)
-    if in_place:
-        y = source
-    elif out is not None and out.flags.carray:
-        y = out.view(np.ndarray)
-    else:
+    if out is None:
         y = np.empty(x_.shape, x_.dtype)
-    stats = module.normalize(p, source, y, w, b, eps, **how) if p.size else _of_nothing(p, eps, module, how)
-    if out is not None and y is not out and not checks.same_memory(out, y):
+    elif source is x_ and np.may_share_memory(out, source):  # it is x itself, or `output` would have refused it
+        y = source
+    else:
+        y = out.view(np.ndarray) if out.flags.carray else np.empty(x_.shape, x_.dtype)
+    given = tracked.given() if tracked is not None and not tracked.own else None
+    if p.size == 0:
+        return (y if out is None else out), _of_nothing(p, eps, module, given)
+    stats = module.normalize(p, source, y, w, b, eps, center, given, one_read)
+    if out is None:
+        return y, stats
+    if y is not source and not out.flags.carray:
         out[...] = y
-    return (y if out is None else out), stats
+    return out, stats
 
 
-def _of_nothing(p: plan.Plan, eps: float, module: Any, how: dict[str, Any]) -> Array:
+def _of_nothing(p: plan.Plan, eps: float, module: Any, given: tuple[Array, Array] | None) -> Array:
     """Statistics of an empty x: those that were given, or nan."""
-    if how.get("given") is None or p.G == 0:
+    if given is None or p.G == 0:
         return np.full((4, p.B * p.G), np.nan)
     one = plan.Plan(p.B, 1, p.G, 1, 1, p.stats_shape, p.weight_shape)
     x = np.zeros(p.B * p.G)
-    return module.normalize(one, x, x, None, None, eps, **how)  # type: ignore[no-any-return]
+    return module.normalize(one, x, x, None, None, eps, True, given, False)  # type: ignore[no-any-return]
 
 
 def _stats(p: plan.Plan, stats: Array, mean: bool = True) -> Stats:

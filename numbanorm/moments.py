@@ -124,5 +124,5 @@ def moments(x: Array, axis: Axes = None, *, method: str = "two_pass", backend: s
     module = dispatch.select(backend)
     if p.size == 0:
         return Moments(0, np.zeros(p.stats_shape), np.zeros(p.stats_shape), axis)
-    mean, _, m2, _ = module.measure(p, checks.contiguous(x.transpose(order)), one_read=one_read)
+    mean, _, m2, _ = module.measure(p, checks.contiguous(x.transpose(order)), one_read)
     return Moments(p.count, mean.reshape(p.stats_shape).copy(), m2.reshape(p.stats_shape).copy(), axis)

@@ -7,7 +7,7 @@ View a C-contiguous array as (B, M, G, K, T). Statistics are taken over M, K, T 
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
 from typing import Any
@@ -27,6 +27,8 @@ class Plan:
         Shape of the statistics; its size is B * G.
     weight_shape : tuple of int
         Shape of weight and bias; its size is G * K.
+    count, size : int
+        Elements that share a mean, and all elements.
     """
 
     B: int
@@ -36,20 +38,22 @@ class Plan:
     T: int
     stats_shape: Shape
     weight_shape: Shape
+    count: int = field(init=False, compare=False)
+    size: int = field(init=False, compare=False)
 
-    @property
-    def count(self) -> int:
-        """Elements that share a mean."""
-        return self.M * self.K * self.T
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "count", self.M * self.K * self.T)
+        object.__setattr__(self, "size", self.B * self.G * self.count)
 
-    @property
-    def size(self) -> int:
-        """Elements of x."""
-        return self.B * self.G * self.count
+    def __hash__(self) -> int:
+        """Of the sizes alone: plans are looked up in every call."""
+        return hash((self.B, self.M, self.G, self.K, self.T))
 
 
 def as_int(name: str, value: Any) -> int:
     """An integer, and no bool or float that happens to be whole."""
+    if type(value) is int:
+        return value
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name} must be an integer: got {value!r} of type {type(value).__name__}; write int({name})")
     return operator.index(value)
@@ -57,6 +61,8 @@ def as_int(name: str, value: Any) -> int:
 
 def as_shape(name: str, value: Any) -> Shape:
     """An integer or a sequence of integers -> tuple."""
+    if type(value) is int:
+        return (value,)
     if hasattr(value, "__index__"):
         return (as_int(name, value),)
     if not isinstance(value, (tuple, list)):

@@ -41,7 +41,7 @@ def check_close(y: np.ndarray, truth: oracle.Truth) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("case, dtype, layout", every_combination())
+@pytest.mark.parametrize("case, dtype, layout", list(every_combination()))
 def test_is_its_definition(case: Case, dtype: np.dtype[Any], layout: str, method: str) -> None:
     a = cases.arguments(case, dtype)
     x = LAYOUTS[layout](a.x)

@@ -11,32 +11,31 @@ from typing import Any
 import numpy as np
 
 from ..plan import Plan
-from .jobs import CENTER, LOW, M2, MEAN, ONE_READ, RSTD, SQUARES, STREAM, WRITE
+from .jobs import CENTER, M2, MEAN, ONE_READ, SQUARES, STREAM, WRITE
 from .launch import GUARD, execute
-from .schedule import Schedule, schedule
+from .schedule import SERIAL, Schedule, schedule
 from .simd import STORAGE
 
 __all__ = ["explain", "measure", "normalize"]
 
 Array = np.ndarray[Any, Any]
-VIEWS: dict[np.dtype[Any], np.dtype[Any] | None] = {np.dtype(np.float32): None, np.dtype(np.float64): None}
+NATIVE = {np.dtype(np.float32), np.dtype(np.float64)}  # halves are known to the kernels by their bits
 
 
 def flat(x: Array) -> Array:
     """A contiguous array as the kernels see it: one axis, halves as integers, never read-only (that is another type)."""
     if not x.flags.writeable:
         x = np.asarray(Alias(x))
-    view = VIEWS.get(x.dtype, "")
-    if view == "":
-        view = VIEWS[x.dtype] = np.dtype(STORAGE[x.dtype.name])
-    return x.reshape(-1) if view is None else x.reshape(-1).view(view)
+    elif x.dtype not in NATIVE:
+        x = x.view(STORAGE[x.dtype.name])
+    return x.reshape(-1)
 
 
 class Alias:
     """The memory of a read-only array, as a writable one; the kernels only read it."""
 
     def __init__(self, x: Array) -> None:
-        x = x if x.dtype.name in ("float32", "float64") else x.view(STORAGE[x.dtype.name])
+        x = x if x.dtype in NATIVE else x.view(STORAGE[x.dtype.name])
         self.keep = x
         self.__array_interface__ = {**x.__array_interface__, "data": (x.__array_interface__["data"][0], False)}
 
@@ -48,7 +47,8 @@ def constants(n: int) -> tuple[Array, Array]:
 
 
 def plan_schedule(plan: Plan, x: Array, todo: int, affine: bool) -> Schedule:
-    return schedule(plan, x.itemsize, todo, affine, GUARD.threads())
+    threads = 1 if plan.size < SERIAL else GUARD.threads()
+    return schedule(plan, x.itemsize, todo, affine, threads)
 
 
 def flags(center: bool, given: bool, one_read: bool) -> int:
@@ -65,10 +65,9 @@ def normalize(
     weight: Array | None,
     bias: Array | None,
     eps: float,
-    *,
-    center: bool = True,
-    given: tuple[Array, Array] | None = None,
-    one_read: bool = False,
+    center: bool,
+    given: tuple[Array, Array] | None,
+    one_read: bool,
 ) -> Array:
     """Write the normalized x to y (which may be x) and return the statistics.
 
@@ -76,7 +75,7 @@ def normalize(
     ----------
     plan : Plan
     x, y : C-contiguous arrays of the plan's size and one dtype.
-    weight, bias : float64 arrays of the plan's weight_shape, or None.
+    weight, bias : flat float64 arrays of the size of the plan's weight_shape, or None.
     eps : float
     center : False for a mean of 0 (RMS norm).
     given : (mean, variance), float64 of B * G elements, in place of x's own.
@@ -88,21 +87,20 @@ def normalize(
     """
     todo = WRITE | flags(center, given is not None, one_read) | (0 if y is x else STREAM)
     affine = weight is not None or bias is not None
-    ones, zeros = constants(plan.G * (plan.K if affine else 1)) if weight is None or bias is None else (None, None)
-    w = ones if weight is None else weight.reshape(-1)
-    b = zeros if bias is None else bias.reshape(-1)
-    units = plan.B * plan.G
-    stats = np.zeros((4, units))
+    if weight is None or bias is None:
+        ones, zeros = constants(plan.G * (plan.K if affine else 1))
+        weight, bias = ones if weight is None else weight, zeros if bias is None else bias
+    stats = np.zeros((4, plan.B * plan.G))
     if given is not None:
         stats[MEAN], stats[M2] = (np.broadcast_to(g, (plan.B, plan.G)).reshape(-1) for g in given)
     x_flat = flat(x)
     y_flat = x_flat if y is x else flat(y)
     count = 1.0 if given is not None else float(plan.count)
-    execute(plan_schedule(plan, x, todo, affine), x_flat, y_flat, w, b, stats, count, eps)
+    execute(plan_schedule(plan, x, todo, affine), x_flat, y_flat, weight, bias, stats, count, eps)
     return stats
 
 
-def measure(plan: Plan, x: Array, *, one_read: bool = False) -> Array:
+def measure(plan: Plan, x: Array, one_read: bool) -> Array:
     """The statistics of `normalize` with eps 0, and nothing written."""
     w, b = constants(plan.G)
     stats = np.zeros((4, plan.B * plan.G))
@@ -112,7 +110,7 @@ def measure(plan: Plan, x: Array, *, one_read: bool = False) -> Array:
     return stats
 
 
-def explain(plan: Plan, x: Array, *, center: bool, given: bool, one_read: bool, affine: bool) -> str:
+def explain(plan: Plan, x: Array, center: bool, given: bool, one_read: bool, affine: bool) -> str:
     """Which kernel would run, and why."""
     s = plan_schedule(plan, x, WRITE | STREAM | flags(center, given, one_read), affine)
     threads = max(step[3] for step in s.steps)

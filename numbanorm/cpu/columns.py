@@ -16,7 +16,7 @@ JOIN, APPLY): the bits are the same.
 
 from __future__ import annotations
 
-from numba import boolean
+from numba import boolean, int64
 
 from .elementwise import affine_columns, parameters
 from .jobs import CENTER, FUSED, JOIN, LANE_ROOM, LOW, MEAN, MEASURE, ONE_READ, PIECE, RSTD, SQUARES, STREAM, TALL, WRITE
@@ -34,25 +34,26 @@ def block_moments(kind, one_read, x, i, n, stride, width, means, kept, room, acc
     merged about the group's mean for the squares (Chan, Golub, LeVeque 1979). kept: (2, room).
     """
     together = n if stride <= TALL else 4
+    out, about = acc, means
     for c in range(0, width, 16):
         put(acc, c, zeros(x))
     if kind == CENTER:
         add_row_sums(x, i, n, together, stride, width, acc)
-        if one_read:
-            square_sums = advance_by(kept, room, zero(x))
-            for c in range(0, width, 16):
-                s = get(acc, c, zeros(x))
-                put(kept, c, s)
-                put(square_sums, c, zeros(x))
-                put(own, c, ratio(s, float(n))[0])
-            add_row_squares(x, i, n, together, stride, width, square_sums, own)
+        if not one_read:
+            return
+        out, about = advance_by(kept, room, zero(x)), own
+        for c in range(0, width, 16):
+            s = get(acc, c, zeros(x))
+            put(kept, c, s)
+            put(out, c, zeros(x))
+            put(own, c, ratio(s, float(n))[0])
     elif one_read:
         for c in range(0, width, 16):
             high, low = ratio(get(kept, c, zeros(x)), float(n))
             d = distance(high, lanes(means, c), low)
             put(acc, c, scaled_square(get(kept, room + c, zeros(x)), float(n), d))
-    else:
-        add_row_squares(x, i, n, together, stride, width, acc, means)
+        return
+    add_row_squares(x, i, n, together, stride, width, out, about)
 
 
 @device(inline=False)
@@ -72,9 +73,9 @@ def strip_sums(kind, one_read, x, i, first, last, rows, stride, width, room, mea
             keep = advance_by(kept, 2 * k * room + start, zero(x))
             block_moments(kind, one_read, x, at, n, stride, size, advance(means, start), keep, room, acc, own)
             for c in range(0, size, 16):
-                push(levels, c, PIECE, k - first, get(acc, c, zeros(x)))
+                push(levels, c, int64(PIECE), k - first, get(acc, c, zeros(x)))
         for c in range(0, size, 16):
-            put(out, start + c, drain(levels, c, PIECE, last - first, zeros(x)))
+            put(out, start + c, drain(levels, c, int64(PIECE), last - first, zeros(x)))
 
 
 @device()
@@ -106,8 +107,8 @@ def join(kind, x, partials, chunks, room, width, groups, dims, u, stats, count, 
     if chunks > 1:
         for c in range(0, width, 16):
             for q in range(chunks):
-                push(stack, 0, 16, q, get(partials, q * room + c, zeros(x)))
-            put(sums, c, drain(stack, 0, 16, chunks, zeros(x)))
+                push(stack, int64(0), int64(16), q, get(partials, q * room + c, zeros(x)))
+            put(sums, c, drain(stack, int64(0), int64(16), chunks, zeros(x)))
     for g in range(groups):
         total = zero(x)
         if kind & (CENTER | SQUARES):
@@ -184,10 +185,10 @@ def columns(phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, scratc
                         expand(stats, u, w, b, first, groups, length, t, copies, room, table)
                     strip_sums(kind, one_read, xp, i, k0, k1, rows, stride * fold, width, room, table, keep, stack, out)
                 if whole:
-                    n = 1 if phase == FUSED else chunks
+                    n = int64(1) if phase == FUSED else chunks
                     join(kind, xp, out, n, room, width, groups, dims, u, stats, count, eps, stack, sums, lane_sums)
         if whole and not todo & (CENTER | SQUARES):
-            join(0, xp, out, 1, room, width, groups, dims, u, stats, count, eps, stack, sums, lane_sums)
+            join(int64(0), xp, out, int64(1), room, width, groups, dims, u, stats, count, eps, stack, sums, lane_sums)
         if todo & WRITE and phase != JOIN:
             expand(stats, u, w, b, first, groups, length, t, copies, room, table)
             n, at = (min(rows, k1 * step) - k0 * step) * fold, i + k0 * step * fold * stride
@@ -196,4 +197,4 @@ def columns(phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, scratc
             else:
                 wide = beside * stride
                 apply_rows(streaming, xp, yp, at, n // beside, wide, wide, table, room)
-                apply_rows(streaming, xp, yp, at + n // beside * wide, 1, wide, n % beside * stride, table, room)
+                apply_rows(streaming, xp, yp, at + n // beside * wide, int64(1), wide, n % beside * stride, table, room)

@@ -95,5 +95,8 @@ def kernel(parallel: bool = False) -> Callable[[Callable[..., None]], Any]:
 
 
 def device(inline: bool = True) -> Any:
-    """A part of a kernel, for kernels only; a vector that crosses a call which is not inlined goes through memory."""
+    """A part of a kernel, for kernels only; a vector that crosses a call which is not inlined goes through memory.
+
+    Constants are passed to it as int64(0): Numba compiles a function anew for each literal.
+    """
     return numba.njit(nogil=True, forceinline=inline, no_cpython_wrapper=True, no_cfunc_wrapper=True)

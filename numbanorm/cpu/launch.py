@@ -74,6 +74,7 @@ class Guard:
 
 
 GUARD = Guard()
+NOTHING = np.empty(0)
 ADDRESSES: dict[tuple[str, np.dtype[Any]], int] = {}
 
 
@@ -91,7 +92,7 @@ def address(family: str, args: tuple[Any, ...], storage: np.dtype[Any]) -> int:
 
 def execute(plan: Schedule, x: Any, y: Any, w: Any, b: Any, stats: Any, count: float, eps: float) -> None:
     """Run the steps of a schedule. x, y: flat, as stored; w, b: flat float64; stats: float64 (4, units)."""
-    work, kept = np.empty(plan.work), np.empty(plan.kept)
+    work, kept = np.empty(plan.work), np.empty(plan.kept) if plan.kept else NOTHING
     for phase, todo, n, threads in plan.steps:
         args = (phase, todo, x, y, w, b, stats, work, kept, plan.dims, count, eps, plan.scratch, plan.slots)
         if threads == 1:

@@ -12,7 +12,7 @@ take all of a group (phase FUSED) or some spans of many (MEASURE, JOIN, APPLY): 
 
 from __future__ import annotations
 
-from numba import boolean
+from numba import boolean, int64
 
 from .elementwise import affine_run
 from .jobs import BATCH, CENTER, FUSED, JOIN, LEVELS, LOW, MEAN, MEASURE, ONE_READ, RSTD, SQUARES, STREAM, WRITE
@@ -47,10 +47,10 @@ def span_sum(kind, one_read, x, i, n, mean, kept, first, stack):
             s = tile_squares(x, at, size, mean)
         if tiles == 1:
             return s
-        push(stack, 0, 1, k, s)
+        push(stack, int64(0), int64(1), k, s)
         k += 1
         if k == tiles:
-            return drain(stack, 0, 1, tiles, s)
+            return drain(stack, int64(0), int64(1), tiles, s)
 
 
 @device(inline=False)
@@ -62,10 +62,10 @@ def group_sum(partials, like, runs, spans, stack):
         a = like
         for j in range(b * rows, min(runs, (b + 1) * rows)):
             for s in range(spans):
-                push(stack, 0, 1, s, get(partials, j * spans + s, like))
-            a = plus(a, drain(stack, 0, 1, spans, like))
-        push(stack, LEVELS, 1, b, a)
-    return drain(stack, LEVELS, 1, blocks, like)
+                push(stack, int64(0), int64(1), s, get(partials, j * spans + s, like))
+            a = plus(a, drain(stack, int64(0), int64(1), spans, like))
+        push(stack, int64(LEVELS), int64(1), b, a)
+    return drain(stack, int64(LEVELS), int64(1), blocks, like)
 
 
 @device()
@@ -136,7 +136,7 @@ def whole_rows(todo, x, y, w, b, stats, kept, dims, count, eps, stack, lo, hi, s
         far = batch * length if ahead else 0
         if todo & WRITE:
             for r in range(n):
-                apply_span(streaming, x, y, w, b, (u + r) * length, 0, length, stats, u + r, g * per_group, t, far)
+                apply_span(streaming, x, y, w, b, (u + r) * length, int64(0), length, stats, u + r, g * per_group, t, far)
                 g = g + 1 if g + 1 < groups else 0
 
 
@@ -187,12 +187,12 @@ def runs(phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, scratch, 
                     if kind:
                         for r in range(group * spans):
                             j, s, at = r // spans, r % spans, slot * group * tiles
-                            measure(kind, one_read, xp, u, j, s, dims, stats, partials, 0, keep, at, stack)
+                            measure(kind, one_read, xp, u, j, s, dims, stats, partials, int64(0), keep, at, stack)
                     conclude(kind, group_sum(partials, zero(xp), group, spans, stack), stats, u, count, eps)
             if todo & WRITE:
                 for j in range(group):
                     first = u % groups * (length // t)
-                    apply_span(streaming, xp, yp, w, b, offset_of(u, j, dims), 0, length, stats, u, first, t, ahead)
+                    apply_span(streaming, xp, yp, w, b, offset_of(u, j, dims), int64(0), length, stats, u, first, t, ahead)
     elif phase == JOIN:
         partials = advance(pointer(work), slots * scratch)
         for u in range(lo, hi):

@@ -10,7 +10,7 @@ from .jobs import APPLY, BATCH, CENTER, FUSED, JOIN, LANE_ROOM, LEVELS, MEASURE,
 from .machine import cache_bytes
 
 TILE = 256  # see sums.TILE: the shortest run that has a tile of its own
-SERIAL = 32768  # elements below which waking the threads (about 10 us) costs more than it saves
+SERIAL = 32768  # elements below which waking the threads (about 10 us) costs more than it saves: threads is 1
 LEAST_RUN = 16  # elements that share their parameters, from which on normalizing them as a run is worth a call
 STREAM_RUN = 1024  # elements of a run from which on streaming pays although its ends are not aligned
 MOST_COLUMNS = 4096  # of a strip: its sums and parameters must stay in the cache
@@ -34,8 +34,6 @@ class Schedule:
 @lru_cache(maxsize=1024)
 def schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads: int) -> Schedule:
     """Cut `plan` for `threads` threads; `todo`: flags of `jobs`, STREAM allowed or not."""
-    if plan.size < SERIAL:
-        threads = 1
     if todo & STREAM and 2 * plan.size * itemsize <= cache_bytes(3):
         todo &= ~STREAM
     length = plan.K * plan.T
