@@ -33,7 +33,7 @@ HARD = {
     "cancelling": lambda rng, n: np.resize([1e8, 1.0, -1e8, 1.0], n),
     "scale_1e-30": lambda rng, n: 1e-30 * rng.standard_normal(n),
     "scale_3e38": lambda rng, n: rng.uniform(-3e38, 3e38, n),
-    "scale_1e300": lambda rng, n: 1e300 * rng.standard_normal(n),
+    "scale_1e150": lambda rng, n: 1e150 * rng.standard_normal(n),
     "denormal": lambda rng, n: rng.integers(1, 1000, n) * 2.0**-149,
 }
 
