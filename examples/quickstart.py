@@ -32,9 +32,10 @@ y = nn.batch_norm(x, running_mean, running_var, weight, bias)
 print("running mean:", running_mean.round(2))
 
 # Mean and variance of a stream: pieces merge to the statistics of the whole.
-total = nn.moments(x[:3], (0, 2, 3))
-total += nn.moments(x[3:], (0, 2, 3))
+total = nn.Moments(axis=(0, 2, 3))
+for piece in (x[:3], x[3:5], x[5:]):
+    total.update(piece)
 print("std per channel:", total.std().round(2))
 
 # Which kernel would run, and why.
-print(nn.explain(nn.batch_norm, x))
+print(nn.explain(nn.batch_norm, x, training=True))

@@ -260,10 +260,10 @@ def _stream(norm: str, x: Array, arguments: dict[str, Any], path: Path) -> None:
     import numbanorm
 
     apply = functools.partial(getattr(numbanorm, f"{norm}_norm"), **arguments)
-    training = {"training": True} if norm == "batch" else {}
-    numbanorm.explain(apply, x, **training)  # raises every error before the first chunk
-    dtype = x.dtype.newbyteorder("=")
-    y = open_memmap(path, mode="w+", dtype=dtype, shape=x.shape)
+    y = open_memmap(path, mode="w+", dtype=x.dtype.newbyteorder("="), shape=x.shape)
+    # Raises every error before the first chunk; the untouched y stands in for x, for a file in Fortran or foreign byte
+    # order would be copied whole to be asked about.
+    numbanorm.explain(apply, y, out=y, **({"training": True} if norm == "batch" else {}))
     if x.size == 0:
         return
     blocks = list(_blocks(x.shape, _independent_axes(norm, x.ndim, arguments), x.itemsize))
@@ -271,7 +271,7 @@ def _stream(norm: str, x: Array, arguments: dict[str, Any], path: Path) -> None:
         if norm == "batch":
             apply = functools.partial(apply, **_batch_statistics(x, blocks, arguments, progress))
         for block in blocks:
-            chunk = np.ascontiguousarray(x[block], dtype)  # copies a foreign byte order or layout, else nothing
+            chunk = np.ascontiguousarray(x[block], y.dtype)  # copies a foreign byte order or layout, else nothing
             apply(chunk, out=np.asarray(y[block]))
             progress.advance(chunk.nbytes)
     y.flush()
@@ -279,19 +279,15 @@ def _stream(norm: str, x: Array, arguments: dict[str, Any], path: Path) -> None:
 
 def _batch_statistics(x: Array, blocks: list[Block], arguments: dict[str, Any], progress: Progress) -> dict[str, Array]:
     """Batch norm shares statistics between all chunks, so they come first; eval mode then takes the biased variance."""
-    from numbanorm import moments
+    from numbanorm import Moments
 
     channel = arguments.get("channel_axis", 1) % x.ndim
-    axes = tuple(axis for axis in range(x.ndim) if axis != channel)
-    method = {name: arguments[name] for name in ("method",) if name in arguments}
-    total = None
+    total = Moments(axis=tuple(axis for axis in range(x.ndim) if axis != channel))
     for block in blocks:
         chunk = np.ascontiguousarray(x[block], x.dtype.newbyteorder("="))
-        part = moments(chunk, axes, **method)
-        total = part if total is None else total.merge(part)
+        total.update(chunk, method=arguments.get("method", "two_pass"))
         progress.advance(chunk.nbytes)
-    assert total is not None  # an empty array never comes here
-    return {"running_mean": total.mean, "running_var": total.var()}
+    return {"running_mean": np.asarray(total.mean), "running_var": total.var()}
 
 
 def _independent_axes(norm: str, ndim: int, arguments: dict[str, Any]) -> int:

@@ -158,7 +158,7 @@ def report(x: Array, results: Sequence[Result]) -> str:
     costs = [["", "numbanorm", "NumPy", "speed-up", "numbanorm", "absolute", "NumPy", "absolute"]]
     for result in results:
         ratio = result.numpy_seconds / result.seconds
-        costs.append([result.norm.name, f"{result.seconds * 1e3:.2f} ms", f"{result.numpy_seconds * 1e3:.2f} ms"])
+        costs.append([result.norm.name, f"{result.seconds * 1e3:.3f} ms", f"{result.numpy_seconds * 1e3:.3f} ms"])
         costs[-1].append(f"{ratio:.1f}x")
         for off in (result.difference, result.numpy_difference):
             costs[-1] += [f"{off.ulp:.3f} ulp", f"{off.absolute:.1e}"]

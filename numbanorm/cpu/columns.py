@@ -22,8 +22,24 @@ from .elementwise import affine_columns, parameters
 from .jobs import CENTER, FUSED, JOIN, LANE_ROOM, LOW, MEAN, MEASURE, ONE_READ, PIECE, RSTD, SQUARES, STREAM, TALL, WRITE
 from .kernel import device, kernel
 from .simd import advance, pointer
-from .sums import add_row_squares, add_row_sums, advance_by, block_rows, conclude, distance, drain, get, lanes, plus, push
-from .sums import put, ratio, scaled_square, zero, zeros
+from .sums import (
+    add_row_squares,
+    add_row_sums,
+    advance_by,
+    block_rows,
+    conclude,
+    distance,
+    drain,
+    get,
+    lanes,
+    plus,
+    push,
+    put,
+    ratio,
+    scaled_square,
+    zero,
+    zeros,
+)
 
 
 @device(inline=False)
@@ -139,14 +155,6 @@ def expand(stats, u, w, b, first, groups, length, t, copies, room, out):
             out[k + row * room] = out[k - column + row * room]
 
 
-@device(inline=False)
-def apply_rows(streaming, x, y, i, rows, stride, width, columns, room):
-    """Normalize `rows` rows of a strip whose first element is x[i], so many columns at once that theirs stay in L1."""
-    for start in range(0, width, PIECE):
-        size = min(PIECE, width - start)
-        affine_columns(streaming, x, y, i + start, rows, stride, size, advance(columns, start), room)
-
-
 @kernel()
 def columns(phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, scratch, slots, lo, hi, slot):
     """Strips lo .. hi - 1 (phases FUSED, JOIN) or chunks lo .. hi - 1 (MEASURE, APPLY).
@@ -193,8 +201,8 @@ def columns(phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, scratc
             expand(stats, u, w, b, first, groups, length, t, copies, room, table)
             n, at = (min(rows, k1 * step) - k0 * step) * fold, i + k0 * step * fold * stride
             if beside == 1:
-                apply_rows(streaming, xp, yp, at, n, stride, groups * length, table, room)
+                affine_columns(streaming, xp, yp, at, n, stride, groups * length, table, room)
             else:
                 wide = beside * stride
-                apply_rows(streaming, xp, yp, at, n // beside, wide, wide, table, room)
-                apply_rows(streaming, xp, yp, at + n // beside * wide, int64(1), wide, n % beside * stride, table, room)
+                affine_columns(streaming, xp, yp, at, n // beside, wide, wide, table, room)
+                affine_columns(streaming, xp, yp, at + n // beside * wide, 1, wide, n % beside * stride, table, room)

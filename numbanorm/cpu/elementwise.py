@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 
 from .kernel import intrinsic
-from .simd import I64, broadcast, fused, integer, load, misaligned, prefetch, sixteens, smaller, store
+from .simd import I64, LANES, broadcast, fused, integer, load, misaligned, prefetch, sixteens, smaller, store
 
 
 def scale_and_shift(b: ir.IRBuilder, rstd: Any, c: Any, weight: Any, bias: Any) -> tuple[Any, Any]:
@@ -91,18 +91,28 @@ def affine_run(
 
 
 def rows_of_columns(b: ir.IRBuilder, element: Any, streaming: bool, args: Any) -> None:
-    """args: x, y, i, rows, stride, width, parameters, room; column k's are parameters[k + room * (0 .. 2)]."""
+    """args: x, y, i, rows, stride, width, parameters, room; column k's are parameters[k + room * (0 .. 2)].
+
+    Four rows at a time where a row is a page or more: the parameters of 1024 columns fill L1, and loaded for each row they
+    take longer than x and y (2.6 ms became 1.4 for (4096, 1024)). Shorter rows go one by one: two rows in a page are more
+    than the CPU's prefetcher follows (2.5 ms became 1.3 for (8192, 512)).
+    """
     x, y, i, rows, stride, width, parameters, room = args
-    with cgutils.for_range(b, rows, intp=I64) as row:
-        start = b.add(i, b.mul(row.index, stride))
+    paged = b.icmp_signed(">=", stride, integer(4096 * 8 // element.bitwidth))
+    together = b.select(paged, integer(4), integer(1))
+    if streaming:  # rows that are not aligned alike cannot be streamed together
+        alike = b.icmp_signed("==", b.and_(stride, integer(LANES - 1)), integer(0))
+        together = b.select(alike, together, integer(1))
+    with cgutils.for_range_slice(b, integer(0), rows, together, intp=I64) as (first, _):
+        start, count = b.add(i, b.mul(first, stride)), smaller(b, together, b.sub(rows, first))
 
         def step(e: Any, n: Any) -> None:
             places = (b.add(e, b.mul(room, integer(k))) for k in range(3))
             mean, scale, shift = (load(b, types.float64, parameters, k) for k in places)
-            at = b.add(start, e)
-            prefetch(b, x, b.add(at, stride))
-            d = b.fsub(load(b, element, x, at, n), mean)
-            store(b, element, y, at, fused(b, d, scale, shift), n, streaming)
+            with cgutils.for_range(b, count, intp=I64) as row:
+                at = b.add(b.add(start, e), b.mul(row.index, stride))
+                d = b.fsub(load(b, element, x, at, n), mean)
+                store(b, element, y, at, fused(b, d, scale, shift), n, streaming)
 
         aligned_sixteens(b, element, streaming, y, start, width, step)
 

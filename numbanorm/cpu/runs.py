@@ -18,8 +18,22 @@ from .elementwise import affine_run
 from .jobs import BATCH, CENTER, FUSED, JOIN, LEVELS, LOW, MEAN, MEASURE, ONE_READ, RSTD, SQUARES, STREAM, WRITE
 from .kernel import device, kernel
 from .simd import advance, pointer
-from .sums import TILE, advance_by, block_rows, conclude, drain, get, plus, push, put, ratio, scaled_square
-from .sums import tile_squares, tile_sum, zero
+from .sums import (
+    TILE,
+    advance_by,
+    block_rows,
+    conclude,
+    drain,
+    get,
+    plus,
+    push,
+    put,
+    ratio,
+    scaled_square,
+    tile_squares,
+    tile_sum,
+    zero,
+)
 
 
 @device(inline=False)

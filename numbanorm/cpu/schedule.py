@@ -14,7 +14,8 @@ SERIAL = 32768  # elements below which waking the threads (about 10 us) costs mo
 LEAST_RUN = 16  # elements that share their parameters, from which on normalizing them as a run is worth a call
 STREAM_RUN = 1024  # elements of a run from which on streaming pays although its ends are not aligned
 MOST_COLUMNS = 4096  # of a strip: its sums and parameters must stay in the cache
-LEAST_COLUMNS = 64  # 256 bytes of float32: shorter pieces of a row waste what memory brings along
+LEAST_COLUMNS = 64  # narrower rows are laid side by side
+LEAST_STRIP = 256  # columns: 1 KiB of float32; shorter pieces of a row waste what memory brings along
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ def columns_schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads
     most, fused = groups, threads == 1
     if measured and beside == 1:
         most, fused = fused_strips(plan, itemsize, threads)
-    if beside == 1 and not (fused and measured):
+    if beside == 1 and not (fused and measured):  # no pass finds anything in the cache: rows as long as may be
         most = min(groups, max(1, MOST_COLUMNS // length))
     units = plan.B * -(-groups // most)
     if not fused and beside > 1:
@@ -141,13 +142,15 @@ def columns_schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads
 def fused_strips(plan: Plan, itemsize: int, threads: int) -> tuple[int, bool]:
     """Groups a strip so that it stays in the cache, and whether such strips can be had for all threads."""
     rows, groups, length, cache = plan.M, plan.G, plan.K * plan.T, cache_bytes(2)
-    columns = min(MOST_COLUMNS, max(LEAST_COLUMNS, cache // 2 // (rows * itemsize)))
+    columns = min(MOST_COLUMNS, max(LEAST_STRIP, cache // 2 // (rows * itemsize)))
     most = min(groups, max(1, columns // length))
     strips = -(-groups // most)
     if not balanced(plan.B * strips, threads):
         more = -(-(-(-plan.B * strips // threads) * threads) // plan.B)
         finer = max(1, -(-groups // more))
-        if finer * length >= min(LEAST_COLUMNS, most * length):
+        if finer * length >= min(LEAST_STRIP, most * length):
             most, strips = finer, -(-groups // finer)
     fits = rows * most * length * itemsize <= cache
-    return most, threads == 1 or (fits and balanced(plan.B * strips, threads))
+    if not fits:
+        return min(groups, max(1, MOST_COLUMNS // length)), threads == 1
+    return most, balanced(plan.B * strips, threads)

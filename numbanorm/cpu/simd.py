@@ -185,10 +185,10 @@ def store(b: ir.IRBuilder, element: Any, p: Any, i: Any, v: Any, n: Any = None, 
         call(b, masked("store", element), ir.VoidType(), [v, where, ir.Constant(I32, align), first_lanes(b, n)])
 
 
-def prefetch(b: ir.IRBuilder, p: Any, i: Any) -> None:
+def prefetch(b: ir.IRBuilder, p: Any, i: Any, write: bool = False) -> None:
     """Ask for the cache line of element `i` (into L2; any address is allowed)."""
     where = b.bitcast(b.gep(p, [i]), I8.as_pointer())
-    call(b, "llvm.prefetch.p0", ir.VoidType(), [where, *(ir.Constant(I32, k) for k in (0, 2, 1))])
+    call(b, "llvm.prefetch.p0", ir.VoidType(), [where, *(ir.Constant(I32, k) for k in (int(write), 2, 1))])
 
 
 def misaligned(b: ir.IRBuilder, element: Any, p: Any, i: Any) -> Any:
