@@ -11,6 +11,7 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
+WORK: Any = 10000  # steps to spend on whether two strided views overlap
 KNOWN = {np.dtype(name) for name in FLOATS if name != "bfloat16"}  # bfloat16 joins when the first one is seen
 
 
@@ -94,15 +95,15 @@ def momentum(value: Any) -> float | None:
     """A number from 0 to 1, or None for the cumulative average."""
     if value is None:
         return None
-    value = real("momentum", value)
-    if not 0.0 <= value <= 1.0:
-        raise ValueError(f"momentum must lie in [0, 1]: got {value}; torch's default is 0.1, None averages over all batches")
-    return value
+    share = real("momentum", value)
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"momentum must lie in [0, 1]: got {share}; torch's default is 0.1, None averages over all batches")
+    return share
 
 
 def flag(name: str, value: Any) -> bool:
     if value is True or value is False:
-        return value  # type: ignore[no-any-return]
+        return bool(value)
     if isinstance(value, np.bool_):
         return bool(value)
     raise TypeError(f"{name} must be True or False: got {value!r}; write bool({name})")
@@ -184,7 +185,7 @@ def shares_memory(a: Array, b: Any) -> bool:
     if not isinstance(b, np.ndarray) or not np.may_share_memory(a, b):
         return False
     try:
-        return bool(np.shares_memory(a, b, max_work=10000))
+        return bool(np.shares_memory(a, b, max_work=WORK))
     except np.exceptions.TooHardError:
         return True
 

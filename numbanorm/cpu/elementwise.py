@@ -10,9 +10,9 @@ from functools import partial
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import cgutils
 
-from .kernel import intrinsic
+from .kernel import intrinsic, types
 from .simd import I64, LANES, broadcast, fused, integer, load, misaligned, prefetch, sixteens, smaller, store
 
 

@@ -12,10 +12,11 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import llvmlite
 import numba
+import numba.core.types
 import numba.extending
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 from numba.misc.appdirs import AppDirs
@@ -30,7 +31,9 @@ def source_key() -> str:
 
 
 KEY = source_key()
-intrinsic: Any = numba.extending.intrinsic  # Numba's own annotations do not know what its decorators return
+# Numba's own annotations do not know what its decorators return, nor which types there are
+intrinsic: Any = numba.extending.intrinsic
+types: Any = numba.core.types
 
 
 def cache_folder() -> Path | None:
@@ -62,7 +65,7 @@ class KernelLocator(_CacheLocator):
 
 
 class KernelCacheImpl(CompileResultCacheImpl):
-    _locator_classes = [KernelLocator]
+    _locator_classes: ClassVar[list[Any]] = [KernelLocator]
 
 
 class KernelCache(FunctionCache):

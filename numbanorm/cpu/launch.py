@@ -13,11 +13,11 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba import int64, prange, types
+from numba import int64, prange
 from numba.core import cgutils
 
 from .columns import columns
-from .kernel import intrinsic, kernel
+from .kernel import intrinsic, kernel, types
 from .runs import runs
 from .schedule import Schedule
 

@@ -15,10 +15,10 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import cgutils
 from numba.extending import models, register_model
 
-from .kernel import intrinsic
+from .kernel import intrinsic, types
 
 LANES = 16
 

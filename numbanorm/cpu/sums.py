@@ -11,10 +11,10 @@ import math
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import cgutils
 
 from .jobs import CENTER, LOW, M2, MEAN, RSTD, SQUARES
-from .kernel import device, intrinsic
+from .kernel import device, intrinsic, types
 from .simd import (
     F64,
     I32,
@@ -154,7 +154,7 @@ def tile(b: ir.IRBuilder, element: Any, p: Any, i: Any, n: Any, mean: Any = None
 @intrinsic
 def tile_sum(tc: Any, p: Any, i: Any, n: Any) -> Any:
     """Sum of the tile p[i : i + n], n <= 256."""
-    return Vec(1, parts_for(p))(p, types.intp, types.intp), lambda ctx, b, sig, a: tile(b, p.dtype, *a)
+    return Vec(1, parts_for(p))(p, types.intp, types.intp), lambda ctx, b, sig, a: tile(b, p.dtype, a[0], a[1], a[2])
 
 
 @intrinsic
@@ -162,7 +162,7 @@ def tile_squares(tc: Any, p: Any, i: Any, n: Any, mean: Any) -> Any:
     """Sum of (p[i : i + n] - mean) ** 2, n <= 256."""
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        return tile(b, p.dtype, *a[:3], broadcast(b, a[3]))
+        return tile(b, p.dtype, a[0], a[1], a[2], broadcast(b, a[3]))
 
     return Vec(1, parts_for(p))(p, types.intp, types.intp, types.float64), codegen
 
@@ -242,7 +242,7 @@ def put(tc: Any, p: Any, i: Any, s: Any) -> Any:
     """Write the accumulator `s` to element `i` of work space."""
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        write(b, *a, s)
+        write(b, a[0], a[1], a[2], s)
         return ctx.get_dummy_value()
 
     return types.void(p, types.intp, s), codegen

@@ -1,0 +1,79 @@
+"""The problems that are timed and tracked: one table for all suites. Only the public functions of numbanorm are used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import numbanorm as nn
+
+Array = np.ndarray[Any, Any]
+
+#: name -> shape, channel axis; the smallest first, for the test that runs every suite once
+SHAPES: dict[str, dict[str, tuple[tuple[int, ...], int]]] = {
+    "layer": {"8x16": ((8, 16), -1), "512x768": ((512, 768), -1), "8192x1024": ((8192, 1024), -1)},
+    "rms": {"8x16": ((8, 16), -1), "512x768": ((512, 768), -1), "8192x1024": ((8192, 1024), -1)},
+    "batch": {
+        "8x16": ((8, 16), 1),
+        "32x64x56x56": ((32, 64, 56, 56), 1),
+        "32x56x56x64": ((32, 56, 56, 64), -1),
+        "256x512x7x7": ((256, 512, 7, 7), 1),
+        "8x3x224x224": ((8, 3, 224, 224), 1),
+    },
+    "eval": {"8x16": ((8, 16), 1), "32x64x56x56": ((32, 64, 56, 56), 1), "32x56x56x64": ((32, 56, 56, 64), -1)},
+    "group": {"2x32x4x4": ((2, 32, 4, 4), 1), "8x256x64x64": ((8, 256, 64, 64), 1), "8x64x64x256": ((8, 64, 64, 256), -1)},
+    "instance": {"2x3x4x4": ((2, 3, 4, 4), 1), "32x64x56x56": ((32, 64, 56, 56), 1), "1x3x600x512": ((1, 3, 600, 512), 1)},
+}
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+METHODS = ("two_pass", "welford")
+NUM_GROUPS = 32
+
+
+def dtype_of(name: str) -> Any:
+    if name != "bfloat16":
+        return np.dtype(name)
+    import ml_dtypes
+
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+def run_of(norm: str, x: Array, axis: int, **options: Any) -> Callable[[], Array]:
+    """The call that is measured, with parameters, into memory that is already there."""
+    c = x.shape[axis]
+    w, b, mean, var = (np.full(c, v, np.float32) for v in (1.25, 0.5, 0.0, 1.0))
+    options["out"] = np.zeros_like(x)
+    calls: dict[str, Callable[[], Array]] = {
+        "layer": lambda: nn.layer_norm(x, c, w, b, **options),
+        "rms": lambda: nn.rms_norm(x, c, w, **options),
+        "batch": lambda: nn.batch_norm(x, mean, var, w, b, training=True, channel_axis=axis, **options),
+        "eval": lambda: nn.batch_norm(x, mean, var, w, b, channel_axis=axis, **options),
+        "group": lambda: nn.group_norm(x, NUM_GROUPS, w, b, channel_axis=axis, **options),
+        "instance": lambda: nn.instance_norm(x, weight=w, bias=b, channel_axis=axis, **options),
+    }
+    return calls[norm]
+
+
+def problem(norm: str, shape: str, dtype: str, **options: Any) -> Callable[[], Array]:
+    """A warm call: compiled, and its memory touched. A shape that the norm does not have is skipped by asv."""
+    if shape not in SHAPES[norm]:
+        raise NotImplementedError(f"{norm} has no {shape}")
+    size, axis = SHAPES[norm][shape]
+    x = np.random.default_rng(0).standard_normal(size, dtype=np.float32).astype(dtype_of(dtype))
+    run = run_of(norm, x, axis, **options)
+    run()
+    return run
+
+
+def ulp_error(x: Array, y: Array) -> float:
+    """Largest distance of rows y from layer norm of x (eps 0) in long double, in ulp of y's dtype at max(|y|, 1)."""
+    wide, result = (a.astype(np.float32).astype(np.longdouble) if a.dtype.name == "bfloat16" else a.astype(np.longdouble)
+                    for a in (x, y))  # fmt: skip
+    high = (wide.sum(1, keepdims=True) / x.shape[1]).astype(np.float64)
+    d = wide - high
+    d -= d.sum(1, keepdims=True) / x.shape[1]  # what the rounded mean left
+    truth = d / np.sqrt((d * d).sum(1, keepdims=True) / x.shape[1])
+    digits = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}[x.dtype.name]
+    exponent = np.frexp(np.maximum(np.abs(result), 1))[1]
+    return float(np.max(np.abs(result - truth) / np.ldexp(np.longdouble(1), exponent - digits)))

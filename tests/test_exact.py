@@ -1,0 +1,279 @@
+"""Numbers on which the usual float32 evaluation fails: y is still the true value rounded once, whatever mean/std is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import cases
+import numpy as np
+import oracle
+import pytest
+from cases import DTYPES, METHODS, Case, call, needs_long_double
+from numpy.typing import NDArray
+
+import numbanorm
+
+pytestmark = needs_long_double
+
+Array = NDArray[Any]
+
+# half an ulp, and 0.01 for a float64 evaluation near the middle of two numbers
+ROUNDED_ONCE = 0.51
+# float64 cannot round an exact value: rstd, the products with it and with the weight, and the bias each round
+FLOAT64_EPS = 4.0
+# the statistics are float64 sums of at most 2**24 terms
+STATISTICS = 1e-12
+
+# offset at std 1, smallest scale, largest scale, outlier, ends of a uniform set. float64: as far as std/|mean| > 1e-6 and
+# squares that stay in its range go
+NUMBERS = {
+    "float32": (1e8, 1e-30, 1e30, 1e8, 3e38),
+    "bfloat16": (1e8, 1e-30, 1e30, 1e8, 3e38),
+    "float16": (6e4, 1e-4, 1e3, 6e4, 6.5e4),
+    "float64": (9e5, 1e-100, 1e100, 1e8, 1e140),
+}
+KINDS = ["offset", "large_offset", "small", "large", "lognormal", "outlier", "cancelling", "widest", "denormal"]
+
+
+def hostile(kind: str, dtype: np.dtype[Any], rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """A set of numbers of one kind, finite in `dtype`."""
+    offset, small, large, outlier, widest = NUMBERS[dtype.name]
+    digits, lowest = oracle.FORMATS[dtype.name]
+    x = rng.standard_normal(shape)
+    if kind == "offset":
+        x += 100
+    elif kind == "large_offset":
+        x += offset
+    elif kind in ("small", "large"):
+        x *= small if kind == "small" else large
+    elif kind == "lognormal":
+        x = np.minimum(np.exp(2 * x), 6e4)
+    elif kind == "outlier":
+        x.flat[x.size // 2] = outlier
+    elif kind == "cancelling":
+        x = np.resize([outlier, 1.0, -outlier, 1.0], shape)
+    elif kind == "widest":
+        x = rng.uniform(-widest, widest, shape)
+    else:
+        x = rng.integers(1, 2 ** (digits - 1), shape) * 2.0 ** (lowest - digits + 1)
+    return x.astype(dtype)
+
+
+def groups_of(n: int) -> Iterator[Case]:
+    """Every norm with groups of n elements, in both kernel families."""
+    yield Case("layer", (3, n))
+    yield Case("rms", (3, n))
+    yield Case("instance", (2, 3, n))
+    yield Case("instance", (2, n, 3), channel_axis=-1)
+    yield Case("batch", (n, 3))
+    if n % 2 == 0:
+        yield Case("batch", (2, 3, n // 2))
+        yield Case("group", (2, 6, n // 2), groups=3)
+        yield Case("group", (1, n // 2, 6), groups=3, channel_axis=-1)
+
+
+def combinations() -> list[Any]:
+    """float32 in sizes on both sides of a vector, a tile, a block of rows and a span; the others in some of them."""
+    chosen = []
+    for dtype in DTYPES:
+        sizes = [2, 3, 16, 49, 255, 258, 1000, 4099, 16386] if dtype == np.float32 else [2, 49, 1000]
+        for n in sizes:
+            for case in groups_of(n):
+                for kind in KINDS:
+                    if not (kind == "denormal" and dtype == np.float64):  # their squares are below float64's range
+                        chosen.append(pytest.param(case, kind, dtype, id=f"{case.name}-{kind}-{dtype.name}"))
+    return chosen
+
+
+def check_close(y: Array, truth: Array, weight: Any) -> None:
+    if y.dtype == np.float64:
+        assert oracle.eps_error(y, truth, weight) <= FLOAT64_EPS
+    else:
+        assert oracle.ulp_error(y, truth, weight) <= ROUNDED_ONCE
+
+
+def check_statistics(stats: Any, truth: oracle.Truth, eps: float) -> None:
+    std = np.sqrt(truth.var)
+    with np.errstate(divide="ignore"):  # a constant group with eps=0
+        rstd = 1 / np.sqrt(truth.var + np.longdouble(eps))
+    finite = np.isfinite(rstd)
+    assert np.array_equal(np.isfinite(stats.rstd), finite)
+    assert oracle.relative_error(stats.rstd[finite], rstd[finite]) <= STATISTICS
+    if truth.mean is not None:
+        assert oracle.relative_error(stats.mean, truth.mean, std) <= STATISTICS
+
+
+@pytest.mark.parametrize("case, kind, dtype", combinations())
+def test_rounded_once(case: Case, kind: str, dtype: np.dtype[Any], rng: np.random.Generator) -> None:
+    a = replace(cases.arguments(case, dtype), x=hostile(kind, dtype, rng, case.shape))
+    # what is small enough to vanish beside eps is measured without it too
+    for eps in (1e-5, 0.0) if kind in ("small", "denormal") else (1e-5,):
+        truth = cases.expected(case, a, eps)
+        for method in METHODS:
+            y, stats = call(case, a, eps=eps, method=method, return_stats=True)
+            check_close(y, truth.y, truth.weight)
+            check_statistics(stats, truth, eps)
+
+
+LAYOUTS_OF_MOMENTS = [((2, 1000), 1), ((1000, 3), 0), ((10, 3, 100), (0, 2)), ((2, 500, 2, 300), (1, 3)), ((4099,), None)]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape, axis", LAYOUTS_OF_MOMENTS)
+def test_moments(shape: tuple[int, ...], axis: Any, kind: str, method: str, rng: np.random.Generator) -> None:
+    for dtype in DTYPES:
+        if kind == "denormal" and dtype == np.float64:  # as above
+            continue
+        x = hostile(kind, dtype, rng, shape)
+        axes = tuple(range(x.ndim)) if axis is None else (axis,) if isinstance(axis, int) else axis
+        mean, d = oracle.centred(oracle.widen(x), axes)
+        count = x.size // mean.size
+        var = oracle.total(d * d, axes) / count
+        m = numbanorm.moments(x, axis, method=method)
+        assert m.count == count
+        assert oracle.relative_error(m.mean, mean.squeeze(axes), np.sqrt(var).squeeze(axes)) <= STATISTICS
+        assert oracle.relative_error(m.var(), var.squeeze(axes)) <= STATISTICS
+
+
+LARGEST = 2**24
+ONE_GROUP = [
+    Case("layer", (1, LARGEST), affine=False),
+    Case("batch", (LARGEST, 1), affine=False),
+    Case("batch", (8, 1, LARGEST // 8), affine=False),
+    Case("instance", (1, LARGEST, 1), channel_axis=-1, affine=False),
+    Case("group", (1, 4, LARGEST // 4), affine=False),
+]
+LARGE_SETS = [
+    ("large_offset", DTYPES[0]),
+    ("cancelling", DTYPES[0]),
+    ("widest", DTYPES[0]),
+    ("outlier", DTYPES[2]),
+    ("cancelling", DTYPES[3]),
+    ("large_offset", DTYPES[1]),
+]
+
+
+@pytest.mark.slow(gigabytes=4)
+@pytest.mark.parametrize("kind, dtype", LARGE_SETS)
+def test_largest_group(kind: str, dtype: np.dtype[Any], rng: np.random.Generator) -> None:
+    """The same numbers as one group of every norm, so that the long doubles are had only once."""
+    x = hostile(kind, dtype, rng, (LARGEST,))
+    truth = oracle.layer_norm(x, 1)
+    nearest = truth.y.astype(np.float32 if dtype.itemsize == 2 else dtype).astype(dtype)
+    for case in ONE_GROUP:
+        for method in METHODS:
+            y, stats = call(case, cases.Arguments(x.reshape(case.shape)), method=method, return_stats=True)
+            y = y.ravel()
+            off = np.flatnonzero(y != nearest)  # elsewhere it is the nearest number already
+            check_close(y[off], truth.y[off], 1.0)
+            check_statistics(stats._replace(mean=stats.mean.reshape(()), rstd=stats.rstd.reshape(())), truth, 1e-5)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "cancelling"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+@pytest.mark.parametrize("norm, shape", [("batch", (49, 5)), ("batch", (2, 3, 300)), ("instance", (2, 3, 7, 7))])
+def test_given_statistics(norm: str, shape: tuple[int, ...], dtype: np.dtype[Any], kind: str, rng: np.random.Generator) -> None:
+    """Statistics of another batch of the kind, kept in float64."""
+    if kind == "denormal" and dtype == np.float64:
+        kind = "small"
+    case = Case(norm, shape, training=False)
+    other = hostile(kind, dtype, rng, (100, shape[1])).astype(np.float64)
+    a = replace(cases.arguments(case, dtype), x=hostile(kind, dtype, rng, shape))
+    a = replace(a, running_mean=other.mean(axis=0), running_var=other.var(axis=0))
+    truth = cases.expected(case, a)
+    # d is rounded at its own size: y is exact at the scale of the terms, and an outlier far from the mean is large
+    check_close(call(case, a), truth.y, np.maximum(np.abs(truth.y), truth.weight))
+
+
+SHAPES = [case for n in (49, 1000, 40000) for case in groups_of(n) if case.norm != "rms"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+@pytest.mark.parametrize("case", SHAPES, ids=lambda c: c.name)
+def test_constant_is_exactly_bias(case: Case, dtype: np.dtype[Any], method: str) -> None:
+    digits, lowest = oracle.FORMATS[dtype.name]
+    largest = (2 - 2.0 ** (1 - digits)) * 2.0 ** min(1 - lowest, 500)  # float64: its square is in range
+    a = cases.arguments(case, dtype)
+    by_channel = (1, -1, *(1,) * (len(case.shape) - 2)) if case.channel_axis == 1 and case.norm != "layer" else (-1,)
+    bias = np.broadcast_to(a.bias.astype(dtype).reshape(by_channel), case.shape)
+    for value in (0.1, -7.3, 1e4 / 3, largest, -(2.0 ** (lowest - digits + 1)), 0.0):
+        a = replace(a, x=np.full(case.shape, value, dtype))
+        y, stats = call(case, a, method=method, return_stats=True)
+        assert y.tobytes() == bias.tobytes()
+        assert (stats.mean == a.x.flat[0].astype(np.float64)).all()
+        assert (stats.rstd == 1 / np.sqrt(1e-5)).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+@pytest.mark.parametrize("case", SHAPES, ids=lambda c: c.name)
+def test_constant_without_eps_is_nan(case: Case, dtype: np.dtype[Any], method: str, rng: np.random.Generator) -> None:
+    """0/0, as in torch, and in the constant group only: another group of the same call is as it was."""
+    a = cases.arguments(case, dtype)
+    assert np.isnan(call(case, replace(a, x=np.full(case.shape, 3, dtype)), eps=0.0, method=method)).all()
+    clean = call(case, a, eps=0.0, method=method)
+    assert np.isfinite(clean).all()
+    group = members(case)
+    x = a.x.copy()
+    x[group] = 3
+    y = call(case, replace(a, x=x), eps=0.0, method=method)
+    assert np.isnan(y[group]).all()
+    assert y[~group].tobytes() == clean[~group].tobytes()
+
+
+def members(case: Case) -> Array:
+    """Mask of the elements that share the second statistic of the last sample."""
+    mask = np.zeros(case.shape, bool)
+    if case.norm in ("layer", "rms"):
+        mask[1] = True
+        return mask
+    per_group = case.shape[case.channel_axis] // case.groups if case.norm == "group" else 1
+    channels = np.moveaxis(mask, case.channel_axis, 0)[per_group : 2 * per_group]
+    if case.norm == "batch":
+        channels[...] = True
+    else:
+        channels[:, -1] = True
+    return mask
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+@pytest.mark.parametrize("case", [*SHAPES, Case("rms", (3, 49)), Case("rms", (3, 40000))], ids=lambda c: c.name)
+def test_nan_and_inf_stay_in_their_group(case: Case, dtype: np.dtype[Any], method: str) -> None:
+    """Without warnings, which would be errors."""
+    a = cases.arguments(case, dtype)
+    clean = call(case, a, method=method)
+    group = members(case)
+    places = np.flatnonzero(group)
+    for values in ((np.nan,), (np.inf,), (-np.inf, np.inf)):
+        x = a.x.copy()
+        for place, value in zip((places[-1], places[0]), values, strict=False):
+            x.flat[place] = value
+        y = call(case, replace(a, x=x), method=method)
+        assert y[~group].tobytes() == clean[~group].tobytes()
+        if case.norm == "rms" and values[0] != values[0]:
+            assert np.isnan(y[group]).all()
+        elif case.norm == "rms":  # the others are divided by an infinite root: 0, signed as they are
+            assert (y[group] == 0).sum() == places.size - len(values)
+            assert np.isnan(y.flat[places[-1]])
+        else:
+            assert np.isnan(y[group]).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+@pytest.mark.parametrize("case", [c for n in (50, 1000, 20000) for c in groups_of(n)], ids=lambda c: c.name)
+def test_scaling_by_a_power_of_two_changes_no_bit(
+    case: Case, dtype: np.dtype[Any], method: str, rng: np.random.Generator
+) -> None:
+    a = cases.arguments(case, dtype)
+    x = rng.integers(-200, 200, case.shape).astype(dtype)  # eight bits, which every type holds at every scale below
+    y = call(case, replace(a, x=x), eps=0.0, method=method)
+    for power in (-16, -1, 1, 8) if dtype == np.float16 else (-120, -7, 1, 100):
+        scaled = x * dtype.type(2.0**power)
+        assert (scaled.astype(np.float64) == x.astype(np.float64) * 2.0**power).all()
+        assert call(case, replace(a, x=scaled), eps=0.0, method=method).tobytes() == y.tobytes()
