@@ -67,7 +67,8 @@ def parameter(name: str, w: Any, shape: tuple[int, ...]) -> Array | None:
     w = array(name, w)
     if w.shape != shape:
         raise ValueError(f"{name} must have shape {shape}: got {w.shape}; {fitting(name, w, shape)}")
-    return w.astype(np.float64).reshape(-1)
+    flat: Array = w.astype(np.float64).reshape(-1)
+    return flat
 
 
 def fitting(name: str, w: Array, shape: tuple[int, ...]) -> str:

@@ -138,7 +138,7 @@ def measure(norm: Norm, x: Array) -> Result:
     off, numpy_off = difference(y, exact), difference(textbook(norm, x), exact)
     # Timed after the longdouble work: freeing arrays that large makes the C library keep memory, and the first norm
     # would otherwise pay page faults that the others do not. In turn, so that both meet the same state of the machine.
-    calls = (norm.call, functools.partial(textbook, norm))
+    calls: tuple[Callable[[Array], Array], ...] = (norm.call, functools.partial(textbook, norm))
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(CALLS):
         for call, times in zip(calls, seconds, strict=True):

@@ -105,7 +105,7 @@ def check_statistics(stats: Any, truth: oracle.Truth, eps: float) -> None:
         assert oracle.relative_error(stats.mean, truth.mean, std) <= STATISTICS
 
 
-@pytest.mark.parametrize("case, kind, dtype", combinations())
+@pytest.mark.parametrize(("case", "kind", "dtype"), combinations())
 def test_rounded_once(case: Case, kind: str, dtype: np.dtype[Any], rng: np.random.Generator) -> None:
     a = replace(cases.arguments(case, dtype), x=hostile(kind, dtype, rng, case.shape))
     # what is small enough to vanish beside eps is measured without it too
@@ -122,7 +122,7 @@ LAYOUTS_OF_MOMENTS = [((2, 1000), 1), ((1000, 3), 0), ((10, 3, 100), (0, 2)), ((
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("shape, axis", LAYOUTS_OF_MOMENTS)
+@pytest.mark.parametrize(("shape", "axis"), LAYOUTS_OF_MOMENTS)
 def test_moments(shape: tuple[int, ...], axis: Any, kind: str, method: str, rng: np.random.Generator) -> None:
     for dtype in DTYPES:
         if kind == "denormal" and dtype == np.float64:  # as above
@@ -157,7 +157,7 @@ LARGE_SETS = [
 
 
 @pytest.mark.slow(gigabytes=4)
-@pytest.mark.parametrize("kind, dtype", LARGE_SETS)
+@pytest.mark.parametrize(("kind", "dtype"), LARGE_SETS)
 def test_largest_group(kind: str, dtype: np.dtype[Any], rng: np.random.Generator) -> None:
     """The same numbers as one group of every norm, so that the long doubles are had only once."""
     x = hostile(kind, dtype, rng, (LARGEST,))
@@ -174,7 +174,7 @@ def test_largest_group(kind: str, dtype: np.dtype[Any], rng: np.random.Generator
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "cancelling"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
-@pytest.mark.parametrize("norm, shape", [("batch", (49, 5)), ("batch", (2, 3, 300)), ("instance", (2, 3, 7, 7))])
+@pytest.mark.parametrize(("norm", "shape"), [("batch", (49, 5)), ("batch", (2, 3, 300)), ("instance", (2, 3, 7, 7))])
 def test_given_statistics(norm: str, shape: tuple[int, ...], dtype: np.dtype[Any], kind: str, rng: np.random.Generator) -> None:
     """Statistics of another batch of the kind, kept in float64."""
     if kind == "denormal" and dtype == np.float64:
