@@ -123,6 +123,15 @@ def test_batch_norm_in_one_chunk_is_the_call(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_chunks")
+def test_batch_norm_of_a_constant_channel(tmp_path: Path) -> None:
+    x = numbers((40, 6, 5))
+    x[:, 2] = 7
+    y = normalize(tmp_path, x, "batch")
+    assert (y[:, 2] == 0).all()
+    np.testing.assert_allclose(y, numbanorm.batch_norm(x, training=True), rtol=2**-23, atol=1e-13)
+
+
+@pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", ">f4", ">f8"])
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("norm", ["layer", "instance"])

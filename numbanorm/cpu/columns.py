@@ -156,17 +156,17 @@ def expand(stats, u, w, b, first, groups, length, t, copies, room, out):
 
 
 @kernel()
-def columns(phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, scratch, slots, lo, hi, slot):
+def columns(phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, lo, hi, slot):
     """Strips lo .. hi - 1 (phases FUSED, JOIN) or chunks lo .. hi - 1 (MEASURE, APPLY).
 
     x, y: (size,) as stored; w, b: float64 (G * L / t,); stats: (4, units), see `jobs`;
     dims: (rows = M / fold, G, L, t, groups a strip, chunks a strip, blocks a chunk, size of the stack, room of a strip,
-    fold, rows side by side when they are written).
+    fold, rows side by side when they are written, scratch, slots).
     work: `slots` scratch areas of `scratch` float64 (stack, column sums, lanes, parameters), then the sums of all chunks.
     kept: the moments of blocks, of one strip a slot (FUSED) or of all strips.
     """
     xp, yp = pointer(x), pointer(y)
-    rows, all_groups, length, t, most, chunks, per_chunk, stack_size, room, fold, beside = dims
+    rows, all_groups, length, t, most, chunks, per_chunk, stack_size, room, fold, beside, scratch, slots = dims
     strips, stride, step = (all_groups + most - 1) // most, all_groups * length, block_rows(rows)
     blocks = (rows + step - 1) // step
     one_read, streaming = boolean(todo & ONE_READ), boolean(todo & STREAM)

@@ -88,7 +88,7 @@ def kernel(parallel: bool = False) -> Callable[[Callable[..., None]], Any]:
     """An entry point: compiled on first use, kept on disk, runs without the GIL."""
 
     def decorate(function: Callable[..., None]) -> Any:
-        dispatcher: Any = numba.njit(nogil=True, parallel=parallel)(function)
+        dispatcher: Any = numba.njit(nogil=True, parallel=parallel, error_model="numpy")(function)
         if cache_folder() is not None:
             with contextlib.suppress(Exception):  # no folder to be had, or another numba: compile in every process
                 dispatcher._cache = KernelCache(function)
@@ -102,4 +102,4 @@ def device(inline: bool = True) -> Any:
 
     Constants are passed to it as int64(0): Numba compiles a function anew for each literal.
     """
-    return numba.njit(nogil=True, forceinline=inline, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    return numba.njit(nogil=True, forceinline=inline, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)

@@ -38,12 +38,12 @@ def invoke(tc: Any, address: Any, args: Any) -> Any:
 
 
 @kernel(parallel=True)
-def spread(address, phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, scratch, slots, n, threads):
+def spread(address, phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, n, threads):
     """Pieces 0 .. n - 1 of a kernel (see `runs`, `columns`), dealt to `threads` threads."""
     for i in prange(threads):
         slot = int64(i)  # prange counts in unsigned integers
         lo, hi = n * slot // threads, n * (slot + 1) // threads
-        invoke(address, (phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, scratch, slots, lo, hi, slot))
+        invoke(address, (phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, lo, hi, slot))
 
 
 class Guard:
@@ -94,7 +94,7 @@ def execute(plan: Schedule, x: Any, y: Any, w: Any, b: Any, stats: Any, count: f
     """Run the steps of a schedule. x, y: flat, as stored; w, b: flat float64; stats: float64 (4, units)."""
     work, kept = np.empty(plan.work), np.empty(plan.kept) if plan.kept else NOTHING
     for phase, todo, n, threads in plan.steps:
-        args = (phase, todo, x, y, w, b, stats, work, kept, plan.dims, count, eps, plan.scratch, plan.slots)
+        args = (phase, todo, x, y, w, b, stats, work, kept, plan.dims, count, eps)
         if threads == 1:
             FAMILIES[plan.family](*args, 0, n, 0)
         else:

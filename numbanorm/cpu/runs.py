@@ -132,7 +132,7 @@ def whole_rows(todo, x, y, w, b, stats, kept, dims, count, eps, stack, lo, hi, s
     A batch of short rows goes through each pass together, so that one row's division and square root are waited for while
     the next row is summed (128 elements: 96 ns a row became 65).
     """
-    _, groups, length, t, ahead, _ = dims
+    _, groups, length, t, ahead, _, _, _ = dims
     one_read, streaming = boolean(todo & ONE_READ), boolean(todo & STREAM)
     tiles, per_group, batch = (length + TILE - 1) // TILE, length // t, rows_together(length)
     g = lo % groups
@@ -157,7 +157,7 @@ def whole_rows(todo, x, y, w, b, stats, kept, dims, count, eps, stack, lo, hi, s
 @device(inline=False)
 def apply_spans(streaming, x, y, w, b, stats, dims, lo, hi):
     """Normalize spans lo .. hi - 1, counted as they lie in memory."""
-    runs, groups, length, t, ahead, span = dims
+    runs, groups, length, t, ahead, span, _, _ = dims
     spans = (length + span - 1) // span
     run, s = lo // spans, lo % spans
     g = run % groups
@@ -178,16 +178,16 @@ def apply_spans(streaming, x, y, w, b, stats, dims, lo, hi):
 
 
 @kernel()
-def runs(phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, scratch, slots, lo, hi, slot):
+def runs(phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, lo, hi, slot):
     """Units lo .. hi - 1 (phases FUSED, JOIN) or spans lo .. hi - 1 (MEASURE, APPLY).
 
     x, y: (size,) as stored; w, b: float64 (G * L / t,); stats: (4, units), see `jobs`; dims: (M, G, L, t, elements
-    ahead to prefetch, elements a span).
+    ahead to prefetch, elements a span, scratch, slots).
     work: `slots` scratch areas of `scratch` float64 (stack, then partials), then the partials of all units.
     kept: the moments of tiles, of one unit (or batch of rows) a slot in FUSED, or of all units.
     """
     xp, yp, keep = pointer(x), pointer(y), pointer(kept)
-    group, groups, length, t, ahead, span = dims
+    group, groups, length, t, _, span, scratch, slots = dims
     spans, tiles = (length + span - 1) // span, (length + TILE - 1) // TILE
     one_read, streaming = boolean(todo & ONE_READ), boolean(todo & STREAM)
     stack = advance(pointer(work), slot * scratch)
@@ -206,7 +206,7 @@ def runs(phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, scratch, 
             if todo & WRITE:
                 for j in range(group):
                     first = u % groups * (length // t)
-                    apply_span(streaming, xp, yp, w, b, offset_of(u, j, dims), int64(0), length, stats, u, first, t, ahead)
+                    apply_span(streaming, xp, yp, w, b, offset_of(u, j, dims), int64(0), length, stats, u, first, t, dims[4])
     elif phase == JOIN:
         partials = advance(pointer(work), slots * scratch)
         for u in range(lo, hi):

@@ -25,8 +25,6 @@ class Schedule:
     family: str
     steps: tuple[tuple[int, int, int, int], ...]
     dims: tuple[int, ...]
-    slots: int
-    scratch: int
     work: int
     kept: int
     reason: str
@@ -87,10 +85,10 @@ def runs_schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads: i
     kept = 2 * tiles * parts * (slots * together if fused else units * runs) if todo & ONE_READ else 0
     # the next row is asked for while this one is written; a row that fills the cache would be driven out again
     ahead = length if runs == 1 and length * itemsize <= cache_bytes(2) // 4 else 0
-    dims = (runs, plan.G, length, t, ahead, span)
+    dims = (runs, plan.G, length, t, ahead, span, scratch, slots)
     how = "each thread takes whole groups" if fused else f"cut into spans of {span} elements for {threads} threads"
     reason = f"runs of {length} contiguous elements, {runs} a group, {units} groups; {how}"
-    return Schedule("runs", steps, dims, slots, scratch, work, kept, reason)
+    return Schedule("runs", steps, dims, work, kept, reason)
 
 
 def fold_for(rows: int, width: int) -> int:
@@ -131,12 +129,12 @@ def columns_schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads
     work = slots * scratch + (0 if fused else units * chunks * room * parts)
     kept = 2 * blocks * room * parts * (slots if fused else units) if todo & ONE_READ else 0
     t = plan.T if affine else length
-    dims = (rows, groups, length, t, most, chunks, per_chunk, stack, room, fold, beside)
+    dims = (rows, groups, length, t, most, chunks, per_chunk, stack, room, fold, beside, scratch, slots)
     how = f"each thread takes strips of {most * length} columns"
     if not fused:
         how = f"chunks of {per_chunk * step * fold} rows, shared by {threads} threads"
     reason = f"{plan.M} runs of {length} < {TILE} contiguous elements a group: columns side by side; {how}"
-    return Schedule("columns", steps, dims, slots, scratch, work, kept, reason)
+    return Schedule("columns", steps, dims, work, kept, reason)
 
 
 def fused_strips(plan: Plan, itemsize: int, threads: int) -> tuple[int, bool]:

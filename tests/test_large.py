@@ -1,0 +1,79 @@
+"""More than 2**31 elements: an index of 32 bits would wrap to memory that is not there, or that is another's."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import oracle
+import pytest
+from cases import METHODS
+from numpy.typing import NDArray
+
+import numbanorm
+
+Array = NDArray[Any]
+
+BEYOND = 2**31 + 2**13  # elements
+# x of float16, which is y as well; the masks of comparisons take half as much
+pytestmark = pytest.mark.slow(gigabytes=7)
+
+
+@pytest.fixture(scope="module")
+def buffer() -> Array:
+    """For all tests in turn: each of them fills it."""
+    return np.empty(BEYOND, np.float16)
+
+
+def bits(value: float) -> int:
+    """Comparing float16 as such takes NumPy several seconds here."""
+    return int(np.float16(value).view(np.uint16))
+
+
+def test_rows(buffer: Array) -> None:
+    x = buffer.reshape(-1, 1024)
+    tail = np.random.default_rng(0).standard_normal((9, 1024)).astype(np.float16)
+    x.view(np.uint64)[:] = 0x0001_0001_0001_0001 * bits(3)  # every row constant
+    x[-9:] = tail
+    weight, bias = np.full(1024, 2, np.float16), np.full(1024, 0.5, np.float16)
+    y = numbanorm.layer_norm(x, 1024, weight, bias, out=x)
+    assert y[-9:].tobytes() == numbanorm.layer_norm(tail, 1024, weight, bias).tobytes()
+    assert (y[:-9].view(np.uint64) == 0x0001_0001_0001_0001 * bits(0.5)).all()
+
+
+def zeros_and_ones(buffer: Array) -> int:
+    """0, and 1 at both ends and around 2**31. Returns the number of ones."""
+    buffer[:] = 0
+    parts = (buffer[:1000], buffer[2**31 - 504 : 2**31 + 496], buffer[-1000:])
+    for part in parts:
+        part[:] = 1
+    return sum(part.size for part in parts)
+
+
+@pytest.mark.parametrize(("family", "method"), [("runs", METHODS[0]), ("columns", METHODS[1])])
+def test_one_group(buffer: Array, family: str, method: str) -> None:
+    ones = zeros_and_ones(buffer)
+    mean = ones / BEYOND
+    rstd = 1 / math.sqrt(mean * (1 - mean))
+    x = buffer.reshape((1, 1, -1) if family == "runs" else (-1, 1))
+    y, stats = numbanorm.batch_norm(x, training=True, eps=0.0, out=x, method=method, return_stats=True)
+    # sums of 2**31 terms in trees
+    assert oracle.relative_error(stats.mean, [mean]) <= 1e-12
+    assert oracle.relative_error(stats.rstd, [rstd]) <= 1e-12
+    assert y.shape == x.shape
+    assert np.shares_memory(y, buffer)
+    seen = buffer.view(np.uint16)
+    at_one, at_zero = bits((1 - mean) * rstd), bits(-mean * rstd)
+    assert (seen[:1000] == at_one).all()
+    assert (seen[2**31 - 504 : 2**31 + 496] == at_one).all()
+    assert (seen[-1000:] == at_one).all()
+    assert np.count_nonzero(seen == at_zero) == BEYOND - ones
+
+
+def test_moments_of_columns(buffer: Array) -> None:
+    ones = zeros_and_ones(buffer)
+    m = numbanorm.moments(buffer.reshape(-1, 8), axis=0)
+    assert m.count == BEYOND // 8
+    # each of the three parts begins at a multiple of 8 and is 125 rows long
+    assert m.mean.tolist() == [ones / BEYOND] * 8
