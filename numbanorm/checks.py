@@ -89,7 +89,10 @@ def eps(value: Any) -> float:
 def real(name: str, value: Any) -> float:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (numbers.Real, np.floating)):
         raise TypeError(f"{name} must be a number: got {value!r} of type {type(value).__name__}; write float({name})")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # an int beyond the range of float64
+        return math.copysign(math.inf, value)
 
 
 def momentum(value: Any) -> float | None:
@@ -145,7 +148,9 @@ def counter(value: Any) -> Array | None:
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "iu" or value.size != 1:
         raise TypeError(f"num_batches_tracked must be an integer array of one element: got {value!r}; write np.array(0)")
     if not value.flags.writeable:
-        raise ValueError("num_batches_tracked must be writable, for training counts in it: got a read-only array")
+        raise ValueError("num_batches_tracked must be writable, for training counts in it: got a read-only array; pass a copy")
+    if value.reshape(-1)[0] < 0:
+        raise ValueError(f"num_batches_tracked must not be negative: got {value}; write np.array(0)")
     return value
 
 

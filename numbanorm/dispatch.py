@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 BACKENDS = ("cpu",)
 
@@ -23,11 +23,8 @@ class Explaining:
     def __init__(self, backend: str | None) -> None:
         self.backend = backend
 
-    def normalize(
-        self, plan: Any, x: Any, y: Any, weight: Any, bias: Any, eps: float, center: bool, given: Any, one_read: bool
-    ) -> Any:
-        affine = weight is not None or bias is not None
-        raise Explained(select(self.backend).explain(plan, x, center, given is not None, one_read, affine))
+    def tell(self, plan: Any, x: Any, center: bool, given: bool, one_read: bool, affine: bool) -> NoReturn:
+        raise Explained(select(self.backend).explain(plan, x, center, given, one_read, affine))
 
 
 @cache

@@ -75,10 +75,10 @@ def layer_norm(
     >>> layer_norm(np.array([[1.0, 2.0, 3.0]]), 3, eps=0.0).round(4)
     array([[-1.2247,  0.    ,  1.2247]])
     """
-    x_ = checks.array("x", x)
+    x_, with_stats = checks.array("x", x), checks.flag("return_stats", return_stats)
     p = plan.trailing(x_.shape, plan.as_shape("normalized_shape", normalized_shape))
     y, stats = _run(p, x, x_, weight, bias, checks.eps(eps), out, backend, True, None, method)
-    return (y, _stats(p, stats)) if checks.flag("return_stats", return_stats) else y
+    return (y, _stats(p, stats)) if with_stats else y
 
 
 def rms_norm(
@@ -117,11 +117,11 @@ def rms_norm(
     TypeError, ValueError
         For arguments that do not fit, before anything is computed.
     """
-    x_ = checks.array("x", x)
+    x_, with_stats = checks.array("x", x), checks.flag("return_stats", return_stats)
     p = plan.trailing(x_.shape, plan.as_shape("normalized_shape", normalized_shape))
     number = _epsilon(x_.dtype) if eps is None else checks.eps(eps)
     y, stats = _run(p, x, x_, weight, None, number, out, backend, False, None, method)
-    return (y, _stats(p, stats, mean=False)) if checks.flag("return_stats", return_stats) else y
+    return (y, _stats(p, stats, mean=False)) if with_stats else y
 
 
 def group_norm(
@@ -164,12 +164,12 @@ def group_norm(
     TypeError, ValueError
         For arguments that do not fit, and (as torch) for a single value in all; before anything is computed.
     """
-    x_ = checks.array("x", x)
+    x_, with_stats = checks.array("x", x), checks.flag("return_stats", return_stats)
     p = plan.group(x_.shape, plan.as_int("num_groups", num_groups), plan.as_int("channel_axis", channel_axis))
     if p.B * p.count == 1:
         raise ValueError(_one_value("group", x_.shape))
     y, stats = _run(p, x, x_, weight, bias, checks.eps(eps), out, backend, True, None, method)
-    return (y, _stats(p, stats)) if checks.flag("return_stats", return_stats) else y
+    return (y, _stats(p, stats)) if with_stats else y
 
 
 def instance_norm(
@@ -221,7 +221,7 @@ def instance_norm(
     TypeError, ValueError
         For arguments that do not fit, and for a single value a channel; before anything is computed.
     """
-    x_ = checks.array("x", x)
+    x_, with_stats = checks.array("x", x), checks.flag("return_stats", return_stats)
     axis = plan.as_int("channel_axis", channel_axis)
     p = plan.instance(x_.shape, axis)
     own = checks.flag("use_input_stats", use_input_stats)
@@ -232,9 +232,9 @@ def instance_norm(
     y, stats = _run(used, x, x_, weight, bias, checks.eps(eps), out, backend, True, tracked, method)
     if own:
         tracked.update(stats.reshape(4, p.B, p.G), p.count)
-    elif return_stats:
+    elif with_stats:
         stats = np.broadcast_to(stats[:, None], (4, p.B, p.G)).reshape(4, -1)
-    return (y, _stats(p, stats)) if checks.flag("return_stats", return_stats) else y
+    return (y, _stats(p, stats)) if with_stats else y
 
 
 def batch_norm(
@@ -293,7 +293,7 @@ def batch_norm(
     TypeError, ValueError
         For arguments that do not fit, and for a single value a channel in training; before anything is computed.
     """
-    x_ = checks.array("x", x)
+    x_, with_stats = checks.array("x", x), checks.flag("return_stats", return_stats)
     p = plan.batch(x_.shape, plan.as_int("channel_axis", channel_axis))
     own = checks.flag("training", training)
     if own and p.count == 1:
@@ -302,7 +302,7 @@ def batch_norm(
     y, stats = _run(p, x, x_, weight, bias, checks.eps(eps), out, backend, True, tracked, method)
     if own:
         tracked.update(stats[:, None], p.count)
-    return (y, _stats(p, stats)) if checks.flag("return_stats", return_stats) else y
+    return (y, _stats(p, stats)) if with_stats else y
 
 
 class Running:
@@ -377,6 +377,9 @@ def _run(
     if tracked is not None and tracked.own:
         checks.apart(tracked.arrays(), (("x", x), ("weight", weight), ("bias", bias)))
     module = dispatch.select(backend)
+    given = tracked.given() if tracked is not None and not tracked.own else None
+    if isinstance(module, dispatch.Explaining):
+        module.tell(p, x_, center, given is not None, one_read, w is not None or b is not None)
     source = checks.contiguous(x_)
     if out is None:
         y = np.empty(x_.shape, x_.dtype)
@@ -384,7 +387,6 @@ def _run(
         y = source
     else:
         y = out.view(np.ndarray) if out.flags.carray else np.empty(x_.shape, x_.dtype)
-    given = tracked.given() if tracked is not None and not tracked.own else None
     if p.size == 0:
         return (y if out is None else out), _of_nothing(p, eps, module, given)
     stats = module.normalize(p, source, y, w, b, eps, center, given, one_read)
@@ -408,6 +410,9 @@ def _stats(p: plan.Plan, stats: Array, mean: bool = True) -> Stats:
     return Stats(stats[0].reshape(p.stats_shape) if mean else None, stats[3].reshape(p.stats_shape))
 
 
+NORMS = (layer_norm, rms_norm, group_norm, instance_norm, batch_norm)
+
+
 def explain(function: Any, *args: Any, **kwargs: Any) -> str:
     """Say which kernel a call would run, and why; nothing is computed or changed.
 
@@ -426,9 +431,11 @@ def explain(function: Any, *args: Any, **kwargs: Any) -> str:
     >>> print(explain(layer_norm, np.zeros((8, 16), np.float32), 16))  # doctest: +ELLIPSIS
     cpu, family runs, 1 of ... threads: runs of 16 contiguous elements, 1 a group, 8 groups; ...
     """
+    if function not in NORMS:
+        raise TypeError(f"explain wants one of the norms: got {function!r}; write explain(layer_norm, x, 768)")
     kwargs["backend"] = dispatch.Explaining(kwargs.get("backend"))
     try:
         function(*args, **kwargs)
     except dispatch.Explained as told:
         return str(told)
-    return "nothing: x is empty"
+    raise AssertionError("a norm asks its backend before it returns")

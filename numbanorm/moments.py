@@ -48,6 +48,8 @@ class Moments:
 
     def merge(self, other: Moments) -> Moments:
         """Take in other moments, in place; an empty one changes nothing."""
+        if not isinstance(other, Moments):
+            raise TypeError(f"Moments can be merged with Moments only: got {type(other).__name__}; write moments(x, axis)")
         both = self + other
         self.count, self.mean, self.m2 = both.count, both.mean, both.m2
         return self
@@ -119,7 +121,7 @@ def moments(x: Array, axis: Axes = None, *, method: str = "two_pass", backend: s
             raise ValueError(f"axis must name axes of x: got {axis} for shape {x.shape}; use -1 for the last")
     axes = tuple(a % x.ndim for a in axes)
     if len(set(axes)) != len(axes):
-        raise ValueError(f"axis must name each axis once: got {axis} for shape {x.shape}")
+        raise ValueError(f"axis must name each axis once: got {axis} for shape {x.shape}; leave out the second one")
     p, order = plan.over_axes(x.shape, tuple(sorted(axes)))
     module = dispatch.select(backend)
     if p.size == 0:

@@ -54,20 +54,24 @@ def as_int(name: str, value: Any) -> int:
     """An integer, and no bool or float that happens to be whole."""
     if type(value) is int:
         return value
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an integer: got {value!r} of type {type(value).__name__}; write int({name})")
-    return operator.index(value)
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise TypeError(f"{name} must be an integer: got {value!r} of type {type(value).__name__}; write int({name})")
 
 
 def as_shape(name: str, value: Any) -> Shape:
     """An integer or a sequence of integers -> tuple."""
-    if type(value) is int:
-        return (value,)
-    if hasattr(value, "__index__"):
+    if isinstance(value, (tuple, list)):
+        return tuple(as_int(name, v) for v in value)
+    try:
         return (as_int(name, value),)
-    if not isinstance(value, (tuple, list)):
-        raise TypeError(f"{name} must be an integer or a tuple of integers: got {value!r}; write (3,) or (3, 4)")
-    return tuple(as_int(name, v) for v in value)
+    except TypeError:
+        raise TypeError(
+            f"{name} must be an integer or a tuple of integers: got {value!r} of type {type(value).__name__}; write 3 or (3, 4)"
+        ) from None
 
 
 def channel_index(shape: Shape, channel_axis: Any, first: int) -> int:

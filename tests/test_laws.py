@@ -112,7 +112,6 @@ def test_channels_may_stand_anywhere(
         check_same(first(np.moveaxis(x, 1, axis), axis), first(np.ascontiguousarray(np.moveaxis(x, 1, axis)), axis))
 
 
-@needs_long_double
 @every_method
 @every_dtype
 @pytest.mark.parametrize("n", [2, 49, 257, 3000, 20001])
@@ -144,13 +143,9 @@ def test_both_methods_are_near(case: Case, dtype: np.dtype[Any]) -> None:
 
 
 @every_dtype
-@pytest.mark.parametrize("case", [c for c in cases.TABLE if c.training and c.norm in ("layer", "batch", "group")][::3])
+@pytest.mark.parametrize("case", [c for c in cases.TABLE if c.training and c.norm == "batch"], ids=lambda c: c.name)
 def test_own_statistics_given_back_change_nothing(case: Case, dtype: np.dtype[Any]) -> None:
     """Evaluation with the batch's mean and variance is training without the update."""
-    if case.norm != "batch":
-        a = cases.arguments(case, dtype)
-        check_same(call(case, a), call(case, a))
-        return
     a = cases.arguments(case, dtype)
     y, stats = call(case, a, return_stats=True)
     # 1 / rstd**2 - eps is the variance but for a few roundings of float64
@@ -171,8 +166,8 @@ def test_rms_norm_of_centred_data_is_layer_norm(dtype: np.dtype[Any], rng: np.ra
 @every_dtype
 def test_normalized_data_has_mean_0_and_std_1(dtype: np.dtype[Any], method: str, rng: np.random.Generator) -> None:
     x = rng.normal(30, 5, (8, 3, 40, 40)).astype(dtype)
-    y = numbanorm.batch_norm(x, training=True, method=method).astype(np.float64)
-    # half the spacing of y at 4, all of it of one sign: far more than what 12800 roundings leave
-    unit = cases.epsilon(dtype) * 2
+    y = numbanorm.batch_norm(x, training=True, eps=0.0, method=method).astype(np.float64)
+    # half the spacing of y at 4, if all roundings had one sign; NumPy's own sums of 12800 float64 are 1e-14 off
+    unit = max(cases.epsilon(dtype) * 2, 1e-14)
     assert np.abs(y.mean((0, 2, 3))).max() <= unit
     assert np.abs(y.std((0, 2, 3)) - 1).max() <= unit

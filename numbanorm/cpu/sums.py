@@ -62,7 +62,12 @@ def add_parts(b: ir.IRBuilder, x: list[Any], y: list[Any]) -> list[Any]:
     if len(x) == 1:
         return [b.fadd(x[0], y[0])]
     s, e = two_sum(b, x[0], y[0])
-    return list(two_sum(b, s, b.fadd(e, b.fadd(x[1], y[1]))))
+    return list(two_sum(b, s, number(b, b.fadd(e, b.fadd(x[1], y[1])))))
+
+
+def number(b: ir.IRBuilder, low: Any) -> Any:
+    """A low part, or 0 where it is nan: the error of a sum that is infinite says nothing, and would make it nan."""
+    return b.select(b.fcmp_ordered("ord", low, low), low, ir.Constant(low.type, [0.0] * low.type.count))
 
 
 def add_term(b: ir.IRBuilder, acc: list[Any], high: Any, low: Any = None) -> list[Any]:
@@ -180,7 +185,7 @@ def ratio(tc: Any, s: Any, n: Any) -> Any:
         if s.parts == 1:
             both = [q, b.fdiv(rest, n_)]
         else:
-            low = b.fdiv(b.fadd(rest, parts[1]), n_)
+            low = number(b, b.fdiv(b.fadd(rest, parts[1]), n_))
             high = b.fadd(q, low)
             both = [high, b.fsub(low, b.fsub(high, q))]
         if s.lanes == 1:
@@ -196,7 +201,7 @@ def value(tc: Any, s: Any) -> Any:
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
         parts = split(b, a[0], s)
-        total = parts[0] if s.parts == 1 else b.fadd(*parts)
+        total = parts[0] if s.parts == 1 else b.fadd(parts[0], number(b, parts[1]))
         return b.extract_element(total, ir.Constant(I32, 0))
 
     return types.float64(s), codegen

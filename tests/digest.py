@@ -1,0 +1,79 @@
+"""A hash of what the norms give, for each number of threads asked for. Run as a program, under an environment that
+decides what it runs on: `test_reproducible` compares what it prints.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import cases
+import numba
+import numpy as np
+from cases import DTYPES, METHODS, Case, call
+from numba.core.registry import cpu_target
+
+import numbanorm
+
+# beyond the table: enough elements to be dealt to many threads, in few groups and in many
+SHARED = [
+    Case("layer", (40, 1111)),
+    Case("layer", (1, 90001)),
+    Case("rms", (40, 1111)),
+    Case("rms", (1, 90001)),
+    Case("batch", (1031, 67)),
+    Case("batch", (20011, 5)),
+    Case("batch", (5, 3, 65, 67)),
+    Case("batch", (40, 33, 7, 7)),
+    Case("batch", (5, 3, 65, 67), training=False),
+    Case("instance", (1, 3, 200, 201)),
+    Case("instance", (3, 5000, 7), channel_axis=-1),
+    Case("group", (3, 6, 90, 91), groups=2),
+    Case("group", (2, 3000, 12), groups=3, channel_axis=-1),
+]
+OFTEN = 7  # one in so many cases of the table is taken
+
+
+def results(dtype: np.dtype[Any]) -> Iterator[tuple[str, bytes]]:
+    """Each case's name, and the bits of y and of its statistics."""
+    for case in (*SHARED, *cases.TABLE[::OFTEN]):
+        a = cases.arguments(case, dtype)
+        # 1e4 times the spread: sums whose order shows
+        a = replace(a, x=(a.x.astype(np.float64) + 1e4).astype(dtype))
+        for method in METHODS:
+            y, stats = call(case, a, method=method, return_stats=True)
+            mean = b"" if stats.mean is None else stats.mean.tobytes()
+            yield f"{case.name}-{dtype.name}-{method}", y.tobytes() + mean + stats.rstd.tobytes()
+    for axis in (None, 0, 1, (0, 2)):
+        for method in METHODS:
+            x = np.random.default_rng(3).normal(1e4, 1, (31, 40, 55)).astype(dtype)
+            m = numbanorm.moments(x, axis, method=method)
+            yield f"moments-{axis}-{dtype.name}-{method}", np.asarray(m.mean).tobytes() + np.asarray(m.m2).tobytes()
+
+
+def digest() -> dict[str, str]:
+    """One hash for each type, so that a difference says where it is."""
+    found = {}
+    for dtype in DTYPES:
+        total = hashlib.sha256()
+        for name, bits in results(dtype):
+            total.update(name.encode() + bits)
+        found[dtype.name] = total.hexdigest()
+    return found
+
+
+def main(threads: list[int]) -> dict[str, Any]:
+    _, cpu, features = cpu_target.target_context.codegen().magic_tuple()
+    hashes = {}
+    for n in threads:
+        numba.set_num_threads(n)
+        hashes[str(n)] = digest()
+    return {"cpu": cpu, "features": features, "hashes": hashes}
+
+
+if __name__ == "__main__":
+    print(json.dumps(main([int(n) for n in sys.argv[1:]])))

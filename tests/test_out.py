@@ -1,0 +1,238 @@
+"""`out=`: the same bits in memory of any kind, x's own too, and not a byte beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import cases
+import layouts
+import numpy as np
+import pytest
+from cases import DTYPES, FLOAT32, METHODS, Case, call
+from numpy.lib.stride_tricks import as_strided, sliding_window_view
+from numpy.typing import NDArray
+
+import numbanorm
+
+Array = NDArray[Any]
+
+# both kernel families, statistics computed and given, small enough for one thread and large enough for all
+FAMILIES = [
+    Case("layer", (5, 49)),
+    Case("layer", (3, 4, 7, 5), dims=3),
+    Case("layer", (9, 5000)),
+    Case("rms", (5, 257)),
+    Case("group", (2, 6, 49), groups=2),
+    Case("group", (2, 49, 6), groups=2, channel_axis=-1),
+    Case("instance", (2, 5, 300)),
+    Case("instance", (2, 4, 5, 3), channel_axis=-1),
+    Case("instance", (2, 5, 7, 7), training=False),
+    Case("batch", (9, 35)),
+    Case("batch", (4, 7, 5, 3), channel_axis=-1),
+    Case("batch", (3, 4, 5000)),
+    Case("batch", (9, 35), training=False),
+    Case("batch", (2, 5, 300), training=False),
+]
+WRITABLE = [name for name in layouts.LAYOUTS if name not in ("read_only", "swapped")]
+
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+every_family = pytest.mark.parametrize("case", FAMILIES, ids=lambda c: c.name)
+every_layout = pytest.mark.parametrize("layout", WRITABLE)
+
+
+def root(a: Array) -> Array:
+    """The memory that a view is of."""
+    while isinstance(a.base, np.ndarray):
+        a = a.base
+    return a
+
+
+def same_bits(a: Array, b: Array) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+@every_layout
+@every_dtype
+@every_family
+def test_out_of_any_layout(case: Case, dtype: np.dtype[Any], layout: str) -> None:
+    a = cases.arguments(case, dtype)
+    out = layouts.LAYOUTS[layout](np.zeros(case.shape, dtype))
+    around = root(out).tobytes()
+    for method in METHODS:
+        expected, stats = call(case, a, method=method, return_stats=True)
+        y, again = call(case, a, method=method, return_stats=True, out=out)
+        assert y is out
+        assert same_bits(out, expected)
+        assert again.rstd.tobytes() == stats.rstd.tobytes()
+        assert (again.mean is None and stats.mean is None) or again.mean.tobytes() == stats.mean.tobytes()
+        out[...] = 0
+        assert root(out).tobytes() == around, "written beside out"
+
+
+@every_layout
+@every_dtype
+@every_family
+def test_out_is_x(case: Case, dtype: np.dtype[Any], layout: str) -> None:
+    a = cases.arguments(case, dtype)
+    expected = call(case, a)
+    x = layouts.LAYOUTS[layout](a.x)
+    assert call(case, replace(a, x=x), out=x) is x
+    assert same_bits(x, expected)
+
+
+@every_family
+def test_out_is_another_view_of_x(case: Case) -> None:
+    """Not the same object, but the same elements in the same places."""
+    a = cases.arguments(case, FLOAT32)
+    x = layouts.strided(a.x)
+    out = x[...]
+    assert call(case, replace(a, x=x), out=out) is out
+    assert same_bits(x, call(case, a))
+
+
+def test_rows_of_one_are_x_whatever_their_stride() -> None:
+    """The stride of an axis of length 1 leads nowhere, and so two views that differ in it are one memory."""
+    x = np.arange(4, dtype=np.float32).reshape(4, 1)
+    out = x.reshape(1, 4).T
+    assert numbanorm.rms_norm(x, 1, out=out) is out
+    assert same_bits(x, numbanorm.rms_norm(np.arange(4, dtype=np.float32).reshape(4, 1), 1))
+
+
+@pytest.fixture
+def tiny_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine on which everything exceeds the cache, so that y is written past it, in lines of 64 bytes."""
+    schedule = import_module("numbanorm.cpu.schedule")  # as an attribute of the package, this is a function
+    monkeypatch.setattr(schedule, "cache_bytes", lambda level: 1024)
+    schedule.schedule.cache_clear()
+    yield
+    schedule.schedule.cache_clear()
+
+
+STREAMED = [
+    Case("layer", (5, 2049)),
+    Case("rms", (40, 3000)),
+    Case("instance", (2, 3, 5003)),
+    Case("batch", (7, 3, 2100)),
+    Case("batch", (31, 2051)),
+    Case("batch", (200, 1037), training=False),
+    Case("batch", (3, 4, 2005), training=False),
+]
+
+
+@every_dtype
+@pytest.mark.parametrize("case", STREAMED, ids=lambda c: c.name)
+def test_out_past_the_cache(case: Case, dtype: np.dtype[Any], request: pytest.FixtureRequest) -> None:
+    """Rows that start anywhere in a line, in memory that starts anywhere in one."""
+    a = cases.arguments(case, dtype)
+    expected = call(case, a)
+    request.getfixturevalue("tiny_cache")
+    assert "y is written past the cache" in numbanorm.explain(lambda **options: call(case, a, **options))
+    for shift in (0, 1, 3, 16, 31):
+        room = np.zeros(case.size + 64, dtype)
+        out = room[shift : shift + case.size].reshape(case.shape)
+        assert same_bits(call(case, a, out=out), expected)
+        out[...] = 0
+        assert not room.view(np.uint8).any(), "written beside out"
+
+
+# views (x, out) of shape (2, 6) that lie between each other and share no element
+INTERLEAVED: dict[str, Callable[[Array], tuple[Array, Array]]] = {
+    "every second column": lambda r: (r.reshape(2, -1)[:, 0:12:2], r.reshape(2, -1)[:, 1:12:2]),
+    "halves of rows": lambda r: (r.reshape(2, -1)[:, :6], r.reshape(2, -1)[:, 6:12]),
+    "every second row": lambda r: (r.reshape(-1, 6)[0:4:2], r.reshape(-1, 6)[1:4:2]),
+    "rows backwards": lambda r: (r.reshape(-1, 6)[3::-2], r.reshape(-1, 6)[0:4:2]),
+    "real and imaginary parts": lambda r: (r[:24].reshape(2, 6, 2)[..., 0], r[:24].reshape(2, 6, 2)[..., 1]),
+    "out on both sides of x": lambda r: (r.reshape(3, 2, 6)[1], r.reshape(3, 2, 6)[::2, 0]),
+    "x on both sides of out": lambda r: (r.reshape(3, 2, 6)[::2, 0], r.reshape(3, 2, 6)[1]),
+}
+
+
+@pytest.mark.parametrize("views", list(INTERLEAVED))
+def test_out_between_the_elements_of_x(views: str, rng: np.random.Generator) -> None:
+    x, out = INTERLEAVED[views](rng.normal(size=36).astype(np.float32))
+    before = x.tobytes()
+    for norm in (lambda v, **o: numbanorm.layer_norm(v, 6, **o), lambda v, **o: numbanorm.batch_norm(v, training=True, **o)):
+        expected = norm(x.copy())
+        assert norm(x, out=out) is out
+        assert x.tobytes() == before
+        assert same_bits(out, expected)
+
+
+# x of 60 elements at room[30:90], and an out of its shape that shares some
+OVERLAPPING: dict[str, Callable[[Array], Array]] = {
+    "one element further": lambda r: r[31:91].reshape(10, 6),
+    "one row further": lambda r: r[36:96].reshape(10, 6),
+    "last element only": lambda r: r[89:149].reshape(10, 6),
+    "one row earlier": lambda r: r[24:84].reshape(10, 6),
+    "rows backwards": lambda r: r[30:90].reshape(10, 6)[::-1],
+    "all backwards": lambda r: r[89:29:-1].reshape(10, 6),
+    "columns first": lambda r: r[30:90].reshape(6, 10).T,
+    "every second element": lambda r: r[30:150:2].reshape(10, 6),
+    "bytes apart": lambda r: r.view(np.uint8)[122:362].view(np.float32).reshape(10, 6),
+}
+
+
+@pytest.mark.parametrize("view", list(OVERLAPPING))
+def test_out_that_shares_a_part_of_x_is_refused(view: str) -> None:
+    room = np.arange(160, dtype=np.float32)
+    x, out, before = room[30:90].reshape(10, 6), OVERLAPPING[view](room), room.tobytes()
+    assert np.shares_memory(x, out)
+    for norm in (lambda: numbanorm.layer_norm(x, 6, out=out), lambda: numbanorm.batch_norm(x, training=True, out=out)):
+        with pytest.raises(ValueError, match=r"out must not overlap x.*: got arrays that share memory; pass a copy"):
+            norm()
+    assert room.tobytes() == before
+
+
+# two elements of each stand in one place
+FOLDED: dict[str, Callable[[Array], Array]] = {
+    "broadcast rows": lambda r: as_strided(r, (4, 6), (0, 4)),
+    "broadcast columns": lambda r: as_strided(r, (4, 6), (4, 0)),
+    "sliding window": lambda r: sliding_window_view(r[:9], 6, writeable=True),
+    "sliding window with gaps": lambda r: as_strided(r, (4, 6), (8, 8)),
+    "rows that overlap by one": lambda r: as_strided(r, (4, 6), (20, 4)),
+}
+
+
+@pytest.mark.parametrize("view", list(FOLDED))
+def test_out_that_shares_memory_with_itself_is_refused(view: str) -> None:
+    """Each of its elements would have to be two numbers."""
+    room = np.zeros(40, np.float32)
+    out = FOLDED[view](room)
+    assert (out.shape, out.flags.writeable) == ((4, 6), True)
+    with pytest.raises(ValueError, match=r"out must have memory of its own for every element: got .*; write np.empty_like"):
+        numbanorm.layer_norm(np.ones((4, 6), np.float32), 6, bias=np.ones(6), out=out)
+    assert not room.any()
+
+
+@pytest.mark.parametrize("mode", ["r", "c"])
+@pytest.mark.parametrize("into", ["file", "x", "array"])
+def test_memory_mapped_files(mode: str, into: str, tmp_path: Path, rng: np.random.Generator) -> None:
+    """x from a file (read-only, or a private copy on write), the result to another."""
+    values = rng.normal(size=(40, 1000)).astype(np.float32)
+    np.save(tmp_path / "x.npy", values)
+    x = np.load(tmp_path / "x.npy", mmap_mode=mode)
+    assert isinstance(x, np.memmap)
+    if into == "x" and mode == "r":
+        with pytest.raises(ValueError, match="out must be writable: got a read-only array"):
+            numbanorm.layer_norm(x, 1000, out=x)
+        return
+    file = np.lib.format.open_memmap(tmp_path / "y.npy", "w+", np.float32, values.shape)
+    out = {"file": file, "x": x, "array": np.empty_like(values)}[into]
+    assert numbanorm.layer_norm(x, 1000, out=out) is out
+    expected = numbanorm.layer_norm(values, 1000)
+    assert type(expected) is np.ndarray
+    assert out.tobytes() == expected.tobytes()
+    if into == "file":
+        file.flush()
+        assert np.load(tmp_path / "y.npy").tobytes() == expected.tobytes()
+    assert np.load(tmp_path / "x.npy").tobytes() == values.tobytes()
+
+
+@pytest.mark.parametrize("shape", [(0, 6), (3, 0), (0,)])
+def test_empty_out_is_handed_back(shape: tuple[int, ...]) -> None:
+    out = np.empty(shape, np.float32)
+    assert numbanorm.layer_norm(np.empty(shape, np.float32), shape[-1], out=out) is out
