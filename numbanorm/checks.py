@@ -92,7 +92,7 @@ def real(name: str, value: Any) -> float:
     try:
         return float(value)
     except OverflowError:  # an int beyond the range of float64
-        return math.copysign(math.inf, value)
+        return math.inf if value > 0 else -math.inf
 
 
 def momentum(value: Any) -> float | None:

@@ -34,23 +34,22 @@ print(json.dumps({"y": y.tobytes().hex(), "seconds": seconds, "loaded": loaded, 
 """
 
 
-def child(code: str, **environment: str) -> str:
-    """What a fresh interpreter prints, in which every warning is an error. It must end well and complain of nothing."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+def child(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A fresh interpreter in which every warning is an error."""
+    command = [sys.executable, "-W", "error", "-c", code]
+    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 120, "check": False}
+    return subprocess.run(command, env={**os.environ, **environment}, **options)
+
+
+def printed(done: subprocess.CompletedProcess[str]) -> str:
+    """What it printed; it must have ended well and complained of nothing."""
     assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
+    return done.stdout.strip()
 
 
 def first_call(folder: Path | str, **environment: str) -> dict[str, Any]:
     """One call in a process of its own, with its kernels in `folder`: the right bits, and how they were had."""
-    told: dict[str, Any] = json.loads(child(CALL, NUMBA_CACHE_DIR=str(folder), **environment))
+    told: dict[str, Any] = json.loads(printed(child(CALL, NUMBA_CACHE_DIR=str(folder), **environment)))
     assert told["y"] == numbanorm.layer_norm(X, 10).tobytes().hex()
     assert told["loaded"] + told["compiled"] == 1
     return told
@@ -85,14 +84,10 @@ def test_second_process_compiles_nothing(folder: Path) -> None:
     assert contents(folder) == before
 
 
-def half(data: bytes) -> bytes:
-    return data[: len(data) // 2]
+DAMAGE = {"cut in half": lambda data: data[: len(data) // 2], "empty": lambda data: b""}
 
 
-DAMAGE = {"cut in half": half, "empty": lambda data: b"", "overwritten": lambda data: b"\0" * len(data)}
-
-
-@pytest.mark.parametrize(("suffix", "damage"), [(".nbi", "cut in half"), (".nbi", "empty"), (".nbc", "cut in half")])
+@pytest.mark.parametrize(("suffix", "damage"), [(".nbi", "cut in half"), (".nbc", "empty")])
 def test_damaged_files_cost_one_compilation(suffix: str, damage: str, folder: Path) -> None:
     """As a full disk or a crash leaves them. The process that meets them puts them right."""
     spoilt = list(folder.rglob(f"*{suffix}"))
@@ -196,12 +191,10 @@ print(len(found), all(f == bits() for f in found))
 
 def in_layer(code: str, layer: str) -> str:
     """Run in two threads of `layer`, however many cores there are."""
-    probe = "import numba\n@numba.njit(parallel=True)\ndef f():\n    for i in numba.prange(2):\n        pass\nf()"
-    environment = {"NUMBA_THREADING_LAYER": layer, "NUMBA_NUM_THREADS": "2"}
-    found = subprocess.run([sys.executable, "-c", probe], env={**os.environ, **environment}, capture_output=True, check=False)
-    if found.returncode:
-        pytest.skip(f"Numba finds no threading layer {layer!r} here")
-    return child(NORMS + code, **environment).strip()
+    done = child(NORMS + code, NUMBA_THREADING_LAYER=layer, NUMBA_NUM_THREADS="2")
+    if "No threading layer could be loaded" in done.stderr:
+        pytest.skip(f"Numba cannot load the threading layer {layer!r} on this machine")
+    return printed(done)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")

@@ -17,6 +17,7 @@ from numpy.lib.stride_tricks import as_strided, sliding_window_view
 from numpy.typing import NDArray
 
 import numbanorm
+from numbanorm import dispatch
 
 Array = NDArray[Any]
 
@@ -130,7 +131,8 @@ def test_out_past_the_cache(case: Case, dtype: np.dtype[Any], request: pytest.Fi
     a = cases.arguments(case, dtype)
     expected = call(case, a)
     request.getfixturevalue("tiny_cache")
-    assert "y is written past the cache" in numbanorm.explain(lambda **options: call(case, a, **options))
+    with pytest.raises(dispatch.Explained, match="y is written past the cache"):
+        call(case, a, backend=dispatch.Explaining(None))
     for shift in (0, 1, 3, 16, 31):
         room = np.zeros(case.size + 64, dtype)
         out = room[shift : shift + case.size].reshape(case.shape)

@@ -1,1 +1,225 @@
-"""Being written."""
+"""The same bits, whatever computes them: any number of threads, any company in the batch, any run, any CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cases
+import numba
+import numpy as np
+import pytest
+from cases import DTYPES, METHODS, Case, call
+from digest import SHARED
+from numpy.typing import NDArray
+
+import numbanorm
+from numbanorm.cpu import schedule
+
+Array = NDArray[Any]
+
+DIGEST = Path(__file__).parent / "digest.py"
+CPUS = ("haswell", "sandybridge", "generic")  # AVX2; AVX without fused multiply-add; SSE2 or what else is the least
+X86 = "AMD64 x86_64 i386 i686"
+
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+every_method = pytest.mark.parametrize("method", METHODS)
+
+
+def start(code: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
+    """A fresh interpreter that finds the modules of this folder."""
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(DIGEST.parent), *sys.path])} | environment
+    return subprocess.Popen([sys.executable, *code], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    printed, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return printed
+
+
+def digest(environment: dict[str, str], *threads: int) -> subprocess.Popen[str]:
+    return start([str(DIGEST), *map(str, threads)], environment)
+
+
+@pytest.fixture(scope="module")
+def of_host() -> dict[str, str]:
+    """Hashes by type, in one thread, on the CPU that is here."""
+    return json.loads(finish(digest({}, 1)))["hashes"]["1"]
+
+
+@pytest.fixture(scope="module")
+def of_other_cpus() -> Iterator[dict[str, subprocess.Popen[str]]]:
+    """All at once, for most of their time is compilation: nothing that another CPU's run left on disk is used."""
+    names = {name: {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": "", "NUMBANORM_CACHE": "0"} for name in CPUS}
+    running = {name: digest({**env, "NUMBA_NUM_THREADS": "2"}, 2) for name, env in names.items()}
+    yield running
+    for process in running.values():
+        process.kill()
+
+
+@pytest.mark.parametrize("cpu", CPUS)
+def test_any_cpu(cpu: str, of_other_cpus: dict[str, subprocess.Popen[str]], of_host: dict[str, str]) -> None:
+    if cpu != "generic" and os.uname().machine not in X86.split():
+        pytest.skip(f"{cpu} is an x86 CPU and cannot be imitated on {os.uname().machine}")
+    told = json.loads(finish(of_other_cpus[cpu]))
+    assert (told["cpu"], told["features"]) == (cpu, "")
+    assert told["hashes"] == {"2": of_host}
+
+
+def test_any_number_of_threads(of_host: dict[str, str]) -> None:
+    """More threads than this machine has cores, in one process."""
+    told = json.loads(finish(digest({"NUMBA_NUM_THREADS": "7"}, 1, 2, 3, 4, 7)))
+    assert told["hashes"] == {str(n): of_host for n in (1, 2, 3, 4, 7)}
+
+
+def test_threading_layer_that_is_everywhere(of_host: dict[str, str]) -> None:
+    told = json.loads(finish(digest({"NUMBA_THREADING_LAYER": "workqueue", "NUMBA_NUM_THREADS": "3"}, 3)))
+    assert told["hashes"] == {"3": of_host}
+
+
+def bits(case: Case, a: cases.Arguments, method: str) -> bytes:
+    y, stats = call(case, a, method=method, return_stats=True)
+    return y.tobytes() + (b"" if stats.mean is None else stats.mean.tobytes()) + stats.rstd.tobytes()
+
+
+@every_method
+@every_dtype
+@pytest.mark.parametrize("case", SHARED, ids=lambda c: c.name)
+def test_threads_and_runs(case: Case, dtype: np.dtype[Any], method: str) -> None:
+    """In this process: with one thread, and with all of them time and again."""
+    a = cases.arguments(case, dtype)
+    everyone = numba.get_num_threads()
+    numba.set_num_threads(1)
+    try:
+        alone = bits(case, a, method)
+    finally:
+        numba.set_num_threads(everyone)
+    assert {bits(case, a, method) for _ in range(4)} == {alone}
+
+
+@pytest.fixture(params=[2**9, 2**15, 2**40], ids=["no_cache", "small_cache", "huge_cache"])
+def cache_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Another machine's cache, by which work is cut and results are stored."""
+    monkeypatch.setattr(schedule, "cache_bytes", lambda level: request.param)
+    schedule.schedule.cache_clear()
+    yield request.param
+    schedule.schedule.cache_clear()
+
+
+@pytest.mark.parametrize("case", [*SHARED, *cases.TABLE[::5]], ids=lambda c: c.name)
+def test_any_size_of_the_caches(case: Case, request: pytest.FixtureRequest) -> None:
+    expected = {(d, m): bits(case, cases.arguments(case, d), m) for d in DTYPES for m in METHODS}
+    request.getfixturevalue("cache_size")
+    for dtype, method in expected:
+        assert bits(case, cases.arguments(case, dtype), method) == expected[dtype, method]
+
+
+# samples of many kinds of groups; enough of them that a batch is dealt to all threads and one alone is not
+SAMPLES = [
+    Case("layer", (300, 49)),
+    Case("layer", (60, 1000)),
+    Case("layer", (5, 40000)),
+    Case("rms", (300, 257)),
+    Case("rms", (5, 40000)),
+    Case("instance", (40, 3, 7, 7)),
+    Case("instance", (7, 3, 90, 91)),
+    Case("instance", (40, 49, 3), channel_axis=-1),
+    Case("instance", (9, 2500, 3), channel_axis=-1),
+    Case("instance", (5, 4, 6, 700), channel_axis=2),
+    Case("instance", (40, 3, 7, 7), training=False),
+    Case("group", (40, 6, 7, 7), groups=2),
+    Case("group", (7, 6, 50, 51), groups=3),
+    Case("group", (40, 49, 6), groups=2, channel_axis=-1),
+    Case("group", (9, 2500, 6), groups=2, channel_axis=-1),
+    Case("batch", (500, 70), training=False),
+    Case("batch", (9, 5, 40, 41), training=False),
+    Case("batch", (9, 40, 41, 5), channel_axis=-1, training=False),
+]
+
+
+@every_method
+@every_dtype
+@pytest.mark.parametrize("case", SAMPLES, ids=lambda c: c.name)
+def test_sample_alone_is_the_sample_in_the_batch(case: Case, dtype: np.dtype[Any], method: str) -> None:
+    a = cases.arguments(case, dtype)
+    y, stats = call(case, a, method=method, return_stats=True)
+    n = case.shape[0]
+    for part in (slice(0, 1), slice(n - 1, n), slice(1, 3), slice(2, n)):
+        alone, own = call(case, replace(a, x=a.x[part]), method=method, return_stats=True)
+        assert alone.tobytes() == y[part].tobytes()
+        if case.norm != "batch":  # there the statistics are those that were given
+            assert own.rstd.tobytes() == stats.rstd[part].tobytes()
+            assert own.mean is None or own.mean.tobytes() == stats.mean[part].tobytes()
+
+
+@every_dtype
+@pytest.mark.parametrize("case", SAMPLES, ids=lambda c: c.name)
+def test_order_of_the_samples(case: Case, dtype: np.dtype[Any]) -> None:
+    a = cases.arguments(case, dtype)
+    order = np.random.default_rng(0).permutation(case.shape[0])
+    assert call(case, replace(a, x=a.x[order])).tobytes() == call(case, a)[order].tobytes()
+
+
+@every_dtype
+@pytest.mark.parametrize("case", [c for c in cases.TABLE if c.norm == "batch" and c.size > 600], ids=lambda c: c.name)
+def test_measured_or_normalized(case: Case, dtype: np.dtype[Any]) -> None:
+    """The statistics of a norm are those of `moments` over the same axes, to the bit."""
+    if not case.training:
+        case = replace(case, training=True)
+    a = cases.arguments(case, dtype)
+    axis = case.channel_axis % len(case.shape)
+    for method in METHODS:
+        _, stats = call(case, a, method=method, return_stats=True)
+        m = numbanorm.moments(a.x, tuple(i for i in range(len(case.shape)) if i != axis), method=method)
+        assert m.mean.tobytes() == stats.mean.tobytes()
+
+
+AT_ONCE = """
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np, numbanorm
+x = [np.random.default_rng(k).normal(3, 1, (40, 2000)).astype(np.float32) for k in range(4)]
+alone = [numbanorm.layer_norm(v, 2000).tobytes() for v in x]
+with ThreadPoolExecutor(4) as pool:
+    for _ in range(20):
+        assert [y.tobytes() for y in pool.map(lambda v: numbanorm.layer_norm(v, 2000), x)] == alone
+print("same")
+"""
+
+FORKED = """
+import os, sys
+import numpy as np, numbanorm
+x = np.random.default_rng(0).normal(3, 1, (40, 2000)).astype(np.float32)
+before = numbanorm.layer_norm(x, 2000).tobytes()
+child = os.fork()
+if child == 0:
+    os._exit(0 if numbanorm.layer_norm(x, 2000).tobytes() == before else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert numbanorm.layer_norm(x, 2000).tobytes() == before
+print("same")
+"""
+
+
+@pytest.mark.parametrize("layer", ["default", "workqueue"])
+@pytest.mark.parametrize("program", [AT_ONCE, FORKED], ids=["python_threads", "forked_child"])
+def test_threads_and_forks_of_the_caller(program: str, layer: str) -> None:
+    """What kills or hangs a process that starts Numba's threads carelessly."""
+    if program == FORKED and not hasattr(os, "fork"):
+        pytest.skip("this platform cannot fork")
+    environment = {"NUMBA_NUM_THREADS": "3"} | ({} if layer == "default" else {"NUMBA_THREADING_LAYER": layer})
+    assert finish(start(["-c", program], environment)).strip() == "same"
+
+
+def test_python_threads_in_this_process() -> None:
+    """Different norms and types at once, each with results of its own."""
+    jobs = [(case, cases.arguments(case, dtype)) for case in SHARED for dtype in DTYPES]
+    alone = [call(*job).tobytes() for job in jobs]
+    with ThreadPoolExecutor(4) as pool:
+        assert [y.tobytes() for y in pool.map(lambda job: call(*job), jobs)] == alone
