@@ -87,6 +87,8 @@ def eps(value: Any) -> float:
 
 
 def real(name: str, value: Any) -> float:
+    if type(value) is float:
+        return value
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (numbers.Real, np.floating)):
         raise TypeError(f"{name} must be a number: got {value!r} of type {type(value).__name__}; write float({name})")
     try:
@@ -201,7 +203,7 @@ def apart(updated: tuple[tuple[str, Any], ...], others: tuple[tuple[str, Any], .
     for k, (name, a) in enumerate(updated):
         if a is not None:
             for other_name, other in (*updated[k + 1 :], *others):
-                if other is not None and shares_memory(a, other):
+                if other is not None and np.may_share_memory(a, other) and shares_memory(a, other):
                     raise ValueError(
                         f"{name} must not share memory with {other_name}, for it is updated: got arrays that do; "
                         f"pass {name}.copy()"

@@ -70,7 +70,8 @@ def as_shape(name: str, value: Any) -> Shape:
         return (as_int(name, value),)
     except TypeError:
         raise TypeError(
-            f"{name} must be an integer or a tuple of integers: got {value!r} of type {type(value).__name__}; write (3,) or (3, 4)"
+            f"{name} must be an integer or a tuple of integers: got {value!r} of type {type(value).__name__}; "
+            f"write (3,) or (3, 4)"
         ) from None
 
 

@@ -6,7 +6,6 @@ into the shift it would cancel. What a group of one value gets is exactly its bi
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from llvmlite import ir
@@ -32,50 +31,12 @@ def parameters(tc: Any, rstd: Any, c: Any, weight: Any, bias: Any) -> Any:
     return types.UniTuple(f8, 2)(f8, f8, f8, f8), codegen
 
 
-def aligned_sixteens(b: ir.IRBuilder, element: Any, streaming: bool, y: Any, i: Any, n: Any, step: Any) -> None:
-    """`sixteens` over y[i : i + n]; for streaming what stands before the first aligned address is a step apart."""
-    start = integer(0)
-    if streaming:
-        start = smaller(b, n, misaligned(b, element, y, i))
-        with b.if_then(b.icmp_signed(">", start, integer(0))):
-            step(integer(0), start)
+def aligned_sixteens(b: ir.IRBuilder, element: Any, streaming: Any, y: Any, i: Any, n: Any, step: Any) -> None:
+    """`sixteens` over y[i : i + n]; when streaming, what stands before the first aligned address is a step apart."""
+    start = b.select(streaming, smaller(b, n, misaligned(b, element, y, i)), integer(0))
+    with b.if_then(b.icmp_signed(">", start, integer(0))):
+        step(integer(0), start)
     sixteens(b, start, n, step)
-
-
-def run(b: ir.IRBuilder, element: Any, streaming: bool, pointwise: bool, args: Any) -> None:
-    """args: x, y, i, n, ahead, mean, rstd, c, weight, bias; the last two scalars, or `pointwise` pointers to n float64."""
-    x, y, i, n, ahead = args[:5]
-    mean = broadcast(b, args[5])
-    if pointwise:
-        rstd, c = (broadcast(b, v) for v in args[6:8])
-    else:
-        fixed = [broadcast(b, v) for v in scale_and_shift(b, *args[6:])]
-
-    def step(e: Any, n: Any) -> None:
-        at = b.add(i, e)
-        if n is None:
-            prefetch(b, x, b.add(at, ahead))
-        if pointwise:
-            scale, shift = scale_and_shift(b, rstd, c, *(load(b, types.float64, p, e, n) for p in args[8:]))
-        else:
-            scale, shift = fixed
-        d = b.fsub(load(b, element, x, at, n), mean)
-        store(b, element, y, at, fused(b, d, scale, shift), n, streaming)
-
-    aligned_sixteens(b, element, streaming, y, i, n, step)
-
-
-def either_way(emit: Any, element: Any) -> Any:
-    """Code generator of an intrinsic whose first argument chooses streaming at run time."""
-
-    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        with b.if_else(a[0]) as (yes, no):
-            for branch, streaming in ((yes, True), (no, False)):
-                with branch:
-                    emit(b, element, streaming, args=a[1:])
-        return ctx.get_dummy_value()
-
-    return codegen
 
 
 N, R = types.intp, types.float64
@@ -85,41 +46,59 @@ N, R = types.intp, types.float64
 def affine_run(
     tc: Any, streaming: Any, x: Any, y: Any, i: Any, n: Any, ahead: Any, mean: Any, rstd: Any, c: Any, w: Any, b: Any
 ) -> Any:
-    """y[i : i + n] from x[i : i + n]; `w` and `b` are scalars, or pointers to n float64 each."""
-    emit = partial(run, pointwise=isinstance(w, types.CPointer))
-    return types.void(types.boolean, x, y, N, N, N, R, R, R, w, b), either_way(emit, x.dtype)
+    """y[i : i + n] from x[i : i + n]; `w` and `b` are scalars, or pointers to n float64 each. x may be y's, or widened."""
+    pointwise = isinstance(w, types.CPointer)
 
-
-def rows_of_columns(b: ir.IRBuilder, element: Any, streaming: bool, args: Any) -> None:
-    """args: x, y, i, rows, stride, width, parameters, room; column k's are parameters[k + room * (0 .. 2)].
-
-    Four rows at a time where a row is a page or more: the parameters of 1024 columns fill L1, and loaded for each row they
-    take longer than x and y (2.6 ms became 1.4 for (4096, 1024)). Shorter rows go one by one: two rows in a page are more
-    than the CPU's prefetcher follows (2.5 ms became 1.3 for (8192, 512)).
-    """
-    x, y, i, rows, stride, width, parameters, room = args
-    paged = b.icmp_signed(">=", stride, integer(4096 * 8 // element.bitwidth))
-    together = b.select(paged, integer(4), integer(1))
-    if streaming:  # rows that are not aligned alike cannot be streamed together
-        alike = b.icmp_signed("==", b.and_(stride, integer(LANES - 1)), integer(0))
-        together = b.select(alike, together, integer(1))
-    with cgutils.for_range_slice(b, integer(0), rows, together, intp=I64) as (first, _):
-        start, count = b.add(i, b.mul(first, stride)), smaller(b, together, b.sub(rows, first))
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        streaming, xp, yp, i, n, ahead = a[:6]
+        mean = broadcast(b, a[6])
+        rstd, c = (broadcast(b, v) for v in a[7:9])
+        fixed = None if pointwise else [broadcast(b, v) for v in scale_and_shift(b, *a[7:])]
 
         def step(e: Any, n: Any) -> None:
-            places = (b.add(e, b.mul(room, integer(k))) for k in range(3))
-            mean, scale, shift = (load(b, types.float64, parameters, k) for k in places)
-            with cgutils.for_range(b, count, intp=I64) as row:
-                at = b.add(b.add(start, e), b.mul(row.index, stride))
-                d = b.fsub(load(b, element, x, at, n), mean)
-                store(b, element, y, at, fused(b, d, scale, shift), n, streaming)
+            at = b.add(i, e)
+            if n is None:
+                prefetch(b, xp, b.add(at, ahead))
+            scale, shift = fixed or scale_and_shift(b, rstd, c, *(load(b, types.float64, p, e, n) for p in a[9:]))
+            d = b.fsub(load(b, x.dtype, xp, at, n), mean)
+            store(b, y.dtype, yp, at, fused(b, d, scale, shift), n, streaming)
 
-        aligned_sixteens(b, element, streaming, y, start, width, step)
+        aligned_sixteens(b, y.dtype, streaming, yp, i, n, step)
+        return ctx.get_dummy_value()
+
+    return types.void(types.boolean, x, y, N, N, N, R, R, R, w, b), codegen
 
 
 @intrinsic
 def affine_columns(
     tc: Any, streaming: Any, x: Any, y: Any, i: Any, rows: Any, stride: Any, width: Any, parameters: Any, room: Any
 ) -> Any:
-    """`width` columns from x[i] on in `rows` rows; parameters: float64 (3, room): mean, scale, shift."""
-    return types.void(types.boolean, x, y, N, N, N, N, parameters, N), either_way(rows_of_columns, x.dtype)
+    """`width` columns from x[i] on in `rows` rows; parameters: float64 (3, room): mean, scale, shift.
+
+    Four rows at a time where a row is a page or more: the parameters of 1024 columns fill L1, and loaded for each row they
+    take longer than x and y (2.6 ms became 1.4 for (4096, 1024)). Shorter rows go one by one: two rows in a page are more
+    than the CPU's prefetcher follows (2.5 ms became 1.3 for (8192, 512)).
+    """
+    element = x.dtype
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        streaming, xp, yp, i, rows, stride, width, parameters, room = a
+        paged = b.icmp_signed(">=", stride, integer(4096 * 8 // element.bitwidth))
+        # rows that are not aligned alike cannot be streamed together
+        alike = b.icmp_signed("==", b.and_(stride, integer(LANES - 1)), integer(0))
+        together = b.select(b.and_(paged, b.or_(alike, b.not_(streaming))), integer(4), integer(1))
+        with cgutils.for_range_slice(b, integer(0), rows, together, intp=I64) as (first, _):
+            start, count = b.add(i, b.mul(first, stride)), smaller(b, together, b.sub(rows, first))
+
+            def step(e: Any, n: Any) -> None:
+                places = (b.add(e, b.mul(room, integer(k))) for k in range(3))
+                mean, scale, shift = (load(b, types.float64, parameters, k) for k in places)
+                with cgutils.for_range(b, count, intp=I64) as row:
+                    at = b.add(b.add(start, e), b.mul(row.index, stride))
+                    d = b.fsub(load(b, element, xp, at, n), mean)
+                    store(b, element, yp, at, fused(b, d, scale, shift), n, streaming)
+
+            aligned_sixteens(b, element, streaming, yp, start, width, step)
+        return ctx.get_dummy_value()
+
+    return types.void(types.boolean, x, y, N, N, N, N, parameters, N), codegen

@@ -173,16 +173,24 @@ def load(b: ir.IRBuilder, element: Any, p: Any, i: Any, n: Any = None) -> Any:
     return widen(b, call(b, masked("load", element), vt, args), element)
 
 
-def store(b: ir.IRBuilder, element: Any, p: Any, i: Any, v: Any, n: Any = None, streaming: bool = False) -> None:
-    """16 float64 to `i` on, rounded once; with `n` only that many. Streaming goes past the caches and wants `i` aligned."""
+def store(b: ir.IRBuilder, element: Any, p: Any, i: Any, v: Any, n: Any = None, streaming: Any = None) -> None:
+    """16 float64 to `i` on, rounded once; with `n` only that many.
+
+    Where `streaming` (a run-time flag) holds, the store goes past the caches and wants `i` aligned to 16 elements.
+    """
     where, align = address(b, p, i, element), element.bitwidth // 8
     v = narrow(b, v, element)
-    if n is None:
-        instruction = b.store(v, where, align=LANES * align if streaming else align)
-        if streaming:
-            instruction.set_metadata("nontemporal", b.module.add_metadata([ir.Constant(I32, 1)]))
-    else:
+    if n is not None:
         call(b, masked("store", element), ir.VoidType(), [v, where, ir.Constant(I32, align), first_lanes(b, n)])
+    elif streaming is None:
+        b.store(v, where, align=align)
+    else:
+        with b.if_else(streaming) as (past, through):
+            with past:
+                instruction = b.store(v, where, align=LANES * align)
+                instruction.set_metadata("nontemporal", b.module.add_metadata([ir.Constant(I32, 1)]))
+            with through:
+                b.store(v, where, align=align)
 
 
 def prefetch(b: ir.IRBuilder, p: Any, i: Any, write: bool = False) -> None:
