@@ -94,7 +94,7 @@ def real(name: str, value: Any) -> float:
     try:
         return float(value)
     except OverflowError:  # an int beyond the range of float64
-        return math.inf if value > 0 else -math.inf
+        return math.inf if int(value) > 0 else -math.inf
 
 
 def momentum(value: Any) -> float | None:

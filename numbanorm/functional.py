@@ -350,10 +350,11 @@ class Running:
         old = self.momentum if self.keras and self.momentum is not None else 1.0 - new
         for running, batch, n in ((self.mean, stats[0], 1), (self.var, stats[2], count if self.keras else count - 1)):
             if running is not None:
-                total = running.astype(np.float64)
-                total *= old
-                total += (batch[0] if len(batch) == 1 else batch.mean(axis=0)) / n * new
-                running[...] = total
+                with np.errstate(over="ignore", invalid="ignore"):  # nan and inf pass on, as they do through y
+                    total = running.astype(np.float64)
+                    total *= old
+                    total += (batch[0] if len(batch) == 1 else batch.mean(axis=0)) / n * new
+                    running[...] = total
 
 
 def _one_value(what: str, shape: tuple[int, ...]) -> str:

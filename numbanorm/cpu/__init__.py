@@ -78,7 +78,7 @@ def normalize(
     weight, bias : flat float64 arrays of the size of the plan's weight_shape, or None.
     eps : float
     center : False for a mean of 0 (RMS norm).
-    given : (mean, variance), float64 of B * G elements, in place of x's own.
+    given : (mean, variance), float64 of G elements, in place of x's own.
     one_read : measure with one pass over x (method "welford").
 
     Returns
@@ -92,7 +92,8 @@ def normalize(
         weight, bias = ones if weight is None else weight, zeros if bias is None else bias
     stats = np.zeros((4, plan.B * plan.G))
     if given is not None:
-        stats[MEAN], stats[M2] = (np.broadcast_to(g, (plan.B, plan.G)).reshape(-1) for g in given)
+        per_sample = stats.reshape(4, plan.B, plan.G)
+        per_sample[MEAN], per_sample[M2] = given
     x_flat = flat(x)
     y_flat = x_flat if y is x else flat(y)
     count = 1.0 if given is not None else float(plan.count)
