@@ -94,7 +94,8 @@ def real(name: str, value: Any) -> float:
     try:
         return float(value)
     except OverflowError:  # an int beyond the range of float64
-        return math.inf if int(value) > 0 else -math.inf
+        beyond: Any = value
+        return math.inf if beyond > 0 else -math.inf
 
 
 def momentum(value: Any) -> float | None:

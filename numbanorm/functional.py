@@ -8,6 +8,7 @@ x's dtype, in native byte order.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -361,6 +362,7 @@ def _one_value(what: str, shape: tuple[int, ...]) -> str:
     return f"a variance needs more than one value per {what}: got shape {shape}; use a larger batch, or given statistics"
 
 
+@cache
 def _epsilon(dtype: np.dtype[Any]) -> float:
     """Distance from 1 to the next number of the dtype."""
     return 2.0**-7 if dtype.name == "bfloat16" else float(np.finfo(dtype).eps)

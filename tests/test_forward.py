@@ -41,13 +41,15 @@ def check_close(y: np.ndarray, truth: oracle.Truth) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("case, dtype, layout", list(every_combination()))
+@pytest.mark.parametrize(("case", "dtype", "layout"), list(every_combination()))
 def test_is_its_definition(case: Case, dtype: np.dtype[Any], layout: str, method: str) -> None:
     a = cases.arguments(case, dtype)
     x = LAYOUTS[layout](a.x)
     before = x.tobytes()
     y = call(case, replace(a, x=x), method=method)
-    assert (y.shape, y.dtype) == (case.shape, dtype) and y.flags.c_contiguous and y.dtype.isnative
+    assert (y.shape, y.dtype) == (case.shape, dtype)
+    assert y.flags.c_contiguous
+    assert y.dtype.isnative
     assert x.tobytes() == before
     check_close(y, cases.truth(case, dtype))
 
@@ -69,8 +71,10 @@ def test_statistics(case: Case, dtype: np.dtype[Any], method: str) -> None:
     if case.norm == "rms":
         assert stats.mean is None
         return
-    assert truth.mean is not None and stats.mean.dtype == np.float64
-    assert oracle.relative_error(stats.mean, np.broadcast_to(truth.mean.reshape(shape), stats.mean.shape), std.reshape(shape)) <= STATISTICS
+    assert truth.mean is not None
+    assert stats.mean.dtype == np.float64
+    mean = np.broadcast_to(truth.mean.reshape(shape), stats.mean.shape)
+    assert oracle.relative_error(stats.mean, mean, std.reshape(shape)) <= STATISTICS
 
 
 # one case of each family, each with statistics that are computed or given

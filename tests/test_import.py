@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
+import numba
 import numpy as np
 import pytest
 
 import numbanorm
+
+PACKAGE = Path(numbanorm.__file__).parent
+# what each part may import of the package: only what lies below it
+BELOW: dict[str, set[str]] = {
+    "plan": set(),
+    "checks": set(),
+    "cpu": {"plan"},
+    "dispatch": {"cpu"},
+    "functional": {"plan", "checks", "dispatch"},
+    "moments": {"plan", "checks", "dispatch"},
+}
+# what computes must not know of them; whoever has one of their arrays has imported them already
+FRAMEWORKS = {"torch", "ml_dtypes", "matplotlib", "onnxruntime", "cupy"}
 
 
 def python(code: str) -> str:
@@ -33,6 +50,42 @@ def test_import_is_quick() -> None:
     """At most 0.3 s on top of Numba: the best of three, for another process may take the CPU meanwhile."""
     code = "import time, numba; start = time.perf_counter(); import numbanorm; print(time.perf_counter() - start)"
     assert min(float(python(code)) for _ in range(3)) < 0.3
+
+
+def imported(file: Path) -> Iterator[str]:
+    """Full names of the modules that a file imports, and of what it imports from them, anywhere in it."""
+    inside = file.relative_to(PACKAGE.parent).with_suffix("").parts
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = inside[: -node.level] if node.level else ()
+            module = ".".join((*start, *filter(None, [node.module])))
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def sources(part: str) -> list[Path]:
+    folder = PACKAGE / part
+    return sorted(folder.glob("*.py")) if folder.is_dir() else [PACKAGE / f"{part}.py"]
+
+
+def test_what_is_imported_is_seen() -> None:
+    """Relative, absolute and within functions."""
+    assert "numbanorm.plan.Plan" in set(imported(PACKAGE / "cpu" / "__init__.py"))
+    assert "numbanorm.cpu" in set(imported(PACKAGE / "dispatch.py"))
+    assert "numbanorm.demo" in set(imported(PACKAGE / "cli.py"))
+    assert "numpy" in set(imported(PACKAGE / "checks.py"))
+
+
+@pytest.mark.parametrize("part", list(BELOW))
+def test_imports_only_go_down(part: str) -> None:
+    assert sources(part)
+    for file in sources(part):
+        names = [name.split(".") for name in imported(file)]
+        of_package = {name[1] for name in names if name[0] == "numbanorm" and len(name) > 1}
+        assert of_package <= BELOW[part] | {part}, file.name
+        assert FRAMEWORKS.isdisjoint(name[0] for name in names), file.name
+        assert ["numba", "cuda"] not in [name[:2] for name in names], file.name
 
 
 def test_public_names() -> None:
@@ -62,12 +115,22 @@ def test_explain_names_backend_family_and_reason(norm: Any, args: tuple[Any, ...
     assert "threads" in text
 
 
-def test_explain_changes_nothing() -> None:
-    x, out = np.arange(12.0).reshape(4, 3), np.zeros((4, 3))
-    mean, var, count = np.zeros(3), np.ones(3), np.array(0)
-    numbanorm.explain(numbanorm.batch_norm, x, mean, var, training=True, num_batches_tracked=count, out=out)
-    assert (mean.tolist(), var.tolist(), int(count)) == ([0] * 3, [1] * 3, 0)
-    assert not out.any()
+def test_explain_names_the_threads() -> None:
+    """One for what is small, for to wake the others takes longer; all of those that Numba has for what is large."""
+    every = numba.get_num_threads()
+    assert f", 1 of {every} threads:" in numbanorm.explain(numbanorm.layer_norm, np.ones((8, 16), np.float32), 16)
+    large = np.ones((64 * every, 2048), np.float32)
+    assert f", {every} of {every} threads:" in numbanorm.explain(numbanorm.layer_norm, large, 2048)
+    assert f", {every} of {every} threads:" in numbanorm.explain(numbanorm.group_norm, large[None], 1)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_explain_changes_nothing(training: bool) -> None:
+    arrays = [np.arange(12.0).reshape(4, 3), np.zeros(3), np.ones(3), np.full(3, 2.0), np.ones(3)]
+    out, count = np.full((4, 3), -7.0), np.array(0)
+    before = [a.tobytes() for a in (*arrays, out, count)]
+    assert numbanorm.explain(numbanorm.batch_norm, *arrays, training, num_batches_tracked=count, out=out)
+    assert [a.tobytes() for a in (*arrays, out, count)] == before
 
 
 def test_explain_refuses_what_the_call_refuses() -> None:
@@ -89,6 +152,18 @@ def test_show_versions(capsys: pytest.CaptureFixture[str]) -> None:
     file = io.StringIO()
     numbanorm.show_versions(file)
     assert file.getvalue() == printed
+
+
+def test_info_says_all_that_is_printed() -> None:
+    facts = numbanorm.info()
+    assert all(isinstance(value, str) and value for value in facts.values())
+    assert facts["numbanorm"] == numbanorm.__version__
+    assert facts["numba"] == numba.__version__
+    assert facts["threads"] == str(numba.get_num_threads())
+    assert facts["threading layer"] in ("omp", "tbb", "workqueue")
+    file = io.StringIO()
+    numbanorm.show_versions(file)
+    assert [line.split("  ", 1)[0].strip() for line in file.getvalue().splitlines()] == list(facts)
 
 
 def test_bfloat16_works_when_its_package_is_there() -> None:

@@ -17,7 +17,7 @@ Array = NDArray[Any]
 
 BEYOND = 2**31 + 2**13  # elements
 # x of float16, which is y as well; the masks of comparisons take half as much
-pytestmark = pytest.mark.slow(gigabytes=7)
+large = pytest.mark.slow(gigabytes=7)
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +31,7 @@ def bits(value: float) -> int:
     return int(np.float16(value).view(np.uint16))
 
 
+@large
 def test_rows(buffer: Array) -> None:
     x = buffer.reshape(-1, 1024)
     tail = np.random.default_rng(0).standard_normal((9, 1024)).astype(np.float16)
@@ -51,6 +52,7 @@ def zeros_and_ones(buffer: Array) -> int:
     return sum(part.size for part in parts)
 
 
+@large
 @pytest.mark.parametrize(("family", "method"), [("runs", METHODS[0]), ("columns", METHODS[1])])
 def test_one_group(buffer: Array, family: str, method: str) -> None:
     ones = zeros_and_ones(buffer)
@@ -71,9 +73,39 @@ def test_one_group(buffer: Array, family: str, method: str) -> None:
     assert np.count_nonzero(seen == at_zero) == BEYOND - ones
 
 
+@large
+def test_one_row(buffer: Array) -> None:
+    """The root mean square of zeros and ones: zeros stay, and ones become one number."""
+    ones = zeros_and_ones(buffer)
+    y = numbanorm.rms_norm(buffer, BEYOND, eps=0.0, out=buffer)
+    assert y is buffer
+    at_one = bits(1 / math.sqrt(ones / BEYOND))
+    seen = buffer.view(np.uint16)
+    for part in (seen[:1000], seen[2**31 - 504 : 2**31 + 496], seen[-1000:]):
+        assert (part == at_one).all()
+    assert np.count_nonzero(seen) == ones
+
+
+@large
 def test_moments_of_columns(buffer: Array) -> None:
     ones = zeros_and_ones(buffer)
     m = numbanorm.moments(buffer.reshape(-1, 8), axis=0)
     assert m.count == BEYOND // 8
     # each of the three parts begins at a multiple of 8 and is 125 rows long
     assert m.mean.tolist() == [ones / BEYOND] * 8
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_pages_that_were_never_written(method: str) -> None:
+    """Zeros that nobody has written are one page of memory, read over and over: 4 GB that cost none. They are asked for
+    in rows, whose sums are exact, with a few values on both sides of the places where an index may wrap."""
+    length = 2**13
+    x = np.zeros(BEYOND, np.float16)
+    places = [5, 2**30 - 1, 2**31 - 1, 2**31, x.size - 1]
+    x[places] = [1, 2, 3, 4, 5]
+    m = numbanorm.moments(x.reshape(-1, length), 1, method=method)
+    expected = np.zeros(x.size // length)
+    np.add.at(expected, np.array(places) // length, np.array([1.0, 2, 3, 4, 5]) / length)
+    assert m.count == length
+    assert m.mean.tobytes() == expected.tobytes()
+    assert np.flatnonzero(m.m2).tolist() == np.flatnonzero(expected).tolist()

@@ -13,7 +13,7 @@ import numpy as np
 from ..plan import Plan
 from .jobs import CENTER, M2, MEAN, ONE_READ, SQUARES, STREAM, WRITE
 from .launch import GUARD, execute
-from .schedule import SERIAL, Schedule, schedule
+from .schedule import SERIAL, Schedule, cut
 from .simd import STORAGE
 
 __all__ = ["explain", "measure", "normalize"]
@@ -48,7 +48,7 @@ def constants(n: int) -> tuple[Array, Array]:
 
 def plan_schedule(plan: Plan, x: Array, todo: int, affine: bool) -> Schedule:
     threads = 1 if plan.size < SERIAL else GUARD.threads()
-    return schedule(plan, x.itemsize, todo, affine, threads)
+    return cut(plan, x.itemsize, todo, affine, threads)
 
 
 def flags(center: bool, given: bool, one_read: bool) -> int:

@@ -31,7 +31,7 @@ class Schedule:
 
 
 @lru_cache(maxsize=1024)
-def schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads: int) -> Schedule:
+def cut(plan: Plan, itemsize: int, todo: int, affine: bool, threads: int) -> Schedule:
     """Cut `plan` for `threads` threads; `todo`: flags of `jobs`, STREAM allowed or not."""
     if todo & STREAM and 2 * plan.size * itemsize <= cache_bytes(3):
         todo &= ~STREAM
