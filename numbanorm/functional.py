@@ -388,7 +388,7 @@ def _run(
     source = checks.contiguous(x_)
     if out is None:
         y = np.empty(x_.shape, x_.dtype)
-    elif source is x_ and np.may_share_memory(out, source):  # it is x itself, or `output` would have refused it
+    elif source is x_ and np.may_share_memory(out, source) and checks.same_memory(out, source):
         y = source
     else:
         y = out.view(np.ndarray) if out.flags.carray else np.empty(x_.shape, x_.dtype)

@@ -106,11 +106,11 @@ def test_rows_of_one_are_x_whatever_their_stride() -> None:
 @pytest.fixture
 def tiny_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A machine on which everything exceeds the cache, so that y is written past it, in lines of 64 bytes."""
-    schedule = import_module("numbanorm.cpu.schedule")  # as an attribute of the package, this is a function
+    schedule = import_module("numbanorm.cpu.schedule")
     monkeypatch.setattr(schedule, "cache_bytes", lambda level: 1024)
-    schedule.schedule.cache_clear()
+    schedule.cut.cache_clear()
     yield
-    schedule.schedule.cache_clear()
+    schedule.cut.cache_clear()
 
 
 STREAMED = [

@@ -25,7 +25,7 @@ import numbanorm
 
 Array = NDArray[Any]
 
-schedule = importlib.import_module("numbanorm.cpu.schedule")  # the module; the package has its function by that name
+schedule = importlib.import_module("numbanorm.cpu.schedule")
 
 DIGEST = Path(__file__).parent / "digest.py"
 CPUS = ("haswell", "sandybridge", "generic")  # AVX2; AVX without fused multiply-add; SSE2 or what else is the least
@@ -99,6 +99,8 @@ def test_threads_and_runs(case: Case, dtype: np.dtype[Any], method: str) -> None
     """In this process: with one thread, and with all of them time and again."""
     a = cases.arguments(case, dtype)
     everyone = numba.get_num_threads()
+    # the case would prove nothing if it ran in one thread anyway
+    assert f" {everyone} of {everyone} threads" in numbanorm.explain(call, case, a, method=method)
     numba.set_num_threads(1)
     try:
         alone = bits(case, a, method)
@@ -113,10 +115,10 @@ def set_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]
 
     def pretend(size: int) -> None:
         monkeypatch.setattr(schedule, "cache_bytes", lambda level: size)
-        schedule.schedule.cache_clear()
+        schedule.cut.cache_clear()
 
     yield pretend
-    schedule.schedule.cache_clear()
+    schedule.cut.cache_clear()
 
 
 @pytest.mark.parametrize("case", [*SHARED, *cases.TABLE[::8]], ids=lambda c: c.name)
@@ -126,6 +128,53 @@ def test_any_size_of_the_caches(case: Case, set_cache: Callable[[int], None]) ->
         set_cache(size)
         for dtype, method in expected:
             assert bits(case, cases.arguments(case, dtype), method) == expected[dtype, method]
+
+
+def placed(x: Array, elements: int) -> Array:
+    """A copy that starts so many elements after an address that is a multiple of 64."""
+    room = np.zeros(x.nbytes + 64 + elements * x.itemsize, np.uint8)
+    start = -room.ctypes.data % 64 + elements * x.itemsize
+    view = room[start : start + x.nbytes].view(x.dtype).reshape(x.shape)
+    view[...] = x
+    return view
+
+
+# both families, with rows shorter and longer than what streaming stores are used for, of odd and even lengths
+ROWS = [(5, 49), (3, 256), (3, 1500), (2, 2049)]
+PLACED = [
+    *(Case(norm, shape) for norm in ("layer", "batch") for shape in ROWS),
+    *(Case("batch", shape, training=False) for shape in ROWS),
+    Case("rms", (3, 1025)),
+    Case("batch", (9, 5, 40)),
+    Case("instance", (2, 3, 1100)),
+    Case("group", (2, 6, 350), groups=2),
+    Case("group", (2, 9, 1026), groups=2, channel_axis=-1),
+]
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["stored", "streamed"])
+@every_dtype
+@pytest.mark.parametrize("case", PLACED, ids=lambda c: c.name)
+def test_any_alignment(case: Case, dtype: np.dtype[Any], streaming: bool, set_cache: Callable[[int], None]) -> None:
+    """x and out start anywhere in a cache line; what is too large for the cache is stored at aligned addresses."""
+    a = cases.arguments(case, dtype)
+    expected = call(case, a).tobytes()
+    if streaming:
+        set_cache(2**9)
+    for elements in range(16):
+        x, out = placed(a.x, elements), placed(np.zeros(case.shape, dtype), (5 * elements + 3) % 16)
+        assert call(case, replace(a, x=x), out=out) is out
+        assert out.tobytes() == expected
+        assert call(case, replace(a, x=x), out=x) is x
+        assert x.tobytes() == expected
+
+
+def test_streaming_can_be_asked_for(set_cache: Callable[[int], None]) -> None:
+    """What the two tests above rely on."""
+    case = Case("layer", (3, 1500))
+    assert "through the cache" in numbanorm.explain(call, case, cases.arguments(case, DTYPES[0]))
+    set_cache(2**9)
+    assert "past the cache" in numbanorm.explain(call, case, cases.arguments(case, DTYPES[0]))
 
 
 # samples of many kinds of groups; enough of them that a batch is dealt to all threads and one alone is not
