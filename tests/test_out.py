@@ -196,13 +196,14 @@ FOLDED: dict[str, Callable[[Array], Array]] = {
     "sliding window": lambda r: sliding_window_view(r[:9], 6, writeable=True),
     "sliding window with gaps": lambda r: as_strided(r, (4, 6), (8, 8)),
     "rows that overlap by one": lambda r: as_strided(r, (4, 6), (20, 4)),
+    "three rows on as two columns": lambda r: as_strided(r, (4, 6), (16, 24)),
 }
 
 
 @pytest.mark.parametrize("view", list(FOLDED))
 def test_out_that_shares_memory_with_itself_is_refused(view: str) -> None:
     """Each of its elements would have to be two numbers."""
-    room = np.zeros(40, np.float32)
+    room = np.zeros(48, np.float32)
     out = FOLDED[view](room)
     assert (out.shape, out.flags.writeable) == ((4, 6), True)
     with pytest.raises(ValueError, match=r"out must have memory of its own for every element: got .*; write np.empty_like"):

@@ -120,7 +120,9 @@ def group_total(sums, at, length, fold, stride, like, scratch):
 def join(kind, x, partials, chunks, room, width, groups, dims, u, stats, count, eps, stack, sums, scratch):
     """Chunks' sums (chunks, room) of a strip of `groups` groups, the first being unit u -> their statistics."""
     length, fold = dims[2], dims[9]
-    if chunks > 1:
+    if chunks == 1:
+        sums = partials
+    else:
         for c in range(0, width, 16):
             for q in range(chunks):
                 push(stack, int64(0), int64(16), q, get(partials, q * room + c, zeros(x)))

@@ -8,8 +8,8 @@ from functools import lru_cache
 from ..plan import Plan
 from .jobs import APPLY, BATCH, CENTER, FUSED, JOIN, LANE_ROOM, LEVELS, MEASURE, ONE_READ, PIECE, SQUARES, STREAM, WRITE
 from .machine import cache_bytes
+from .sums import TILE, block_rows
 
-TILE = 256  # see sums.TILE: the shortest run that has a tile of its own
 SERIAL = 32768  # elements below which waking the threads (about 10 us) costs more than it saves: threads is 1
 LEAST_RUN = 16  # elements that share their parameters, from which on normalizing them as a run is worth a call
 STREAM_RUN = 1024  # elements of a run from which on streaming pays although its ends are not aligned
@@ -108,13 +108,13 @@ def columns_schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads
     if groups * length < STREAM_RUN:
         todo &= ~STREAM
     parts = 2 if itemsize == 8 else 1
-    step = 32 if rows >= 4096 else 16 if rows >= 2048 else 8
+    step = block_rows.py_func(rows)
     blocks = -(-rows // step)
     measured = bool(todo & (CENTER | SQUARES))
     most, fused = groups, threads == 1
     if measured and beside == 1:
         most, fused = fused_strips(plan, itemsize, threads)
-    if beside == 1 and not (fused and measured):  # no pass finds anything in the cache: rows as long as may be
+    if beside == 1 and not (fused and measured):
         most = min(groups, max(1, MOST_COLUMNS // length))
     units = plan.B * -(-groups // most)
     if not fused and beside > 1:
@@ -148,7 +148,7 @@ def fused_strips(plan: Plan, itemsize: int, threads: int) -> tuple[int, bool]:
         finer = max(1, -(-groups // more))
         if finer * length >= min(LEAST_STRIP, most * length):
             most, strips = finer, -(-groups // finer)
-    fits = rows * most * length * itemsize <= cache
-    if not fits:
-        return min(groups, max(1, MOST_COLUMNS // length)), threads == 1
+    if rows * most * length * itemsize > cache:  # no pass finds anything in the cache: rows as long as may be
+        most = min(groups, max(1, MOST_COLUMNS // length))
+        strips = -(-groups // most)
     return most, balanced(plan.B * strips, threads)

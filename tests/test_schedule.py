@@ -1,0 +1,52 @@
+"""However the work is cut, the bits are the same: schedules for machines that this one is not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cases import METHODS
+
+import numbanorm
+from numbanorm.cpu.launch import GUARD
+from numbanorm.cpu.schedule import cut
+
+THREADS = (2, 3, 7, 16, 64)
+
+# samples x rows x channels, channels last: strips that fit a cache and strips that do not, more and fewer of them than
+# threads, one chunk of rows a strip (29 samples for 7 threads) and many
+SHAPES = [(29, 1100, 256), (1, 9000, 64), (3, 1030, 300), (1, 33000, 3), (2, 40, 2000), (65, 1056, 32)]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_any_number_of_threads_gives_the_same_bits(
+    shape: tuple[int, ...], method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    norms = {
+        "group": lambda: numbanorm.group_norm(x, 1 if shape[2] % 4 else 4, channel_axis=-1, method=method),
+        "instance": lambda: numbanorm.instance_norm(x, channel_axis=-1, method=method),
+        "batch": lambda: numbanorm.batch_norm(x, training=True, channel_axis=-1, method=method),
+        "layer": lambda: numbanorm.layer_norm(x, shape[1:], method=method),
+        "rows": lambda: numbanorm.layer_norm(x, shape[2], method=method),
+    }
+    monkeypatch.setattr(GUARD, "threads", lambda: 1)
+    alone = {name: norm().tobytes() for name, norm in norms.items()}
+    for threads in THREADS:
+        monkeypatch.setattr(GUARD, "threads", lambda n=threads: n)
+        for name, norm in norms.items():
+            assert norm().tobytes() == alone[name], (name, threads)
+
+
+def test_the_cases_above_are_cut_in_every_way() -> None:
+    """A strip of one chunk that is not fused, a strip of many, and whole strips."""
+    from numbanorm import plan
+    from numbanorm.cpu.jobs import CENTER, SQUARES, WRITE
+
+    ways = set()
+    for shape in SHAPES:
+        for threads in THREADS:
+            s = cut(plan.group(shape, 1 if shape[2] % 4 else 4, 2), 4, CENTER | SQUARES | WRITE, False, threads)
+            chunks = s.dims[5] if s.family == "columns" else 0
+            ways.add((s.family, len(s.steps) > 1, chunks > 1))
+    assert {("columns", True, False), ("columns", True, True), ("columns", False, False), ("runs", True, False)} <= ways
