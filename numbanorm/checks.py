@@ -154,6 +154,8 @@ def counter(value: Any) -> Array | None:
         raise ValueError("num_batches_tracked must be writable, for training counts in it: got a read-only array; pass a copy")
     if value.reshape(-1)[0] < 0:
         raise ValueError(f"num_batches_tracked must not be negative: got {value}; write np.array(0)")
+    if value.itemsize < 8 and value.reshape(-1)[0] == np.iinfo(value.dtype).max:
+        raise ValueError(f"num_batches_tracked must have room for one more: got {value} in {value.dtype}; make it int64")
     return value
 
 
@@ -175,11 +177,15 @@ def output(out: Any, x: Array, others: tuple[tuple[str, Any], ...]) -> None:
 
 
 def overlaps_itself(a: Array) -> bool:
-    """Whether two elements may share memory: the elements would need more bytes than the view spans."""
+    """Whether two elements may share memory: a step must go past all that the smaller steps reach."""
     if a.flags.c_contiguous or a.size == 0:
         return False
-    span = sum((n - 1) * abs(s) for n, s in zip(a.shape, a.strides, strict=True)) + a.itemsize
-    return any(s == 0 and n > 1 for n, s in zip(a.shape, a.strides, strict=True)) or span < a.nbytes
+    reach = a.itemsize
+    for step, n in sorted((abs(s), n) for s, n in zip(a.strides, a.shape, strict=True) if n > 1):
+        if step < reach:
+            return True
+        reach += (n - 1) * step
+    return False
 
 
 def same_memory(a: Array, b: Array) -> bool:

@@ -24,6 +24,8 @@ class Explaining:
         self.backend = backend
 
     def tell(self, plan: Any, x: Any, center: bool, given: bool, one_read: bool, affine: bool) -> NoReturn:
+        if plan.size == 0:
+            raise Explained("nothing: x is empty")
         raise Explained(select(self.backend).explain(plan, x, center, given, one_read, affine))
 
 

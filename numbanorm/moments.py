@@ -12,7 +12,7 @@ from .checks import Array
 Axes = int | tuple[int, ...] | None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)  # comparing arrays gives no truth value
 class Moments:
     """Count, mean and m2 = sum((x - mean)**2) over some axes, in float64.
 
@@ -67,10 +67,12 @@ class Moments:
                 f"reduce over the same axes"
             )
         count = self.count + other.count
-        delta = other.mean - self.mean
         share = other.count / count
-        mean = self.mean + delta * share
-        return Moments(count, mean, self.m2 + other.m2 + delta * delta * (self.count * share), self.axis)
+        with np.errstate(invalid="ignore", over="ignore"):  # nan and inf pass on
+            delta = other.mean - self.mean
+            mean = self.mean + delta * share
+            m2 = self.m2 + other.m2 + delta * delta * (self.count * share)
+        return Moments(count, mean, m2, self.axis)
 
     def var(self, ddof: int = 0) -> Array:
         """Variance m2 / (count - ddof); ddof=1 is the unbiased one. nan where count <= ddof."""

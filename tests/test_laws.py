@@ -114,14 +114,35 @@ def test_channels_may_stand_anywhere(
 
 @every_method
 @every_dtype
-@pytest.mark.parametrize("n", [2, 49, 257, 3000, 20001])
+@pytest.mark.parametrize("n", [2, 49, 256, 257, 3000, 4096, 20001, 65536])
 def test_adding_a_constant_changes_nothing(n: int, dtype: np.dtype[Any], method: str, rng: np.random.Generator) -> None:
     """Where x + c is exact; eight bits of significand leave bfloat16 the integers up to 256."""
     constant = 2.0 ** {"bfloat16": 7, "float16": 10, "float32": 20, "float64": 20}[dtype.name]
     x = rng.integers(0, 100, (2, n)).astype(dtype)
     moved = (x.astype(np.float64) + constant).astype(dtype)
     assert (moved.astype(np.float64) - constant == x.astype(np.float64)).all()
-    check_near(numbanorm.layer_norm(moved, n, method=method), numbanorm.layer_norm(x, n, method=method), 1.0)
+    y, again = (numbanorm.layer_norm(v, n, method=method) for v in (x, moved))
+    if n & (n - 1) == 0:  # sums of small integers are exact, and so is their mean: the same distances to it
+        check_same(again, y)
+    else:
+        check_near(again, y, 1.0)
+
+
+@needs_long_double
+@every_method
+@every_dtype
+@pytest.mark.parametrize("shape", [(2, 5), (49, 3), (257, 17), (3000, 7), (40, 1000)])
+def test_batch_norm_is_layer_norm_of_the_transpose(
+    shape: tuple[int, int], dtype: np.dtype[Any], method: str, rng: np.random.Generator
+) -> None:
+    """Not to the bit: columns are added in another order than rows."""
+    x = rng.normal(1.5, 2.0, shape).astype(dtype)
+    y, stats = numbanorm.batch_norm(x, training=True, method=method, return_stats=True)
+    rows, of_rows = numbanorm.layer_norm(x.T, shape[0], method=method, return_stats=True)
+    check_near(y, rows.T, 1.0)
+    # float64 sums of numbers near 2: a few roundings
+    np.testing.assert_allclose(stats.mean, of_rows.mean, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(stats.rstd, of_rows.rstd, rtol=1e-14)
 
 
 @every_method

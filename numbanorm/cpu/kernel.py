@@ -78,10 +78,13 @@ class KernelCache(FunctionCache):
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        try:
-            super().save_overload(sig, data)
-        except Exception:  # the folder cannot be written, the disk is full: the kernel is there all the same
-            return
+        for _ in range(2):
+            try:
+                super().save_overload(sig, data)
+                return
+            except Exception:  # a damaged index is begun anew; where nothing can be written, the kernel is there all the same
+                with contextlib.suppress(Exception):
+                    self.flush()
 
 
 def kernel(parallel: bool = False) -> Callable[[Callable[..., None]], Any]:
