@@ -93,9 +93,7 @@ def rms_norm(x: Any, dims: int, weight: Any = None, eps: float = 1e-5) -> Truth:
     return truth._replace(var=truth.var.reshape(x.shape[: x.ndim - dims]))
 
 
-def group_norm(
-    x: Any, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, channel_axis: int = 1
-) -> Truth:
+def group_norm(x: Any, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, channel_axis: int = 1) -> Truth:
     """The channels of a sample in `groups` equal parts, each over its channels and all other axes but the first."""
     x = widen(x)
     axis, full = channel_axis % x.ndim, x.shape

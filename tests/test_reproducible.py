@@ -251,41 +251,6 @@ def test_measured_or_normalized(case: Case, dtype: np.dtype[Any]) -> None:
         assert m.mean.tobytes() == stats.mean.tobytes()
 
 
-AT_ONCE = """
-from concurrent.futures import ThreadPoolExecutor
-import numpy as np, numbanorm
-x = [np.random.default_rng(k).normal(3, 1, (40, 2000)).astype(np.float32) for k in range(4)]
-alone = [numbanorm.layer_norm(v, 2000).tobytes() for v in x]
-with ThreadPoolExecutor(4) as pool:
-    for _ in range(20):
-        assert [y.tobytes() for y in pool.map(lambda v: numbanorm.layer_norm(v, 2000), x)] == alone
-print("same")
-"""
-
-FORKED = """
-import os, sys
-import numpy as np, numbanorm
-x = np.random.default_rng(0).normal(3, 1, (40, 2000)).astype(np.float32)
-before = numbanorm.layer_norm(x, 2000).tobytes()
-child = os.fork()
-if child == 0:
-    os._exit(0 if numbanorm.layer_norm(x, 2000).tobytes() == before else 1)
-assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-assert numbanorm.layer_norm(x, 2000).tobytes() == before
-print("same")
-"""
-
-
-@pytest.mark.parametrize("layer", ["default", "workqueue"])
-@pytest.mark.parametrize("program", [AT_ONCE, FORKED], ids=["python_threads", "forked_child"])
-def test_threads_and_forks_of_the_caller(program: str, layer: str) -> None:
-    """What kills or hangs a process that starts Numba's threads carelessly."""
-    if program == FORKED and not hasattr(os, "fork"):
-        pytest.skip("this platform cannot fork")
-    environment = {"NUMBA_NUM_THREADS": "3"} | ({} if layer == "default" else {"NUMBA_THREADING_LAYER": layer})
-    assert finish(start(["-c", program], environment)).strip() == "same"
-
-
 def test_python_threads_in_this_process() -> None:
     """Different norms and types at once, each with results of its own."""
     jobs = [(case, cases.arguments(case, dtype)) for case in SHARED for dtype in DTYPES]
