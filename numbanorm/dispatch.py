@@ -28,6 +28,9 @@ class Explaining:
             raise Explained("nothing: x is empty")
         raise Explained(select(self.backend).explain(plan, x, center, given, one_read, affine))
 
+    def measure(self, plan: Any, x: Any, one_read: bool) -> NoReturn:
+        raise TypeError("explain wants one of the norms: got moments; write explain(layer_norm, x, 768)")
+
 
 @cache
 def cpu_backend() -> ModuleType:

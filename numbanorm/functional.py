@@ -8,6 +8,7 @@ x's dtype, in native byte order.
 
 from __future__ import annotations
 
+import inspect
 from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
@@ -415,15 +416,12 @@ def _stats(p: plan.Plan, stats: Array, mean: bool = True) -> Stats:
     return Stats(stats[0].reshape(p.stats_shape) if mean else None, stats[3].reshape(p.stats_shape))
 
 
-NORMS = (layer_norm, rms_norm, group_norm, instance_norm, batch_norm)
-
-
 def explain(function: Any, *args: Any, **kwargs: Any) -> str:
     """Say which kernel a call would run, and why; nothing is computed or changed.
 
     Parameters
     ----------
-    function : one of the norms
+    function : one of the norms, or a functools.partial of one
     *args, **kwargs
         The call's arguments.
 
@@ -436,11 +434,19 @@ def explain(function: Any, *args: Any, **kwargs: Any) -> str:
     >>> print(explain(layer_norm, np.zeros((8, 16), np.float32), 16))  # doctest: +ELLIPSIS
     cpu, family runs, 1 of ... threads: runs of 16 contiguous elements, 1 a group, 8 groups; ...
     """
-    if function not in NORMS:
-        raise TypeError(f"explain wants one of the norms: got {function!r}; write explain(layer_norm, x, 768)")
-    kwargs["backend"] = dispatch.Explaining(kwargs.get("backend"))
+    asking = dispatch.Explaining(kwargs.pop("backend", None))
     try:
-        function(*args, **kwargs)
+        if takes_backend(function):
+            function(*args, **kwargs, backend=asking)
     except dispatch.Explained as told:
         return str(told)
-    raise AssertionError("a norm asks its backend before it returns")
+    raise TypeError(f"explain wants one of the norms: got {function!r}; write explain(layer_norm, x, 768)")
+
+
+def takes_backend(function: Any) -> bool:
+    """Whether a function may be a norm, or one that wraps a norm."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # not callable, or built in
+        return False
+    return "backend" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())

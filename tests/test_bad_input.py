@@ -287,7 +287,7 @@ MERGEABLE = [
     wrong("merge", "other axes", {"other": Moments(3)}, "must have the same shape", "(6, 5) and ()", "same axes"),
     wrong("update", "other shape", {"x": np.ones((2, 4, 4))}, "must have the same shape", "(6, 5) and (4, 4)", "the same axes"),
     *each(alien, "merge", "other", "Moments", "", 3, None, np.ones(3), (1, 2, 3), got=""),
-    *each(alien, "explain", "function", "one of the norms", "", len, None, "layer_norm", numbanorm.moments, got=""),
+    *each(alien, "explain", "function", "one of the norms", "", len, None, "layer_norm", got=""),
 ]  # fmt: skip
 
 TABLE = [(name, row) for row in X + SHAPES + PARAMETERS + NUMBERS + RUNNING + OUT + MERGEABLE for name in row.where.split()]
@@ -345,3 +345,8 @@ def test_unchanged_arguments_are_taken(name: str) -> None:
     before = {k: memory(a[k]) for k in written}
     assert FUNCTIONS[name](**a) is not None
     assert all(memory(a[k]) != before[k] for k in written)
+
+
+def test_explain_refuses_moments() -> None:
+    with pytest.raises(TypeError, match=r"explain wants one of the norms: got moments; write"):
+        numbanorm.explain(numbanorm.moments, np.ones((2, 3)), 0)

@@ -177,6 +177,20 @@ def test_largest_group(n: int, kind: str, name: str, rng: np.random.Generator) -
             check_statistics(stats._replace(mean=stats.mean.reshape(()), rstd=stats.rstd.reshape(())), truth, 1e-5)
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("n", "seed"), [(99_992, 2), (300_008, 0), (700_008, 1)])
+def test_mean_that_float64_does_not_hold(n: int, seed: int, method: str) -> None:
+    """Numbers 8 apart around 1e8, nearly all of them equal: rounding their mean to float64 costs a tenth of an ulp or more."""
+    x = hostile("large_offset", np.dtype(np.float32), np.random.default_rng(seed), (n,))
+    truth = oracle.layer_norm(x, 1)
+    d = x.astype(np.float64) - x.sum(dtype=np.float64) / n  # the sum of such numbers is exact
+    plain = (d / np.sqrt((d * d).mean() + 1e-5)).astype(np.float32)
+    assert oracle.ulp_error(plain, truth.y) > 0.6, "these numbers are no longer hard"
+    for case in one_group_of(n):
+        y = call(case, cases.Arguments(x.reshape(case.shape)), method=method)
+        check_close(y.ravel(), truth.y, 1.0)
+
+
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "cancelling"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
 @pytest.mark.parametrize(("norm", "shape"), [("batch", (49, 5)), ("batch", (2, 3, 300)), ("instance", (2, 3, 7, 7))])
