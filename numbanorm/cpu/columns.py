@@ -19,7 +19,7 @@ from __future__ import annotations
 from numba import boolean, int64
 
 from .elementwise import affine_columns, parameters
-from .jobs import CENTER, FUSED, JOIN, LANE_ROOM, LOW, MEAN, MEASURE, ONE_READ, PIECE, RSTD, SQUARES, STREAM, TALL, WRITE
+from .jobs import CENTER, FUSED, JOIN, LANE_ROOM, LOW, MEAN, MEASURE, ONE_READ, PIECE, RSTD, SQUARES, TALL, WRITE
 from .kernel import device, kernel
 from .simd import advance, pointer
 from .sums import (
@@ -171,7 +171,7 @@ def columns(phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, lo, hi
     rows, all_groups, length, t, most, chunks, per_chunk, stack_size, room, fold, beside, scratch, slots = dims
     strips, stride, step = (all_groups + most - 1) // most, all_groups * length, block_rows(rows)
     blocks = (rows + step - 1) // step
-    one_read, streaming = boolean(todo & ONE_READ), boolean(todo & STREAM)
+    one_read = boolean(todo & ONE_READ)
     stack = advance(pointer(work), slot * scratch)
     sums = advance_by(stack, stack_size, zero(xp))
     lane_sums = advance_by(sums, room, zero(xp))
@@ -203,8 +203,8 @@ def columns(phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, lo, hi
             expand(stats, u, w, b, first, groups, length, t, copies, room, table)
             n, at = (min(rows, k1 * step) - k0 * step) * fold, i + k0 * step * fold * stride
             if beside == 1:
-                affine_columns(streaming, xp, yp, at, n, stride, groups * length, table, room)
+                affine_columns(xp, yp, at, n, stride, groups * length, table, room)
             else:
                 wide = beside * stride
-                affine_columns(streaming, xp, yp, at, n // beside, wide, wide, table, room)
-                affine_columns(streaming, xp, yp, at + n // beside * wide, 1, wide, n % beside * stride, table, room)
+                affine_columns(xp, yp, at, n // beside, wide, wide, table, room)
+                affine_columns(xp, yp, at + n // beside * wide, 1, wide, n % beside * stride, table, room)

@@ -14,7 +14,8 @@ SERIAL = 32768  # elements below which waking the threads (about 10 us) costs mo
 LEAST_RUN = 16  # elements that share their parameters, from which on normalizing them as a run is worth a call
 STREAM_RUN = 1024  # elements of a run from which on streaming pays although its ends are not aligned
 MOST_COLUMNS = 4096  # of a strip: its sums and parameters must stay in the cache
-LEAST_COLUMNS = 64  # narrower rows are laid side by side
+LEAST_COLUMNS = 64  # narrower rows are summed side by side; part of the tree
+BESIDE = 512  # columns that are normalized side by side, where a row has fewer
 LEAST_STRIP = 256  # columns: 1 KiB of float32; shorter pieces of a row waste what memory brings along
 
 
@@ -104,9 +105,8 @@ def columns_schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads
     groups, length = plan.G, plan.K * plan.T
     fold = fold_for(plan.M, groups * length)
     rows = plan.M // fold
-    beside = max(1, power_of_two_above(-(-LEAST_COLUMNS // (groups * length))))
-    if groups * length < STREAM_RUN:
-        todo &= ~STREAM
+    beside = power_of_two_above(-(-BESIDE // (groups * length)))
+    todo &= ~STREAM
     parts = 2 if itemsize == 8 else 1
     step = block_rows.py_func(rows)
     blocks = -(-rows // step)
