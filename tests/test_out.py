@@ -118,8 +118,6 @@ STREAMED = [
     Case("rms", (40, 3000)),
     Case("instance", (2, 3, 5003)),
     Case("batch", (7, 3, 2100)),
-    Case("batch", (31, 2051)),
-    Case("batch", (200, 1037), training=False),
     Case("batch", (3, 4, 2005), training=False),
 ]
 
