@@ -49,7 +49,7 @@ def block_moments(kind, one_read, x, i, n, stride, width, means, kept, room, acc
     With `one_read` the block's sums and its squares about its own means (`own`) are kept when the sums are taken, and
     merged about the group's mean for the squares (Chan, Golub, LeVeque 1979). kept: (2, room).
     """
-    together = n if stride <= TALL else 4
+    together = n if stride <= TALL else 8
     out, about = acc, means
     for c in range(0, width, 16):
         put(acc, c, zeros(x))

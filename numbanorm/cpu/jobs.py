@@ -14,5 +14,5 @@ MEAN, LOW, M2, RSTD = 0, 1, 2, 3
 LEVELS = 64  # of a pairs tree: its stack never holds more
 PIECE = 512  # columns that are worked on together: their sums, or mean, scale and shift, stay in L1
 LANE_ROOM = 32  # accumulators that the run tree over columns uses
-TALL = 128  # elements between rows up to which a block's rows are added column by column, not four rows at a time
+TALL = 128  # elements between rows up to which a block's rows are added column by column, not eight rows at a time
 BATCH = 4096  # elements of short rows that go through the passes together, so that no row waits for another's division
