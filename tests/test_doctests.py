@@ -1,0 +1,15 @@
+"""The examples in docstrings, as they are printed."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+
+import pytest
+
+
+@pytest.mark.parametrize("name", ["numbanorm.functional", "numbanorm.moments"])
+def test_examples(name: str) -> None:
+    outcome = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    assert outcome.attempted > 0
+    assert outcome.failed == 0
