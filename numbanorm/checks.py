@@ -109,9 +109,7 @@ def momentum(value: Any) -> float | None:
 
 
 def flag(name: str, value: Any) -> bool:
-    if value is True or value is False:
-        return bool(value)
-    if isinstance(value, np.bool_):
+    if value is True or value is False or isinstance(value, np.bool_):
         return bool(value)
     raise TypeError(f"{name} must be True or False: got {value!r}; write bool({name})")
 

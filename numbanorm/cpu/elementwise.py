@@ -46,7 +46,7 @@ N, R = types.intp, types.float64
 def affine_run(
     tc: Any, streaming: Any, x: Any, y: Any, i: Any, n: Any, ahead: Any, mean: Any, rstd: Any, c: Any, w: Any, b: Any
 ) -> Any:
-    """y[i : i + n] from x[i : i + n]; `w` and `b` are scalars, or pointers to n float64 each. x may be y's, or widened."""
+    """y[i : i + n] from x[i : i + n]; `w` and `b` are scalars, or pointers to n float64 each."""
     pointwise = isinstance(w, types.CPointer)
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
@@ -61,9 +61,9 @@ def affine_run(
                 prefetch(b, xp, b.add(at, ahead))
             scale, shift = fixed or scale_and_shift(b, rstd, c, *(load(b, types.float64, p, e, n) for p in a[9:]))
             d = b.fsub(load(b, x.dtype, xp, at, n), mean)
-            store(b, y.dtype, yp, at, fused(b, d, scale, shift), n, streaming)
+            store(b, x.dtype, yp, at, fused(b, d, scale, shift), n, streaming)
 
-        aligned_sixteens(b, y.dtype, streaming, yp, i, n, step)
+        aligned_sixteens(b, x.dtype, streaming, yp, i, n, step)
         return ctx.get_dummy_value()
 
     return types.void(types.boolean, x, y, N, N, N, R, R, R, w, b), codegen

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ..plan import Plan
-from .jobs import APPLY, BATCH, CENTER, FUSED, JOIN, LANE_ROOM, LEVELS, MEASURE, ONE_READ, PIECE, SQUARES, STREAM, WRITE
+from .jobs import APPLY, CENTER, FUSED, JOIN, LANE_ROOM, LEVELS, MEASURE, ONE_READ, PIECE, SQUARES, STREAM, WRITE
 from .machine import cache_bytes
+from .runs import rows_together
 from .sums import TILE, block_rows
 
 SERIAL = 32768  # elements below which waking the threads (about 10 us) costs more than it saves: threads is 1
@@ -82,7 +83,7 @@ def runs_schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads: i
     slots = max(step[3] for step in steps)
     scratch = (2 * LEVELS + (runs * spans if fused else 0)) * parts
     work = slots * scratch + (0 if fused else units * runs * spans * parts)
-    together = max(1, BATCH // max(1, length)) if runs * spans == 1 else runs
+    together = rows_together.py_func(length) if runs * spans == 1 else runs
     kept = 2 * tiles * parts * (slots * together if fused else units * runs) if todo & ONE_READ else 0
     # the next row is asked for while this one is written; a row that fills the cache would be driven out again
     ahead = length if runs == 1 and length * itemsize <= cache_bytes(2) // 4 else 0

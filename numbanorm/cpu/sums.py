@@ -117,59 +117,53 @@ def fold(b: ir.IRBuilder, x: list[Any], y: list[Any]) -> list[Any]:
     return parts
 
 
-class Accumulators:
-    """`count` accumulators of 16 lanes in a loop; `mean` None: of the elements, else of their squared distances to it."""
+def add_elements(b: ir.IRBuilder, places: list[Any], v: Any, mean: Any, n: Any) -> None:
+    """Add 16 elements to the accumulator whose parts stand in `places`: the elements, or with `mean` their squared distances.
 
-    def __init__(self, b: ir.IRBuilder, element: Any, count: int, mean: Any = None) -> None:
-        self.b, self.element, self.mean = b, element, mean
-        self.parts = 2 if element == types.float64 else 1
-        self.places = [[cgutils.alloca_once_value(b, constant(F64, 0.0)) for _ in range(self.parts)] for _ in range(count)]
-
-    def read(self, k: int) -> list[Any]:
-        return [self.b.load(p) for p in self.places[k]]
-
-    def enter(self, k: int, p: Any, i: Any, n: Any = None) -> None:
-        """Add 16 elements from `i` on to accumulator k; with `n` only that many: an absent element adds nothing."""
-        b = self.b
-        v = load(b, self.element, p, i, n)
-        if self.mean is None:
-            acc = add_term(b, self.read(k), v)
-        else:
-            d = b.fsub(v, self.mean)
-            d = d if n is None else b.select(first_lanes(b, n), d, constant(F64, 0.0))
-            acc = square_term(b, self.read(k), d)
-        for place, part in zip(self.places[k], acc, strict=True):
-            b.store(part, place)
+    Only the first `n` are there, if it is given; an absent element adds nothing.
+    """
+    acc = [b.load(place) for place in places]
+    if mean is None:
+        acc = add_term(b, acc, v)
+    else:
+        d = b.fsub(v, mean)
+        acc = square_term(b, acc, d if n is None else b.select(first_lanes(b, n), d, constant(F64, 0.0)))
+    for place, part in zip(places, acc, strict=True):
+        b.store(part, place)
 
 
-def tile(b: ir.IRBuilder, element: Any, p: Any, i: Any, n: Any, mean: Any = None) -> Any:
-    """Sum of the tile x[i : i + n], n <= 256: 8 steps x 32 lanes, each lane in order from +0.0, lanes by halves."""
-    acc = Accumulators(b, element, 2, mean)
+def tile(b: ir.IRBuilder, t: Vec, element: Any, args: Any, mean: Any = None) -> Any:
+    """args: p, i, n. Sum of the tile p[i : i + n], n <= 256: 8 steps x 32 lanes, each in order from +0.0, lanes by halves."""
+    p, i, n = args
+    halves = [[cgutils.alloca_once_value(b, constant(F64, 0.0)) for _ in range(t.parts)] for _ in range(2)]
+
+    def enter(at: Any, rest: Any = None) -> None:
+        for half, places in enumerate(halves):
+            start, left = b.add(at, integer(16 * half)), None if rest is None else b.sub(rest, integer(16 * half))
+            add_elements(b, places, load(b, element, p, start, left), mean, left)
+
     rest = b.and_(n, integer(31))
-    with cgutils.for_range_slice(b, i, b.add(i, b.sub(n, rest)), integer(32), intp=I64) as (e, _):
-        acc.enter(0, p, e)
-        acc.enter(1, p, b.add(e, integer(16)))
+    last = b.add(i, b.sub(n, rest))
+    with cgutils.for_range_slice(b, i, last, integer(32), intp=I64) as (at, _):
+        enter(at)
     with b.if_then(b.icmp_signed(">", rest, integer(0))):
-        last = b.add(i, b.sub(n, rest))
-        acc.enter(0, p, last, rest)
-        acc.enter(1, p, b.add(last, integer(16)), b.sub(rest, integer(16)))
-    return join(b, fold(b, acc.read(0), acc.read(1)))
+        enter(last, rest)
+    return join(b, fold(b, *([b.load(place) for place in places] for places in halves)))
 
 
 @intrinsic
 def tile_sum(tc: Any, p: Any, i: Any, n: Any) -> Any:
     """Sum of the tile p[i : i + n], n <= 256."""
-    return Vec(1, parts_for(p))(p, types.intp, types.intp), lambda ctx, b, sig, a: tile(b, p.dtype, a[0], a[1], a[2])
+    t = Vec(1, parts_for(p))
+    return t(p, types.intp, types.intp), lambda ctx, b, sig, a: tile(b, t, p.dtype, a)
 
 
 @intrinsic
 def tile_squares(tc: Any, p: Any, i: Any, n: Any, mean: Any) -> Any:
     """Sum of (p[i : i + n] - mean) ** 2, n <= 256."""
-
-    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        return tile(b, p.dtype, a[0], a[1], a[2], broadcast(b, a[3]))
-
-    return Vec(1, parts_for(p))(p, types.intp, types.intp, types.float64), codegen
+    t = Vec(1, parts_for(p))
+    signature = t(p, types.intp, types.intp, types.float64)
+    return signature, lambda ctx, b, sig, a: tile(b, t, p.dtype, a[:3], broadcast(b, a[3]))
 
 
 @intrinsic
@@ -179,7 +173,7 @@ def ratio(tc: Any, s: Any, n: Any) -> Any:
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
         parts = split(b, a[0], s)
-        n_ = take(b, b.insert_element(ir.Constant(vector(F64, 1), ir.Undefined), a[1], ir.Constant(I32, 0)), [0] * s.lanes)
+        n_ = broadcast(b, a[1], s.lanes)
         q = b.fdiv(parts[0], n_)
         rest = fused(b, b.fneg(q), n_, parts[0])
         if s.parts == 1:
@@ -212,9 +206,8 @@ def scaled_square(tc: Any, acc: Any, n: Any, d: Any) -> Any:
     """acc + n * d * d (n float64; d as many lanes as acc)"""
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        single = b.insert_element(ir.Constant(vector(F64, 1), ir.Undefined), a[1], ir.Constant(I32, 0))
-        n_ = take(b, single, [0] * acc.lanes)
-        d_ = a[2] if acc.lanes > 1 else b.insert_element(ir.Constant(vector(F64, 1), ir.Undefined), a[2], ir.Constant(I32, 0))
+        n_ = broadcast(b, a[1], acc.lanes)
+        d_ = a[2] if acc.lanes > 1 else broadcast(b, a[2], 1)
         return join(b, add_term(b, split(b, a[0], acc), b.fmul(n_, b.fmul(d_, d_))))
 
     return acc(acc, types.float64, d), codegen
@@ -323,21 +316,12 @@ def add_rows(b: ir.IRBuilder, element: Any, args: Any, means: Any = None) -> Non
 
     def step(first: Any, count: Any, c: Any, n: Any) -> None:
         acc = [cgutils.alloca_once_value(b, part) for part in split(b, read(b, out, c, t), t)]
-        for place, part in zip(acc, split(b, read(b, out, c, t), t), strict=True):
-            b.store(part, place)
         mean = None if means is None else load(b, types.float64, means, c)
         start = b.add(b.add(i, c), b.mul(first, stride))
         with cgutils.for_range(b, count, intp=I64) as row:
             at = b.add(start, b.mul(row.index, stride))
             prefetch(b, p, b.add(at, b.mul(together, stride)))
-            v, now = load(b, element, p, at, n), [b.load(place) for place in acc]
-            if mean is None:
-                now = add_term(b, now, v)
-            else:
-                d = b.fsub(v, mean)
-                now = square_term(b, now, d if n is None else b.select(first_lanes(b, n), d, constant(F64, 0.0)))
-            for place, part in zip(acc, now, strict=True):
-                b.store(part, place)
+            add_elements(b, acc, load(b, element, p, at, n), mean, n)
         write(b, out, c, join(b, [b.load(place) for place in acc]), t)
 
     with cgutils.for_range_slice(b, integer(0), rows, together, intp=I64) as (first, _):
