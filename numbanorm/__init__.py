@@ -1,6 +1,13 @@
 """Normalization kernels for NumPy arrays: exact, reproducible, at memory speed, in one call."""
 
 from .about import info, show_versions
+from .backward import (
+    batch_norm_backward,
+    group_norm_backward,
+    instance_norm_backward,
+    layer_norm_backward,
+    rms_norm_backward,
+)
 from .functional import Stats, batch_norm, explain, group_norm, instance_norm, layer_norm, rms_norm
 from .moments import Moments, moments
 
@@ -10,12 +17,17 @@ __all__ = [
     "Moments",
     "Stats",
     "batch_norm",
+    "batch_norm_backward",
     "explain",
     "group_norm",
+    "group_norm_backward",
     "info",
     "instance_norm",
+    "instance_norm_backward",
     "layer_norm",
+    "layer_norm_backward",
     "moments",
     "rms_norm",
+    "rms_norm_backward",
     "show_versions",
 ]

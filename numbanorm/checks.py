@@ -157,8 +157,43 @@ def counter(value: Any) -> Array | None:
     return value
 
 
-def output(out: Any, x: Array, others: tuple[tuple[str, Any], ...]) -> None:
-    """`out` fits x, and shares memory with nothing that is read, unless it is x itself."""
+def like(name: str, value: Any, x: Array) -> Array:
+    """An array of x's shape and dtype."""
+    a = array(name, value)
+    if a.shape != x.shape:
+        raise ValueError(f"{name} must have the shape of x, {x.shape}: got {a.shape}; it is the gradient of the norm's result")
+    if a.dtype != x.dtype:
+        raise TypeError(f"{name} must have the dtype of x, {x.dtype}: got {a.dtype}; write {name}.astype(x.dtype)")
+    return a
+
+
+def stats(value: Any, shape: tuple[int, ...], center: bool) -> tuple[Array | None, Array]:
+    """(mean, rstd) as a norm returned them -> flat float64 copies; the mean is None unless `center`."""
+    if not isinstance(value, tuple) or len(value) != 2:
+        raise TypeError(
+            f"stats must be (mean, rstd): got {type(value).__name__}; pass what the norm returned with return_stats=True"
+        )
+    return (statistic("mean", value[0], shape) if center else None), statistic("rstd", value[1], shape)
+
+
+def statistic(name: str, value: Any, shape: tuple[int, ...]) -> Array:
+    a = array(name, value)
+    if a.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}: got {a.shape}; pass the stats of the forward call as they came")
+    flat: Array = a.astype(np.float64).reshape(-1)
+    return flat
+
+
+def needs(value: Any, n: int) -> tuple[bool, ...]:
+    """Which of n gradients are wanted."""
+    if not isinstance(value, (tuple, list)) or len(value) != n:
+        names = ("dx", "dweight", "dbias")[:n]
+        raise ValueError(f"needs must be {n} of True or False, for {', '.join(names)}: got {value!r}; write {(True,) * n}")
+    return tuple(flag("needs", v) for v in value)
+
+
+def output(out: Any, x: Array, others: tuple[tuple[str, Any], ...], may_be: tuple[str, ...] = ("x",)) -> None:
+    """`out` fits x, and shares memory with nothing that is read, unless it is one of `may_be` itself."""
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(f"out must be a NumPy array: got {type(out).__name__}; write np.empty_like(x)")
     if out.shape != x.shape:
@@ -170,8 +205,11 @@ def output(out: Any, x: Array, others: tuple[tuple[str, Any], ...]) -> None:
     if overlaps_itself(out):
         raise ValueError("out must have memory of its own for every element: got a broadcast view; write np.empty_like(x)")
     for name, other in others:
-        if other is not None and shares_memory(out, other) and not (name == "x" and same_memory(out, other)):
-            raise ValueError(f"out must not overlap {name}, unless it is x itself: got arrays that share memory; pass a copy")
+        if other is not None and shares_memory(out, other) and not (name in may_be and same_memory(out, other)):
+            allowed = " or ".join(may_be)
+            raise ValueError(
+                f"out must not overlap {name}, unless it is {allowed} itself: got arrays that share memory; pass a copy"
+            )
 
 
 def overlaps_itself(a: Array) -> bool:

@@ -28,6 +28,11 @@ class Explaining:
             raise Explained("nothing: x is empty")
         raise Explained(select(self.backend).explain(plan, x, center, given, one_read, affine))
 
+    def tell_backward(self, plan: Any, x: Any, center: bool, given: bool, needs: tuple[bool, ...]) -> NoReturn:
+        if plan.size == 0:
+            raise Explained("nothing: x is empty")
+        raise Explained(select(self.backend).explain_backward(plan, x, center, given, needs))
+
     def measure(self, plan: Any, x: Any, one_read: bool) -> NoReturn:
         raise TypeError("explain wants one of the norms: got moments; write explain(layer_norm, x, 768)")
 

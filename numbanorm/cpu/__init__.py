@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 
 from ..plan import Plan
-from .jobs import CENTER, M2, MEAN, ONE_READ, SQUARES, STREAM, WRITE
+from .backward_schedule import cut_backward
+from .jobs import ANCHOR, CENTER, M2, MEAN, ONE_READ, PARAMETERS, ROOT, RSTD, SQUARES, STREAM, UNIT, WRITE
 from .launch import GUARD, execute
 from .schedule import SERIAL, Schedule, cut
 from .simd import STORAGE
 
-__all__ = ["explain", "measure", "normalize"]
+__all__ = ["differentiate", "explain", "explain_backward", "measure", "normalize"]
 
 Array = np.ndarray[Any, Any]
+NOTHING = np.empty(0)
 NATIVE = {np.dtype(np.float32), np.dtype(np.float64)}  # halves are known to the kernels by their bits
 
 
@@ -47,8 +49,11 @@ def constants(n: int) -> tuple[Array, Array]:
 
 
 def plan_schedule(plan: Plan, x: Array, todo: int, affine: bool) -> Schedule:
-    threads = 1 if plan.size < SERIAL else GUARD.threads()
-    return cut(plan, x.itemsize, todo, affine, threads)
+    return cut(plan, x.itemsize, todo, affine, threads_for(plan))
+
+
+def threads_for(plan: Plan) -> int:
+    return 1 if plan.size < SERIAL else GUARD.threads()
 
 
 def flags(center: bool, given: bool, one_read: bool) -> int:
@@ -56,6 +61,11 @@ def flags(center: bool, given: bool, one_read: bool) -> int:
     if given:
         return 0
     return (CENTER if center else 0) | SQUARES | (ONE_READ if one_read and center else 0)
+
+
+def run(s: Schedule, x: Array, y: Array, weight: Array, bias: Array, stats: Array, count: float, eps: float) -> None:
+    kept = np.empty(s.kept) if s.kept else NOTHING
+    execute(s, x, y, weight, bias, stats, np.empty(s.work), kept, s.dims, count, eps)
 
 
 def normalize(
@@ -97,7 +107,7 @@ def normalize(
     x_flat = flat(x)
     y_flat = x_flat if y is x else flat(y)
     count = 1.0 if given is not None else float(plan.count)
-    execute(plan_schedule(plan, x, todo, affine), x_flat, y_flat, weight, bias, stats, count, eps)
+    run(plan_schedule(plan, x, todo, affine), x_flat, y_flat, weight, bias, stats, count, eps)
     return stats
 
 
@@ -107,7 +117,7 @@ def measure(plan: Plan, x: Array, one_read: bool) -> Array:
     stats = np.zeros((4, plan.B * plan.G))
     todo = flags(True, False, one_read)
     x_flat = flat(x)
-    execute(plan_schedule(plan, x, todo, False), x_flat, x_flat, w, b, stats, float(plan.count), 0.0)
+    run(plan_schedule(plan, x, todo, False), x_flat, x_flat, w, b, stats, float(plan.count), 0.0)
     return stats
 
 
@@ -117,3 +127,75 @@ def explain(plan: Plan, x: Array, center: bool, given: bool, one_read: bool, aff
     threads = max(step[3] for step in s.steps)
     streaming = "past the cache" if any(step[1] & STREAM for step in s.steps) else "through the cache"
     return f"cpu, family {s.family}, {threads} of {GUARD.threads()} threads: {s.reason}; y is written {streaming}"
+
+
+def differentiate(
+    plan: Plan,
+    x: Array,
+    dy: Array,
+    dx: Array | None,
+    weight: Array | None,
+    mean: Array | None,
+    rstd: Array,
+    center: bool,
+    given: bool,
+    parameters: tuple[bool, ...],
+) -> Array:
+    """Write the gradient of x to dx (which may be x or dy) and return those of weight and bias.
+
+    Parameters
+    ----------
+    plan : Plan
+    x, dy, dx : C-contiguous arrays of the plan's size and one dtype; dx None if it is not wanted.
+    weight : flat float64 array of the size of the plan's weight_shape, or None.
+    mean, rstd : float64 of B * G elements; mean None for 0.
+    center : False for a mean of 0 (RMS norm).
+    given : the statistics do not depend on x.
+    parameters : whether the gradients of weight and of bias are wanted.
+
+    Returns
+    -------
+    float64 array (2, G * K): dweight, dbias; only what is wanted is defined.
+    """
+    w = constants(plan.G * plan.K)[0] if weight is None else weight
+    grads = np.empty((2, plan.G * plan.K))
+    wanted = any(parameters)
+    x_flat, dy_flat = flat(x), flat(dy)
+    dx_flat = x_flat if dx is None or dx is x else dy_flat if dx is dy else flat(dx)
+    if wanted or (dx is not None and not given):
+        if dx is None and not any(parameters[:1]):
+            x_flat = dx_flat = dy_flat  # for dbias alone x need not be read
+        todo = (PARAMETERS if wanted else 0) | (CENTER if center and not given else 0)
+        if dx is not None and not given:
+            todo |= WRITE | (0 if dx is x or dx is dy else STREAM)
+        s = cut_backward(plan, x.itemsize, todo, threads_for(plan))
+        table = np.zeros((plan.B * plan.G, UNIT))
+        table[:, ROOT] = rstd
+        if mean is not None:
+            table[:, ANCHOR] = mean
+        spread_w = np.repeat(w, plan.T) if s.family == "rows_backward" and plan.T > 1 else w
+        args = (x_flat, dy_flat, dx_flat, spread_w, table.reshape(-1), np.empty(s.kept), grads.reshape(-1), np.empty(s.work))
+        execute(s, *args, s.dims, float(plan.count))
+    if dx is not None and given:
+        scale(plan, dy_flat, dx_flat, w, rstd, dx is dy)
+    return grads
+
+
+def scale(plan: Plan, dy: Array, dx: Array, weight: Array, rstd: Array, in_place: bool) -> None:
+    """dx = dy * weight * rstd: the forward pass, with mean 0 and no bias."""
+    stats = np.zeros((4, plan.B * plan.G))
+    stats[RSTD] = rstd
+    s = cut(plan, dy.itemsize, WRITE | (0 if in_place else STREAM), True, threads_for(plan))
+    run(s, dy, dx, weight, constants(weight.size)[1], stats, 0.0, 0.0)
+
+
+def explain_backward(plan: Plan, x: Array, center: bool, given: bool, needs: tuple[bool, ...]) -> str:
+    """Which kernel would compute gradients, and why."""
+    todo = (PARAMETERS if any(needs[1:]) else 0) | (WRITE if needs[0] and not given else 0)
+    told = []
+    if todo:
+        s = cut_backward(plan, x.itemsize, todo | CENTER, threads_for(plan))
+        told.append(f"family {s.family}, {max(step[3] for step in s.steps)} of {GUARD.threads()} threads: {s.reason}")
+    if needs[0] and given:
+        told.append("dx = dy * weight * rstd by the kernel of the forward pass")
+    return "cpu, " + ("; ".join(told) or "nothing: no gradient is wanted")

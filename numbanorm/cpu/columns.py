@@ -21,7 +21,7 @@ from numba import boolean, int64
 from .elementwise import affine_columns, parameters
 from .jobs import CENTER, FUSED, JOIN, LANE_ROOM, LOW, MEAN, MEASURE, ONE_READ, PIECE, RSTD, SQUARES, TALL, WRITE
 from .kernel import device, kernel
-from .simd import advance, pointer
+from .simd import advance, pointer, unpacked
 from .sums import (
     add_row_squares,
     add_row_sums,
@@ -168,6 +168,7 @@ def columns(phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, lo, hi
     kept: the moments of blocks, of one strip a slot (FUSED) or of all strips.
     """
     xp, yp = pointer(x), pointer(y)
+    dims = unpacked(dims, 13)
     rows, all_groups, length, t, most, chunks, per_chunk, stack_size, room, fold, beside, scratch, slots = dims
     strips, stride, step = (all_groups + most - 1) // most, all_groups * length, block_rows(rows)
     blocks = (rows + step - 1) // step

@@ -1,4 +1,6 @@
-"""y = (x - mean) * scale + shift in float64, rounded once: over a run, and over rows of columns.
+"""What is written element by element, in float64 and rounded once: over a run, and over rows of columns.
+
+Forward, y = (x - mean) * scale + shift. Backward, dx = (x - mean) * slope + (u + shift), u = dy * weight * rstd.
 
 scale = rstd * weight and shift = c * weight + bias, c being the share of the mean's low part. The mean stays apart: folded
 into the shift it would cancel. What a group of one value gets is exactly its bias, for then c = 0.
@@ -11,6 +13,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils
 
+from .jobs import ANCHOR, OFFSET, ROOT, SHIFT, SLOPE
 from .kernel import intrinsic, types
 from .simd import I64, broadcast, fused, integer, load, misaligned, prefetch, sixteens, smaller, store
 
@@ -69,33 +72,141 @@ def affine_run(
     return types.void(types.boolean, x, y, N, N, N, R, R, R, w, b), codegen
 
 
-@intrinsic
-def affine_columns(tc: Any, x: Any, y: Any, i: Any, rows: Any, stride: Any, width: Any, parameters: Any, room: Any) -> Any:
-    """`width` columns from x[i] on in `rows` rows; parameters: float64 (3, room): mean, scale, shift.
+def down_rows(
+    b: ir.IRBuilder, element: Any, i: Any, rows: Any, stride: Any, width: Any, at_column: Any, at_element: Any
+) -> None:
+    """`at_element(what at_column(c, n) gave, index, n)` for 16 columns at a time of `width` columns from i on, in `rows` rows.
 
     Four rows at a time where a row is a page or more: the parameters of 1024 columns fill L1, and loaded for each row they
     take longer than x and y (2.6 ms became 1.4 for (4096, 1024)). Shorter rows go one by one: two rows in a page are more
     than the CPU's prefetcher follows (2.5 ms became 1.3 for (8192, 512)). Stores that go past the caches gained nothing
     here, and lost a fifth where y was not aligned.
     """
-    element = x.dtype
+    paged = b.icmp_signed(">=", stride, integer(4096 * 8 // element.bitwidth))
+    together = b.select(paged, integer(4), integer(1))
+    with cgutils.for_range_slice(b, integer(0), rows, together, intp=I64) as (first, _):
+        start, count = b.add(i, b.mul(first, stride)), smaller(b, together, b.sub(rows, first))
+
+        def step(c: Any, n: Any) -> None:
+            known = at_column(c, n)
+            with cgutils.for_range(b, count, intp=I64) as row:
+                at_element(known, b.add(b.add(start, c), b.mul(row.index, stride)), n)
+
+        sixteens(b, integer(0), width, step)
+
+
+def from_table(b: ir.IRBuilder, table: Any, room: Any, count: int, c: Any, n: Any) -> list[Any]:
+    """16 columns of the `count` rows of a float64 table (count, room)."""
+    return [load(b, types.float64, table, b.add(c, b.mul(room, integer(k))), n) for k in range(count)]
+
+
+@intrinsic
+def affine_columns(tc: Any, x: Any, y: Any, i: Any, rows: Any, stride: Any, width: Any, parameters: Any, room: Any) -> Any:
+    """`width` columns from x[i] on in `rows` rows; parameters: float64 (3, room): mean, scale, shift."""
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
         xp, yp, i, rows, stride, width, parameters, room = a
-        paged = b.icmp_signed(">=", stride, integer(4096 * 8 // element.bitwidth))
-        together = b.select(paged, integer(4), integer(1))
-        with cgutils.for_range_slice(b, integer(0), rows, together, intp=I64) as (first, _):
-            start, count = b.add(i, b.mul(first, stride)), smaller(b, together, b.sub(rows, first))
 
-            def step(e: Any, n: Any) -> None:
-                places = (b.add(e, b.mul(room, integer(k))) for k in range(3))
-                mean, scale, shift = (load(b, types.float64, parameters, k) for k in places)
-                with cgutils.for_range(b, count, intp=I64) as row:
-                    at = b.add(b.add(start, e), b.mul(row.index, stride))
-                    d = b.fsub(load(b, element, xp, at, n), mean)
-                    store(b, element, yp, at, fused(b, d, scale, shift), n)
+        def at_element(known: Any, at: Any, n: Any) -> None:
+            mean, scale, shift = known
+            d = b.fsub(load(b, x.dtype, xp, at, n), mean)
+            store(b, x.dtype, yp, at, fused(b, d, scale, shift), n)
 
-            sixteens(b, integer(0), width, step)
+        down_rows(b, x.dtype, i, rows, stride, width, lambda c, n: from_table(b, parameters, room, 3, c, n), at_element)
         return ctx.get_dummy_value()
 
     return types.void(x, y, N, N, N, N, parameters, N), codegen
+
+
+def slanted(b: ir.IRBuilder, d: Any, slope: Any, u: Any, shift: Any) -> Any:
+    """dx = d * slope + (u + shift), u scaled with rstd: exactly 0 where u is its own mean, as in a group of one."""
+    return fused(b, d, slope, b.fadd(u, shift))
+
+
+@intrinsic
+def gradient_run(
+    tc: Any, streaming: Any, x: Any, dy: Any, dx: Any, i: Any, n: Any, ahead: Any, mean: Any, scale: Any, slope: Any, shift: Any
+) -> Any:
+    """dx[i : i + n] = (x - mean) * slope + (dy * scale + shift), of scalars."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        streaming, xp, dyp, dxp, i, n, ahead = a[:7]
+        mean, scale, slope, shift = (broadcast(b, v) for v in a[7:])
+
+        def step(e: Any, n: Any) -> None:
+            at = b.add(i, e)
+            if n is None:
+                for p in (xp, dyp):
+                    prefetch(b, p, b.add(at, ahead))
+            d = b.fsub(load(b, x.dtype, xp, at, n), mean)
+            u = b.fmul(load(b, x.dtype, dyp, at, n), scale)
+            store(b, x.dtype, dxp, at, slanted(b, d, slope, u, shift), n, streaming)
+
+        aligned_sixteens(b, x.dtype, streaming, dxp, i, n, step)
+        return ctx.get_dummy_value()
+
+    return types.void(types.boolean, x, dy, dx, N, N, N, R, R, R, R), codegen
+
+
+@intrinsic
+def gradient_columns(
+    tc: Any, x: Any, dy: Any, dx: Any, i: Any, rows: Any, stride: Any, width: Any, parameters: Any, room: Any
+) -> Any:
+    """`width` columns from i on in `rows` rows; parameters: float64 (4, room): mean, scale, slope, shift."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        xp, dyp, dxp, i, rows, stride, width, parameters, room = a
+
+        def at_element(known: Any, at: Any, n: Any) -> None:
+            mean, scale, slope, shift = known
+            d = b.fsub(load(b, x.dtype, xp, at, n), mean)
+            u = b.fmul(load(b, x.dtype, dyp, at, n), scale)
+            store(b, x.dtype, dxp, at, slanted(b, d, slope, u, shift), n)
+
+        down_rows(b, x.dtype, i, rows, stride, width, lambda c, n: from_table(b, parameters, room, 4, c, n), at_element)
+        return ctx.get_dummy_value()
+
+    return types.void(x, dy, dx, N, N, N, N, parameters, N), codegen
+
+
+@intrinsic
+def gradient_rows(
+    tc: Any, write: Any, add: Any, x: Any, dy: Any, dx: Any, i: Any, rows: Any, stride: Any, width: Any, w: Any,
+    table: Any, apart: Any, sums: Any, room: Any,
+) -> Any:  # fmt: skip
+    """`width` columns from i on in `rows` rows, each with statistics of its own: table[row * apart ...], see `jobs`.
+
+    write: dx = d * slope + (dy * w * rstd + shift) is wanted, w: float64 (width,).
+    add: sums[c] += dy * (d * rstd + offset) and sums[room + c] += dy, row by row.
+    """
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        write, add, xp, dyp, dxp, i, rows, stride, width, w, table, apart, sums, room = a
+
+        def step(c: Any, n: Any) -> None:
+            weight = load(b, types.float64, w, c, n)
+            places = [c, b.add(c, room)]
+            acc = [cgutils.alloca_once_value(b, load(b, types.float64, sums, place, n)) for place in places]
+            with cgutils.for_range(b, rows, intp=I64) as row:
+                at, unit = b.add(b.add(i, c), b.mul(row.index, stride)), b.mul(row.index, apart)
+
+                def of_row(k: int) -> Any:
+                    return broadcast(b, b.load(b.gep(table, [b.add(unit, integer(k))])))
+
+                d, g, rstd = b.fsub(load(b, x.dtype, xp, at, n), of_row(ANCHOR)), load(b, x.dtype, dyp, at, n), of_row(ROOT)
+                with b.if_then(write):
+                    u = b.fmul(b.fmul(g, weight), rstd)
+                    store(b, x.dtype, dxp, at, slanted(b, d, of_row(SLOPE), u, of_row(SHIFT)), n)
+                with b.if_then(add):
+                    h = fused(b, d, rstd, of_row(OFFSET))
+                    for place, new in zip(acc, (fused(b, g, h, b.load(acc[0])), b.fadd(b.load(acc[1]), g)), strict=True):
+                        b.store(new, place)
+            with b.if_then(add):
+                for place, p in zip(places, acc, strict=True):
+                    store(b, types.float64, sums, place, b.load(p), n)
+
+        sixteens(b, integer(0), width, step)
+        return ctx.get_dummy_value()
+
+    flag = types.boolean
+    return types.void(flag, flag, x, dy, dx, N, N, N, N, w, table, N, sums, N), codegen

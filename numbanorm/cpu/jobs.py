@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-# phases: all of a unit's work at once, or one step for all units before the next
-FUSED, MEASURE, JOIN, APPLY = 0, 1, 2, 3
+# phases: all of a unit's work at once, or one step for all units before the next; REDUCE joins gradients of parameters
+FUSED, MEASURE, JOIN, APPLY, REDUCE = 0, 1, 2, 3, 4
 
-# flags: CENTER and SQUARES name what is measured (both, in FUSED); the others say how
-CENTER, SQUARES, WRITE, ONE_READ, STREAM = 1, 2, 4, 8, 16
+# flags: CENTER and SQUARES name what is measured (both, in FUSED); the others say how. PARAMETERS: their gradients are wanted
+CENTER, SQUARES, WRITE, ONE_READ, STREAM, PARAMETERS = 1, 2, 4, 8, 16, 32
 
 # rows of the statistics, float64 (4, units): mean = MEAN + LOW, unevaluated
 MEAN, LOW, M2, RSTD = 0, 1, 2, 3
+
+# columns of the backward pass's table, float64 (units, UNIT): the mean and rstd that came, and what `products.settle` adds
+UNIT = 8
+ANCHOR, ROOT, SLOPE, SHIFT, DELTA, OFFSET = 0, 1, 2, 3, 4, 5
 
 LEVELS = 64  # of a pairs tree: its stack never holds more
 PIECE = 512  # columns that are worked on together: their sums, or mean, scale and shift, stay in L1

@@ -16,12 +16,14 @@ import numpy as np
 from numba import int64, prange
 from numba.core import cgutils
 
+from .backward import columns_backward, rows_backward, runs_backward
 from .columns import columns
 from .kernel import intrinsic, kernel, types
 from .runs import runs
 from .schedule import Schedule
 
-FAMILIES = {"runs": runs, "columns": columns}
+KERNELS = (runs, columns, runs_backward, columns_backward, rows_backward)
+FAMILIES = {k.py_func.__name__: k for k in KERNELS}
 
 
 @intrinsic
@@ -38,12 +40,11 @@ def invoke(tc: Any, address: Any, args: Any) -> Any:
 
 
 @kernel(parallel=True)
-def spread(address, phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, n, threads):
-    """Pieces 0 .. n - 1 of a kernel (see `runs`, `columns`), dealt to `threads` threads."""
+def spread(address, n, threads, *args):
+    """Pieces 0 .. n - 1 of the kernel at `address`, which takes `args` and (lo, hi, slot), dealt to `threads` threads."""
     for i in prange(threads):
         slot = int64(i)  # prange counts in unsigned integers
-        lo, hi = n * slot // threads, n * (slot + 1) // threads
-        invoke(address, (phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, lo, hi, slot))
+        invoke(address, (*args, n * slot // threads, n * (slot + 1) // threads, slot))
 
 
 class Guard:
@@ -74,7 +75,6 @@ class Guard:
 
 
 GUARD = Guard()
-NOTHING = np.empty(0)
 ADDRESSES: dict[tuple[str, np.dtype[Any]], int] = {}
 
 
@@ -90,12 +90,11 @@ def address(family: str, args: tuple[Any, ...], storage: np.dtype[Any]) -> int:
     return known
 
 
-def execute(plan: Schedule, x: Any, y: Any, w: Any, b: Any, stats: Any, count: float, eps: float) -> None:
-    """Run the steps of a schedule. x, y: flat, as stored; w, b: flat float64; stats: float64 (4, units)."""
-    work, kept = np.empty(plan.work), np.empty(plan.kept) if plan.kept else NOTHING
+def execute(plan: Schedule, *args: Any) -> None:
+    """Run the steps of a schedule. args: what the family's kernel takes between the flags and the pieces, x first."""
     for phase, todo, n, threads in plan.steps:
-        args = (phase, todo, x, y, w, b, stats, work, kept, plan.dims, count, eps)
         if threads == 1:
-            FAMILIES[plan.family](*args, 0, n, 0)
+            FAMILIES[plan.family](phase, todo, *args, 0, n, 0)
         else:
-            GUARD.launch(address(plan.family, args, x.dtype), *args, n, threads)
+            where = address(plan.family, (phase, todo, *args), args[0].dtype)
+            GUARD.launch(where, n, threads, phase, todo, *args)

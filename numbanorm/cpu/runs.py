@@ -17,7 +17,7 @@ from numba import boolean, int64
 from .elementwise import affine_run
 from .jobs import BATCH, CENTER, FUSED, JOIN, LEVELS, LOW, MEAN, MEASURE, ONE_READ, RSTD, SQUARES, STREAM, WRITE
 from .kernel import device, kernel
-from .simd import advance, pointer
+from .simd import advance, pointer, unpacked
 from .sums import (
     TILE,
     advance_by,
@@ -68,18 +68,18 @@ def span_sum(kind, one_read, x, i, n, mean, kept, first, stack):
 
 
 @device(inline=False)
-def group_sum(partials, like, runs, spans, stack):
-    """Row tree over the sums of `runs` runs, each from `spans` partial sums in pairs."""
+def group_sum(partials, like, lanes, runs, spans, stack):
+    """Row tree over the sums of `runs` runs, each from `spans` partial sums in pairs; `like` has so many lanes."""
     rows = block_rows(runs)
     blocks = (runs + rows - 1) // rows
     for b in range(blocks):
         a = like
         for j in range(b * rows, min(runs, (b + 1) * rows)):
             for s in range(spans):
-                push(stack, int64(0), int64(1), s, get(partials, j * spans + s, like))
-            a = plus(a, drain(stack, int64(0), int64(1), spans, like))
-        push(stack, int64(LEVELS), int64(1), b, a)
-    return drain(stack, int64(LEVELS), int64(1), blocks, like)
+                push(stack, int64(0), lanes, s, get(partials, lanes * (j * spans + s), like))
+            a = plus(a, drain(stack, int64(0), lanes, spans, like))
+        push(stack, lanes * LEVELS, lanes, b, a)
+    return drain(stack, lanes * LEVELS, lanes, blocks, like)
 
 
 @device()
@@ -187,6 +187,7 @@ def runs(phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, lo, hi, s
     kept: the moments of tiles, of one unit (or batch of rows) a slot in FUSED, or of all units.
     """
     xp, yp, keep = pointer(x), pointer(y), pointer(kept)
+    dims = unpacked(dims, 8)
     group, groups, length, t, _, span, scratch, slots = dims
     spans, tiles = (length + span - 1) // span, (length + TILE - 1) // TILE
     one_read, streaming = boolean(todo & ONE_READ), boolean(todo & STREAM)
@@ -202,7 +203,7 @@ def runs(phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, lo, hi, s
                         for r in range(group * spans):
                             j, s, at = r // spans, r % spans, slot * group * tiles
                             measure(kind, one_read, xp, u, j, s, dims, stats, partials, int64(0), keep, at, stack)
-                    conclude(kind, group_sum(partials, zero(xp), group, spans, stack), stats, u, count, eps)
+                    conclude(kind, group_sum(partials, zero(xp), int64(1), group, spans, stack), stats, u, count, eps)
             if todo & WRITE:
                 for j in range(group):
                     first = u % groups * (length // t)
@@ -212,7 +213,7 @@ def runs(phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, lo, hi, s
         for u in range(lo, hi):
             total = zero(xp)
             if todo & (CENTER | SQUARES):
-                total = group_sum(advance_by(partials, u * group * spans, total), total, group, spans, stack)
+                total = group_sum(advance_by(partials, u * group * spans, total), total, int64(1), group, spans, stack)
             conclude(todo, total, stats, u, count, eps)
     elif phase == MEASURE:
         partials = advance(pointer(work), slots * scratch)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
+
+import numpy as np
 
 from ..plan import Plan
 from .jobs import APPLY, CENTER, FUSED, JOIN, LANE_ROOM, LEVELS, MEASURE, ONE_READ, PIECE, SQUARES, STREAM, WRITE
@@ -26,7 +29,7 @@ class Schedule:
 
     family: str
     steps: tuple[tuple[int, int, int, int], ...]
-    dims: tuple[int, ...]
+    dims: np.ndarray[Any, np.dtype[np.int64]]  # what the family's kernel wants to know
     work: int
     kept: int
     reason: str
@@ -66,6 +69,14 @@ def steps_for(fused: bool, todo: int, units: int, pieces: int, threads: int) -> 
     return tuple(steps)
 
 
+def span_for(length: int, runs: int, threads: int) -> int:
+    """Elements that a thread sums at once, of `runs` runs: whole tiles, a power of two, few where threads want work."""
+    span = 64 * TILE
+    while threads > 1 and span > 4 * TILE and runs * -(-length // span) < 4 * threads:
+        span //= 2
+    return span
+
+
 def runs_schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads: int) -> Schedule:
     """Whole groups to a thread, or spans of runs where there are too few groups."""
     units, runs, length = plan.B * plan.G, plan.M, plan.K * plan.T
@@ -75,9 +86,7 @@ def runs_schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads: i
         todo &= ~STREAM
     fused = balanced(units, threads) and (runs == 1 or bool(todo & (CENTER | SQUARES)))
     tiles = -(-length // TILE)
-    span = 64 * TILE
-    while not fused and span > 4 * TILE and units * runs * -(-length // span) < 4 * threads:
-        span //= 2
+    span = span_for(length, units * runs, 1 if fused else threads)
     spans = -(-length // span)
     steps = steps_for(fused, todo, units, units * runs * spans, threads)
     slots = max(step[3] for step in steps)
@@ -87,7 +96,7 @@ def runs_schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads: i
     kept = 2 * tiles * parts * (slots * together if fused else units * runs) if todo & ONE_READ else 0
     # the next row is asked for while this one is written; a row that fills the cache would be driven out again
     ahead = length if runs == 1 and length * itemsize <= cache_bytes(2) // 4 else 0
-    dims = (runs, plan.G, length, t, ahead, span, scratch, slots)
+    dims = np.array([runs, plan.G, length, t, ahead, span, scratch, slots])
     how = "each thread takes whole groups" if fused else f"cut into spans of {span} elements for {threads} threads"
     reason = f"runs of {length} contiguous elements, {runs} a group, {units} groups; {how}"
     return Schedule("runs", steps, dims, work, kept, reason)
@@ -130,7 +139,7 @@ def columns_schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads
     work = slots * scratch + (0 if fused else units * chunks * room * parts)
     kept = 2 * blocks * room * parts * (slots if fused else units) if todo & ONE_READ else 0
     t = plan.T if affine else length
-    dims = (rows, groups, length, t, most, chunks, per_chunk, stack, room, fold, beside, scratch, slots)
+    dims = np.array([rows, groups, length, t, most, chunks, per_chunk, stack, room, fold, beside, scratch, slots])
     how = f"each thread takes strips of {most * length} columns"
     if not fused:
         how = f"chunks of {per_chunk * step * fold} rows, shared by {threads} threads"

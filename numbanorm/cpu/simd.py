@@ -237,3 +237,15 @@ def pointer(tc: Any, array: Any) -> Any:
 def advance(tc: Any, p: Any, n: Any) -> Any:
     """The pointer `n` elements further on."""
     return p(p, types.intp), lambda ctx, b, sig, a: b.gep(a[0], [a[1]])
+
+
+@intrinsic(prefer_literal=True)
+def unpacked(tc: Any, dims: Any, n: Any) -> Any:
+    """The n integers of a schedule's `dims`, an int64 array, as a tuple."""
+    result = types.UniTuple(types.intp, n.literal_value)
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        data = ctx.make_array(sig.args[0])(ctx, b, value=a[0]).data
+        return ctx.make_tuple(b, result, [b.load(b.gep(data, [integer(k)])) for k in range(result.count)])
+
+    return result(dims, n), codegen

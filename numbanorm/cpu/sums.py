@@ -294,7 +294,7 @@ def block_rows(rows):
 def conclude(kind, total, stats, u, count, eps):
     """The sum (kind CENTER) or the squares about the mean's high part (SQUARES) of group u -> its statistics.
 
-    Kind 0 is for statistics that are given: the variance in place of the squares, and a count of 1.
+    Kind 0 is for statistics that are given: the variance in place of the squares, and a count of 1; or rstd, and 0.
     """
     if kind & CENTER:
         stats[MEAN, u], stats[LOW, u] = ratio(total, count)
@@ -302,7 +302,8 @@ def conclude(kind, total, stats, u, count, eps):
     if kind & SQUARES:
         low = stats[LOW, u]
         stats[M2, u] = value(total) - count * low * low
-    stats[RSTD, u] = 1.0 / math.sqrt(stats[M2, u] / count + eps)
+    if count:  # 0 where rstd itself was given
+        stats[RSTD, u] = 1.0 / math.sqrt(stats[M2, u] / count + eps)
 
 
 def add_rows(b: ir.IRBuilder, element: Any, args: Any, means: Any = None) -> None:

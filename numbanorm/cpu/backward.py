@@ -1,0 +1,360 @@
+"""Backward kernels. Three families, by where a weight's elements lie; all sum dy, dy * d and d (see `products`).
+
+*runs*: T elements of a run share a weight. A channel of a sample, M runs of T, is summed as in the forward pass: the run
+tree over each run, then the row tree over the runs.
+
+*columns*: many short runs. A channel is summed as in the forward pass: the row tree for each column, then the run tree over
+its columns.
+
+In both, dweight and dbias are the row tree over the samples of what the channel's sums give, and a group's sums are the row
+tree over its channels, each times its weight. So x and dy are read once for all gradients of parameters, and once for dx.
+
+*rows*: one run a group, and hardly two elements share a weight (layer norm). u = dy * weight is summed by the run tree.
+dweight and dbias are the row tree over the samples for each column, summed while dx is written.
+"""
+
+from __future__ import annotations
+
+from numba import boolean, int64
+
+from .columns import group_total
+from .elementwise import gradient_columns, gradient_rows, gradient_run
+from .jobs import (
+    ANCHOR,
+    APPLY,
+    DELTA,
+    FUSED,
+    JOIN,
+    LANE_ROOM,
+    LEVELS,
+    MEASURE,
+    PARAMETERS,
+    PIECE,
+    REDUCE,
+    ROOT,
+    SHIFT,
+    SLOPE,
+    STREAM,
+    TALL,
+    UNIT,
+    WRITE,
+)
+from .kernel import device, kernel
+from .products import SUMS, add_row_products, numbers, plain, settle, span_products, triple, weighted
+from .runs import group_sum
+from .simd import advance, pointer, unpacked
+from .sums import block_rows, drain, get, plus, push, put, value
+
+
+@device(inline=False)
+def settle_group(todo, sums, w, u, channels, table, count, stack, first):
+    """The sums of the channels of group u, times their weights (w from `first` on), in the row tree -> its table."""
+    rows = block_rows(channels)
+    blocks = (channels + rows - 1) // rows
+    for b in range(blocks):
+        a = plain(4)
+        for k in range(b * rows, min(channels, (b + 1) * rows)):
+            a = plus(a, weighted(get(sums, 4 * (u * channels + k), plain(4)), w[first + k]))
+        push(stack, int64(0), int64(4), b, a)
+    settle(todo, drain(stack, int64(0), int64(4), blocks, plain(4)), table, UNIT * u, count)
+
+
+@device(inline=False)
+def reduce_samples(sums, table, grads, samples, groups, channels, lo, hi, stack):
+    """dweight and dbias of channels lo .. hi - 1: the row tree over the samples. sums: (samples, groups * channels, 4)."""
+    rows, every = block_rows(samples), groups * channels
+    blocks = (samples + rows - 1) // rows
+    for c in range(lo, hi):
+        for k in range(blocks):
+            a = plain(4)
+            for b in range(k * rows, min(samples, (k + 1) * rows)):
+                unit = UNIT * (b * groups + c // channels)
+                dbias, product, _ = numbers(get(sums, 4 * (b * every + c), plain(4)))
+                a = plus(a, triple(table[unit + ROOT] * (product - table[unit + DELTA] * dbias), dbias, 0.0))
+            push(stack, int64(0), int64(4), k, a)
+        grads[c], grads[every + c], _ = numbers(drain(stack, int64(0), int64(4), blocks, plain(4)))
+
+
+# --- runs ------------------------------------------------------------------------------------------------------------
+
+
+@device()
+def run_products(x, dy, table, c, j, s, dims, partials, stack):
+    """Span s of run j of channel c, counted over all samples -> partials[...]."""
+    _, runs, groups, channels, length, _, span, _, _ = dims
+    spans, u = (length + span - 1) // span, c // channels
+    i = (((u // groups * runs + j) * groups + u % groups) * channels + c % channels) * length + s * span
+    n = min(span, length - s * span)
+    total = span_products(x, dy, i, n, table[UNIT * u + ANCHOR], 1.0, int64(0), stack)
+    put(partials, 4 * (j * spans + s), total)
+
+
+@device(inline=False)
+def apply_runs(streaming, x, dy, dx, w, table, dims, lo, hi):
+    """dx of spans lo .. hi - 1, counted as they lie in memory."""
+    _, runs, groups, channels, length, ahead, span, _, _ = dims
+    spans = (length + span - 1) // span
+    for p in range(lo, hi):
+        run, s = p // spans, p % spans
+        g = run // channels % groups
+        unit, c = UNIT * (run // (channels * groups * runs) * groups + g), g * channels + run % channels
+        i, n = run * length + s * span, min(span, length - s * span)
+        scale, slope = table[unit + ROOT] * w[c], table[unit + SLOPE]
+        gradient_run(streaming, x, dy, dx, i, n, ahead, table[unit + ANCHOR], scale, slope, table[unit + SHIFT])
+
+
+@kernel()
+def runs_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, count, lo, hi, slot):
+    """Groups lo .. hi - 1 (phases FUSED, JOIN), spans lo .. hi - 1 (MEASURE, APPLY) or channels lo .. hi - 1 (REDUCE).
+
+    x, dy, dx: (size,) as stored; w: float64 (G * K,); table: float64 (units, UNIT), see `jobs`; sums: float64 (B * G * K, 4);
+    grads: float64 (2, G * K), dweight and dbias; dims: (B, M, G, K, T, elements ahead to prefetch, elements a span, scratch,
+    slots). work: `slots` scratch areas of `scratch` float64 (stack, partials), then the partials of all channels.
+    """
+    xp, dyp, dxp, t, totals = pointer(x), pointer(dy), pointer(dx), pointer(table), pointer(sums)
+    dims = unpacked(dims, 9)
+    samples, runs, groups, channels, length, _, span, scratch, slots = dims
+    spans, streaming = (length + span - 1) // span, boolean(todo & STREAM)
+    stack = advance(pointer(work), slot * scratch)
+    each = runs * spans
+    if phase == FUSED:
+        partials = advance(stack, 8 * LEVELS)
+        for u in range(lo, hi):
+            for c in range(u * channels, (u + 1) * channels):
+                for r in range(each):
+                    run_products(xp, dyp, t, c, r // spans, r % spans, dims, partials, stack)
+                put(totals, 4 * c, group_sum(partials, plain(4), int64(4), runs, spans, stack))
+            settle_group(todo, totals, w, u, channels, t, count, stack, u % groups * channels)
+            if todo & WRITE:
+                for j in range(runs):
+                    p = (u // groups * runs + j) * groups + u % groups
+                    apply_runs(streaming, xp, dyp, dxp, w, t, dims, p * channels * spans, (p + 1) * channels * spans)
+    elif phase == MEASURE:
+        partials = advance(pointer(work), slots * scratch)
+        for p in range(lo, hi):
+            c, r = p // each, p % each
+            run_products(xp, dyp, t, c, r // spans, r % spans, dims, advance(partials, 4 * c * each), stack)
+    elif phase == JOIN:
+        partials = advance(pointer(work), slots * scratch)
+        for u in range(lo, hi):
+            for c in range(u * channels, (u + 1) * channels):
+                put(totals, 4 * c, group_sum(advance(partials, 4 * c * each), plain(4), int64(4), runs, spans, stack))
+            settle_group(todo, totals, w, u, channels, t, count, stack, u % groups * channels)
+    elif phase == APPLY:
+        apply_runs(streaming, xp, dyp, dxp, w, t, dims, lo, hi)
+    else:
+        reduce_samples(totals, t, grads, samples, groups, channels, lo, hi, stack)
+
+
+# --- columns ---------------------------------------------------------------------------------------------------------
+
+
+@device(inline=False)
+def strip_products(x, dy, i, first, last, rows, stride, width, room, means, stack, out):
+    """Row trees of `width` columns over their blocks first .. last - 1 -> out[k * room + column] for each sum k."""
+    step, wide = block_rows(rows), SUMS * PIECE
+    acc, levels = stack, advance(stack, wide)
+    for start in range(0, width, PIECE):
+        size = min(PIECE, width - start)
+        for k in range(first, last):
+            n, at = min(step, rows - k * step), i + k * step * stride + start
+            for c in range(0, wide, 16):
+                put(acc, c, plain(16))
+            together = n if stride <= TALL else 8
+            add_row_products(x, dy, at, n, together, stride, size, advance(means, start), acc, int64(PIECE))
+            for q in range(0, wide, PIECE):
+                for c in range(q, q + size, 16):
+                    push(levels, c, int64(wide), k - first, get(acc, c, plain(16)))
+        for q in range(SUMS):
+            for c in range(0, size, 16):
+                put(out, q * room + start + c, drain(levels, q * PIECE + c, int64(wide), last - first, plain(16)))
+
+
+@device(inline=False)
+def join_columns(todo, partials, chunks, room, dims, u, groups, w, table, totals, count, stack, sums, scratch):
+    """Chunks' sums (chunks, SUMS, room) of a strip of `groups` groups, the first being unit u -> their channels and tables."""
+    _, _, all_groups, channels, length, _, _, _, _, _, fold, _, _, _ = dims
+    if chunks == 1:
+        sums = partials
+    else:
+        for c in range(0, SUMS * room, 16):
+            for q in range(chunks):
+                push(stack, int64(0), int64(16), q, get(partials, q * SUMS * room + c, plain(16)))
+            put(sums, c, drain(stack, int64(0), int64(16), chunks, plain(16)))
+    stride = all_groups * channels * length
+    for k in range(groups * channels):
+        at = k * length
+        one = group_total(sums, at, length, fold, stride, plain(1), scratch)
+        two = group_total(sums, at + room, length, fold, stride, plain(1), scratch)
+        three = group_total(sums, at + 2 * room, length, fold, stride, plain(1), scratch)
+        put(totals, 4 * (u * channels + k), triple(value(one), value(two), value(three)))
+    for g in range(groups):
+        settle_group(todo, totals, w, u + g, channels, table, count, stack, (u + g) % all_groups * channels)
+
+
+@device(inline=False)
+def expand(table, u, w, groups, dims, room, out):
+    """Mean, scale, slope and shift of each column of `groups` groups from unit u on, side by side -> out, float64 (4, room)."""
+    _, _, all_groups, channels, length, _, _, _, _, _, fold, beside, _, _ = dims
+    column = 0
+    for g in range(u, u + groups):
+        unit = UNIT * g
+        for k in range(channels):
+            scale = table[unit + ROOT] * w[g % all_groups * channels + k]
+            for _ in range(length):
+                out[column] = table[unit + ANCHOR]
+                out[column + room] = scale
+                out[column + 2 * room] = table[unit + SLOPE]
+                out[column + 3 * room] = table[unit + SHIFT]
+                column += 1
+    for k in range(column, max(fold, beside) * column):
+        for row in range(4):
+            out[k + row * room] = out[k - column + row * room]
+
+
+@kernel()
+def columns_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, count, lo, hi, slot):
+    """Strips lo .. hi - 1 (phases FUSED, JOIN), chunks lo .. hi - 1 (MEASURE, APPLY) or channels lo .. hi - 1 (REDUCE).
+
+    Arrays as in `runs_backward`; dims: (B, rows = M / fold, G, K, T, groups a strip, chunks a strip, blocks a chunk, size of
+    the stack, room of a strip, fold, rows side by side when they are written, scratch, slots).
+    work: `slots` scratch areas of `scratch` float64 (stack, column sums, lanes, parameters), then the sums of all chunks.
+    """
+    xp, dyp, dxp, t, totals = pointer(x), pointer(dy), pointer(dx), pointer(table), pointer(sums)
+    dims = unpacked(dims, 14)
+    samples, rows, all_groups, channels, length, most, chunks, per_chunk, stack_size, room, fold, beside, scratch, slots = dims
+    strips, stride, step = (all_groups + most - 1) // most, all_groups * channels * length, block_rows(rows)
+    blocks = (rows + step - 1) // step
+    stack = advance(pointer(work), slot * scratch)
+    column_sums = advance(stack, stack_size)
+    lane_sums = advance(column_sums, SUMS * room)
+    parameters = advance(lane_sums, LANE_ROOM)
+    partials = advance(pointer(work), slots * scratch)
+    whole = phase in (FUSED, JOIN)
+    if phase == REDUCE:
+        reduce_samples(totals, t, grads, samples, all_groups, channels, lo, hi, stack)
+        return
+    for p in range(lo, hi):
+        strip, chunk = (p, 0) if whole else (p // chunks, p % chunks)
+        sample, g = strip // strips, strip % strips * most
+        groups = min(most, all_groups - g)
+        u, i = sample * all_groups + g, sample * rows * fold * stride + g * channels * length
+        width = groups * channels * length
+        k0, k1 = (0, blocks) if whole else (chunk * per_chunk, min(blocks, (chunk + 1) * per_chunk))
+        out = column_sums if phase == FUSED else advance(partials, (strip * chunks + chunk) * SUMS * room)
+        if phase in (FUSED, MEASURE):
+            expand(t, u, w, groups, dims, room, parameters)
+            strip_products(xp, dyp, i, k0, k1, rows, stride * fold, width * fold, room, parameters, stack, out)
+        if whole:
+            n = int64(1) if phase == FUSED else chunks
+            join_columns(todo, out, n, room, dims, u, groups, w, t, totals, count, stack, column_sums, lane_sums)
+        if todo & WRITE and phase != JOIN:
+            expand(t, u, w, groups, dims, room, parameters)
+            n, at = (min(rows, k1 * step) - k0 * step) * fold, i + k0 * step * fold * stride
+            if beside == 1:
+                gradient_columns(xp, dyp, dxp, at, n, stride, width, parameters, room)
+            else:
+                wide = beside * stride
+                gradient_columns(xp, dyp, dxp, at, n // beside, wide, wide, parameters, room)
+                gradient_columns(xp, dyp, dxp, at + n // beside * wide, 1, wide, n % beside * stride, parameters, room)
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+@device(inline=False)
+def rows_chunk(phase, todo, x, dy, dx, w, table, dims, count, stack, k0, k1, g, groups, c0, width, room, out):
+    """Blocks k0 .. k1 - 1 of `width` columns from c0 on of `groups` groups: dx, and dweight and dbias -> out.
+
+    In phase FUSED, which takes all columns, the rows' own sums come first, some rows ahead. room: of all columns of `out`.
+    """
+    rows, all_groups, length, _, padded, _, together, _, _, _, _, _ = dims
+    step, own = block_rows(rows), padded * groups if phase == FUSED else (width + 15) // 16 * 16
+    acc = advance(stack, 4 * LEVELS)
+    levels, wide = advance(acc, 2 * own), 2 * own
+    write, add = boolean(todo & WRITE), boolean(todo & PARAMETERS)
+    for k in range(k0, k1):
+        last = min(rows, (k + 1) * step)
+        for c in range(0, wide, 16):
+            put(acc, c, plain(16))
+        for r in range(k * step, last, together):
+            n = min(together, last - r)
+            if phase == FUSED:
+                for u in range(r * all_groups, (r + n) * all_groups):
+                    at = u % all_groups * length
+                    total = span_products(x, dy, u * length, length, table[UNIT * u + ANCHOR], w, at, stack)
+                    settle(todo, total, table, UNIT * u, count)
+            for j in range(g, g + groups):
+                u = r * all_groups + j
+                i, weights, units = u * length + c0, advance(w, j * length + c0), advance(table, UNIT * u)
+                place = advance(acc, (j - g) * padded)
+                apart = UNIT * all_groups
+                gradient_rows(write, add, x, dy, dx, i, n, all_groups * length, width, weights, units, apart, place, own)
+        if add:
+            for c in range(0, wide, 16):
+                push(levels, c, wide, k - k0, get(acc, c, plain(16)))
+    if add:
+        for q in range(2):
+            for c in range(0, own, 16):
+                put(out, q * room + c, drain(levels, q * own + c, wide, k1 - k0, plain(16)))
+
+
+@device(inline=False)
+def reduce_chunks(partials, grads, dims, chunks, room, lane_sums, stack):
+    """dweight and dbias: the pairs of the chunks' sums (chunks, 2, room), then the run tree over what shares a weight."""
+    _, groups, length, t, padded, _, _, _, _, _, _, _ = dims
+    for c in range(0, 2 * room, 16):
+        for q in range(chunks):
+            push(stack, int64(0), int64(16), q, get(partials, q * 2 * room + c, plain(16)))
+        put(partials, c, drain(stack, int64(0), int64(16), chunks, plain(16)))
+    channels = length // t
+    for q in range(2):
+        for g in range(groups):
+            for k in range(channels):
+                total = group_total(partials, q * room + g * padded + k * t, t, int64(1), int64(0), plain(1), lane_sums)
+                grads[(q * groups + g) * channels + k] = value(total)
+
+
+@kernel()
+def rows_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, count, lo, hi, slot):
+    """Chunks of rows lo .. hi - 1 (phase FUSED), spans (MEASURE), groups (JOIN), pieces of chunks (APPLY), or all (REDUCE).
+
+    Arrays as in `runs_backward`, but w: float64 (G * L,), a weight for each element of a row, and sums: float64 (units *
+    spans, 4); dims: (B, G, L, T, L rounded up to 16, elements a span, rows together, blocks a chunk, chunks, columns a
+    strip, scratch, slots). work: `slots` scratch areas (stack, columns' sums and their levels), then the chunks' sums.
+    """
+    xp, dyp, dxp, wp, t, totals = pointer(x), pointer(dy), pointer(dx), pointer(w), pointer(table), pointer(sums)
+    dims = unpacked(dims, 12)
+    rows, groups, length, _, padded, span, _, per_chunk, chunks, columns, scratch, slots = dims
+    spans, room = (length + span - 1) // span, padded * groups
+    blocks = (rows + block_rows(rows) - 1) // block_rows(rows)
+    stack = advance(pointer(work), slot * scratch)
+    partials = advance(pointer(work), slots * scratch)
+    if phase == FUSED:
+        for q in range(lo, hi):
+            k0, k1 = q * per_chunk, min(blocks, (q + 1) * per_chunk)
+            out = advance(partials, q * 2 * room)
+            rows_chunk(
+                phase, todo, xp, dyp, dxp, wp, t, dims, count, stack, k0, k1, int64(0), groups, int64(0), length, room, out
+            )
+    elif phase == MEASURE:
+        for p in range(lo, hi):
+            u, s = p // spans, p % spans
+            i, at = u * length + s * span, u % groups * length + s * span
+            n = min(span, length - s * span)
+            put(totals, 4 * p, span_products(xp, dyp, i, n, t[UNIT * u + ANCHOR], wp, at, stack))
+    elif phase == JOIN:
+        for u in range(lo, hi):
+            for s in range(spans):
+                push(stack, int64(0), int64(4), s, get(totals, 4 * (u * spans + s), plain(4)))
+            settle(todo, drain(stack, int64(0), int64(4), spans, plain(4)), t, UNIT * u, count)
+    elif phase == APPLY:
+        strips = (length + columns - 1) // columns
+        for p in range(lo, hi):
+            q, g, c0 = p // (strips * groups), p // strips % groups, p % strips * columns
+            k0, k1 = q * per_chunk, min(blocks, (q + 1) * per_chunk)
+            out = advance(partials, q * 2 * room + g * padded + c0)
+            width = min(columns, length - c0)
+            rows_chunk(phase, todo, xp, dyp, dxp, wp, t, dims, count, stack, k0, k1, g, int64(1), c0, width, room, out)
+    else:
+        reduce_chunks(partials, grads, dims, chunks, room, advance(stack, 16 * LEVELS), stack)

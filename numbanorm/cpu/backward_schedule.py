@@ -1,0 +1,148 @@
+"""Which family computes gradients, and how the work is cut: as `schedule`, for the kernels of `backward`."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from ..plan import Plan
+from .jobs import APPLY, FUSED, JOIN, LANE_ROOM, LEVELS, MEASURE, PARAMETERS, PIECE, REDUCE, STREAM, WRITE
+from .machine import cache_bytes
+from .products import SUMS
+from .schedule import (
+    BESIDE,
+    LEAST_RUN,
+    MOST_COLUMNS,
+    STREAM_RUN,
+    Schedule,
+    balanced,
+    fold_for,
+    fused_strips,
+    power_of_two_above,
+    span_for,
+)
+from .sums import TILE, block_rows
+
+WIDEST = 65536  # columns whose sums a thread keeps while it walks down the rows
+REDUCED = 1 << 16  # channels of all samples from which on joining them is worth more than one thread
+
+Steps = tuple[tuple[int, int, int, int], ...]
+
+
+@lru_cache(maxsize=1024)
+def cut_backward(plan: Plan, itemsize: int, todo: int, threads: int) -> Schedule:
+    """Cut `plan` for `threads` threads; todo: WRITE if dx is wanted, PARAMETERS if dweight or dbias is, and flags for both."""
+    if todo & STREAM and 3 * plan.size * itemsize <= cache_bytes(3):
+        todo &= ~STREAM
+    if plan.M > 1 and (plan.K * plan.T < TILE or plan.T < LEAST_RUN):
+        return columns_schedule(plan, itemsize, todo, threads)
+    if plan.T < LEAST_RUN:
+        return rows_schedule(plan, itemsize, todo, threads)
+    return runs_schedule(plan, itemsize, todo, threads)
+
+
+def sixteens(n: int) -> int:
+    return -(-n // 16) * 16
+
+
+def channel_steps(plan: Plan, fused: bool, todo: int, units: int, pieces: int, threads: int) -> Steps:
+    """Sums and dx in one step or in three, then the channels' sums over the samples."""
+    wide = min(threads, pieces)
+    steps = (
+        [(FUSED, todo, units, min(threads, units))]
+        if fused
+        else [(MEASURE, todo & ~WRITE, pieces, wide), (JOIN, todo, units, 1)]
+    )
+    if todo & WRITE and not fused:
+        steps.append((APPLY, todo, pieces, wide))
+    if todo & PARAMETERS:
+        channels = plan.G * plan.K
+        steps.append((REDUCE, todo, channels, min(threads, channels) if plan.B * channels >= REDUCED else 1))
+    return tuple(steps)
+
+
+def runs_schedule(plan: Plan, itemsize: int, todo: int, threads: int) -> Schedule:
+    """Whole groups to a thread, or spans of runs where there are too few groups."""
+    units, runs, length = plan.B * plan.G, plan.M, plan.T
+    fused = balanced(units, threads)
+    channels = units * plan.K
+    span = span_for(length, channels * runs, 1 if fused else threads)
+    spans = -(-length // span)
+    if length < STREAM_RUN:
+        todo &= ~STREAM
+    steps = channel_steps(plan, fused, todo, units, channels * runs * spans, threads)
+    slots = max(step[3] for step in steps)
+    scratch = 8 * LEVELS + (4 * runs * spans if fused else 0)
+    work = slots * scratch + (0 if fused else 4 * channels * runs * spans)
+    ahead = length if length * itemsize <= cache_bytes(2) // 8 else 0
+    dims = np.array([plan.B, runs, plan.G, plan.K, length, ahead, span, scratch, slots])
+    how = "each thread takes whole groups" if fused else f"cut into spans of {span} elements for {threads} threads"
+    reason = f"runs of {length} contiguous elements share a weight, {runs * plan.K} a group, {units} groups; {how}"
+    return Schedule("runs_backward", steps, dims, work, 4 * channels, reason)
+
+
+def columns_schedule(plan: Plan, itemsize: int, todo: int, threads: int) -> Schedule:
+    """Strips of columns that stay in the cache, or chunks of rows where there are too few strips."""
+    groups, length = plan.G, plan.K * plan.T
+    fold = fold_for(plan.M, groups * length)
+    rows = plan.M // fold
+    beside = power_of_two_above(-(-BESIDE // (groups * length)))
+    step = block_rows.py_func(rows)
+    blocks = -(-rows // step)
+    most, fused = groups, threads == 1
+    if beside == 1:
+        most, fused = fused_strips(plan, 2 * itemsize, threads)
+        if not fused:
+            most = min(groups, max(1, MOST_COLUMNS // length))
+    units = plan.B * -(-groups // most)
+    if not fused and beside > 1:
+        fused = balanced(units, threads)
+    per_chunk = blocks if fused else power_of_two_above(-(-blocks * units // (4 * threads)))
+    chunks = -(-blocks // per_chunk)
+    room = sixteens(most * length * max(fold, beside))
+    stack = max(SUMS * PIECE * (2 + blocks.bit_length()), 16 * LEVELS)
+    steps = channel_steps(plan, fused, todo, units, units * chunks, threads)
+    slots = max(s[3] for s in steps)
+    scratch = stack + (SUMS + 4) * room + LANE_ROOM
+    work = slots * scratch + (0 if fused else units * chunks * SUMS * room)
+    sizes = [plan.B, rows, groups, plan.K, plan.T, most, chunks, per_chunk, stack, room, fold, beside, scratch, slots]
+    how = f"each thread takes strips of {most * length} columns"
+    if not fused:
+        how = f"chunks of {per_chunk * step * fold} rows, shared by {threads} threads"
+    reason = f"{plan.M} runs of {length} contiguous elements a group: columns side by side; {how}"
+    return Schedule("columns_backward", steps, np.array(sizes), work, 4 * plan.B * groups * plan.K, reason)
+
+
+def rows_schedule(plan: Plan, itemsize: int, todo: int, threads: int) -> Schedule:
+    """Chunks of rows to a thread; where there are too few, spans of rows and then strips of columns."""
+    rows, groups, length = plan.B, plan.G, plan.K * plan.T
+    step, padded = block_rows.py_func(rows), sixteens(length)
+    blocks, room = -(-rows // step), padded * groups
+    fused = room <= WIDEST and (threads == 1 or balanced(blocks, threads))
+    per_chunk = power_of_two_above(-(-blocks // (8 * threads)) if threads > 1 else blocks)
+    chunks = -(-blocks // per_chunk)
+    span = span_for(length, rows * groups, 1 if fused else threads)
+    spans, columns = -(-length // span), padded
+    while not fused and columns > 256 and (columns > MOST_COLUMNS or chunks * groups * -(-length // columns) < 4 * threads):
+        columns = sixteens(columns // 2)
+    together = max(1, min(step, cache_bytes(2) // 8 // (2 * groups * length * itemsize)))
+    if fused:
+        steps: Steps = ((FUSED, todo, chunks, min(threads, chunks)),)
+    else:
+        pieces, strips = rows * groups * spans, chunks * groups * -(-length // columns)
+        steps = (
+            (MEASURE, todo, pieces, min(threads, pieces)),
+            (JOIN, todo, rows * groups, 1),
+            (APPLY, todo, strips, min(threads, strips)),
+        )
+    if todo & PARAMETERS:
+        steps += ((REDUCE, todo, 1, 1),)
+    slots = max(s[3] for s in steps)
+    own = room if fused else sixteens(columns)
+    scratch = max(4 * LEVELS + 2 * own * (2 + per_chunk.bit_length()), 16 * LEVELS + LANE_ROOM)
+    sizes = [rows, groups, length, plan.T, padded, span, together, per_chunk, chunks, columns, scratch, slots]
+    work = slots * scratch + chunks * 2 * room
+    how = f"chunks of {per_chunk * step} rows" if fused else f"spans of {span} elements, then strips of {columns} columns"
+    reason = f"{rows * groups} rows of {length} elements, each with its weight; {how}, shared by {threads} threads"
+    return Schedule("rows_backward", steps, np.array(sizes), work, 0 if fused else 4 * rows * groups * spans, reason)

@@ -1,0 +1,190 @@
+"""What gradients sum, in the fixed order of `sums`: u, u * d and d, with d = x - mean and u = dy or dy * weight.
+
+The three sums are one accumulator, a `Vec` of four lanes of which the last is 0. The sum of d would be 0 but for the mean's
+rounding, which it measures: so a gradient is as exact as if the mean were not rounded.
+
+The sums are plain float64 for float64 elements too, for a gradient is measured at the scale of the sum of its absolute terms.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import int64
+from numba.core import cgutils
+
+from .jobs import CENTER, DELTA, OFFSET, ROOT, SHIFT, SLOPE
+from .kernel import device, intrinsic, types
+from .simd import (
+    F64,
+    I32,
+    I64,
+    Vec,
+    broadcast,
+    constant,
+    first_lanes,
+    fused,
+    integer,
+    load,
+    prefetch,
+    sixteens,
+    smaller,
+    store,
+)
+from .sums import TILE, drain, fold, push
+
+SUMS = 3  # u, u * d, d
+FOUR = Vec(4)
+N = types.intp
+
+
+@intrinsic(prefer_literal=True)
+def plain(tc: Any, n: Any) -> Any:
+    """Empty accumulator of n lanes: 4 for the three sums of a run, 16 for columns of one sum, 1 for one sum."""
+    t = Vec(n.literal_value)
+    return t(n), lambda ctx, b, sig, a: constant(F64, 0.0, t.lanes)
+
+
+def add_products(b: ir.IRBuilder, places: list[Any], v: Any, u: Any, mean: Any, n: Any = None) -> None:
+    """16 elements into the accumulators in `places`; only the first `n` are there, if it is given, and u is 0 elsewhere."""
+    d = b.fsub(v, mean)
+    if n is not None:
+        d = b.select(first_lanes(b, n), d, constant(F64, 0.0))
+    total, product, rest = (b.load(place) for place in places)
+    for place, new in zip(places, (b.fadd(total, u), fused(b, u, d, product), b.fadd(rest, d)), strict=True):
+        b.store(new, place)
+
+
+@intrinsic
+def tile_products(tc: Any, x: Any, dy: Any, i: Any, n: Any, mean: Any, w: Any, at: Any) -> Any:
+    """The sums of the tile x[i : i + n], n <= 256. w: the weights, from `at` on, or anything but a pointer for none."""
+    weighted = isinstance(w, types.CPointer)
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        xp, dyp, i, n, mean, wp, at = a
+        mean = broadcast(b, mean)
+        halves = [[cgutils.alloca_once_value(b, constant(F64, 0.0)) for _ in range(SUMS)] for _ in range(2)]
+
+        def enter(e: Any, rest: Any = None) -> None:
+            for half, places in enumerate(halves):
+                start, left = b.add(e, integer(16 * half)), None if rest is None else b.sub(rest, integer(16 * half))
+                where = b.add(i, start)
+                u = load(b, x.dtype, dyp, where, left)
+                if weighted:
+                    u = b.fmul(u, load(b, types.float64, wp, b.add(at, start), left))
+                add_products(b, places, load(b, x.dtype, xp, where, left), u, mean, left)
+
+        rest = b.and_(n, integer(31))
+        last = b.sub(n, rest)
+        with cgutils.for_range_slice(b, integer(0), last, integer(32), intp=I64) as (e, _):
+            enter(e)
+        with b.if_then(b.icmp_signed(">", rest, integer(0))):
+            enter(last, rest)
+        low, high = ([b.load(place) for place in places] for places in halves)
+        totals = [fold(b, [p], [q])[0] for p, q in zip(low, high, strict=True)]
+        return collect(b, [b.extract_element(t, ir.Constant(I32, 0)) for t in totals])
+
+    return FOUR(x, dy, N, N, types.float64, w, N), codegen
+
+
+def collect(b: ir.IRBuilder, values: list[Any]) -> Any:
+    """Up to four numbers -> <4 x double>, the others 0."""
+    v = constant(F64, 0.0, 4)
+    for k, value in enumerate(values):
+        v = b.insert_element(v, value, ir.Constant(I32, k))
+    return v
+
+
+@intrinsic
+def numbers(tc: Any, s: Any) -> Any:
+    """The three sums as float64."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        return ctx.make_tuple(b, sig.return_type, [b.extract_element(a[0], ir.Constant(I32, k)) for k in range(SUMS)])
+
+    return types.UniTuple(types.float64, SUMS)(s), codegen
+
+
+@intrinsic
+def triple(tc: Any, u: Any, product: Any, d: Any) -> Any:
+    """Three float64 as an accumulator."""
+    f8 = types.float64
+    return FOUR(f8, f8, f8), lambda ctx, b, sig, a: collect(b, list(a))
+
+
+@intrinsic
+def weighted(tc: Any, s: Any, w: Any) -> Any:
+    """The sums of u and u * d times w; that of d as it is."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        return b.fmul(a[0], collect(b, [a[1], a[1], ir.Constant(F64, 1.0)]))
+
+    return s(s, types.float64), codegen
+
+
+@intrinsic
+def divided(tc: Any, s: Any, n: Any) -> Any:
+    """s / n: a true division, so that the mean of equal numbers is that number."""
+    return s(s, types.float64), lambda ctx, b, sig, a: b.fdiv(a[0], broadcast(b, a[1], 4))
+
+
+@device(inline=False)
+def span_products(x, dy, i, n, mean, w, at, stack):
+    """The sums of x[i : i + n], an aligned part of a run: its run tree."""
+    tiles = (n + TILE - 1) // TILE
+    for k in range(tiles):
+        e = TILE * k
+        s = tile_products(x, dy, i + e, min(TILE, n - e), mean, w, at + e)
+        if tiles == 1:
+            return s
+        push(stack, int64(0), int64(4), k, s)
+    return drain(stack, int64(0), int64(4), tiles, plain(4))
+
+
+@intrinsic
+def add_row_products(
+    tc: Any, x: Any, dy: Any, i: Any, rows: Any, together: Any, stride: Any, width: Any, means: Any, out: Any, room: Any
+) -> Any:
+    """out[k * room + c] += sum k of column c over `rows` rows, in order, `together` at a time; see `sums.add_rows`."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        xp, dyp, i, rows, together, stride, width, means, out, room = a
+
+        def step(first: Any, count: Any, c: Any, n: Any) -> None:
+            places = [b.add(c, b.mul(room, integer(k))) for k in range(SUMS)]
+            acc = [cgutils.alloca_once_value(b, load(b, types.float64, out, place)) for place in places]
+            mean = load(b, types.float64, means, c)
+            start = b.add(b.add(i, c), b.mul(first, stride))
+            with cgutils.for_range(b, count, intp=I64) as row:
+                at = b.add(start, b.mul(row.index, stride))
+                for p in (xp, dyp):
+                    prefetch(b, p, b.add(at, b.mul(together, stride)))
+                add_products(b, acc, load(b, x.dtype, xp, at, n), load(b, x.dtype, dyp, at, n), mean, n)
+            for place, p in zip(places, acc, strict=True):
+                store(b, types.float64, out, place, b.load(p))
+
+        with cgutils.for_range_slice(b, integer(0), rows, together, intp=I64) as (first, _):
+            count = smaller(b, together, b.sub(rows, first))
+            sixteens(b, integer(0), width, lambda c, n: step(first, count, c, n))
+        return ctx.get_dummy_value()
+
+    return types.void(x, dy, *[N] * 5, means, out, N), codegen
+
+
+@device()
+def settle(kind, total, table, at, count):
+    """Sums of a group (u with its weights) -> what its dx takes: dx = (x - mean) * slope + (u * rstd + shift).
+
+    table[at : at + UNIT] holds mean and rstd. Without CENTER (RMS norm) no mean was subtracted, so neither the sum of u
+    nor the mean's rounding matters.
+    """
+    c1, c2, delta = numbers(divided(total, count))
+    if kind & CENTER == 0:
+        c1 = delta = 0.0
+    rstd = table[at + ROOT]
+    slope = -((c2 - delta * c1) * rstd * rstd * rstd)
+    table[at + SLOPE] = slope
+    table[at + SHIFT] = -(c1 * rstd) - delta * slope
+    table[at + DELTA] = delta
+    table[at + OFFSET] = -(delta * rstd)  # (x - mean) * rstd + offset is the normalized x
