@@ -1,9 +1,9 @@
-"""Print the table of the README: numbanorm against a copy of the same bytes and against PyTorch.
+"""Print the tables of the README: numbanorm against a copy of the same bytes and against PyTorch.
 
 Contenders live in a process each, for two OpenMP runtimes in one process slow each other down, and are called in turn, for
 the machine's speed drifts. A figure is the median over the rounds; a ratio is one of medians of the same run.
 
-    python benchmarks/table.py [--rounds 15] [--only layer] [--json FILE]
+    python benchmarks/table.py [--backward] [--rounds 15] [--only layer] [--json FILE]
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 Run = Callable[[], object]
+Array = np.ndarray[Any, Any]
 PAUSE = 0.02  # seconds: the threads of the contender before spin on a core for some milliseconds when their work is done
 
 
@@ -31,6 +32,7 @@ class Case:
     norm: str  # layer, rms, batch (training), eval (batch), group, instance
     shape: tuple[int, ...]  # channels first
     last: bool = False  # the same, channels last
+    backward: bool = False  # all gradients, from the statistics of the forward pass
 
     @property
     def name(self) -> str:
@@ -47,16 +49,17 @@ GROUPS = ((8, 64, 56, 56), (8, 256, 64, 64), (2, 512, 16, 16))
 NUM_GROUPS = 32
 
 
-def cases() -> list[Case]:
+def cases(backward: bool) -> list[Case]:
     listed = [Case(norm, shape) for norm in ("layer", "rms") for shape in ROWS]
     for last in (False, True):
         listed += [Case(norm, shape, last) for norm in ("batch", "eval") for shape in PICTURES]
         listed += [Case("group", shape, last) for shape in GROUPS]
         listed += [Case("instance", shape, last) for shape in PICTURES[:2]]
-    return listed + [Case(norm, shape) for norm in ("batch", "eval") for shape in ((4096, 1024), (256, 84))]
+    listed += [Case(norm, shape) for norm in ("batch", "eval") for shape in ((4096, 1024), (256, 84))]
+    return [replace(case, backward=backward) for case in listed]
 
 
-def data(case: Case) -> tuple[np.ndarray[Any, Any], ...]:
+def data(case: Case) -> tuple[Array, ...]:
     """x as it is stored, weight, bias, running mean and variance: float32."""
     rng = np.random.default_rng(0)
     c = case.shape[1]
@@ -69,25 +72,45 @@ def numbanorm_run(case: Case) -> Run:
     import numbanorm as nn
 
     x, weight, bias, mean, var = data(case)
-    out, axis = np.zeros_like(x), -1 if case.last else 1
+    out, axis, c = np.zeros_like(x), -1 if case.last else 1, x.shape[-1]
+    forward: dict[str, Callable[..., Any]] = {
+        "layer": lambda **o: nn.layer_norm(x, c, weight, bias, **o),
+        "rms": lambda **o: nn.rms_norm(x, c, weight, **o),
+        "batch": lambda **o: nn.batch_norm(x, mean, var, weight, bias, training=True, channel_axis=axis, **o),
+        "eval": lambda **o: nn.batch_norm(x, mean, var, weight, bias, channel_axis=axis, **o),
+        "group": lambda **o: nn.group_norm(x, NUM_GROUPS, weight, bias, channel_axis=axis, **o),
+        "instance": lambda **o: nn.instance_norm(x, None, None, weight, bias, channel_axis=axis, **o),
+    }
+    if not case.backward:
+        return lambda: forward[case.norm](out=out)
+    stats = forward[case.norm](return_stats=True)[1]
+    dy = upstream(x)
+    train = case.norm == "batch"
     return {
-        "layer": lambda: nn.layer_norm(x, x.shape[-1], weight, bias, out=out),
-        "rms": lambda: nn.rms_norm(x, x.shape[-1], weight, out=out),
-        "batch": lambda: nn.batch_norm(x, mean, var, weight, bias, training=True, channel_axis=axis, out=out),
-        "eval": lambda: nn.batch_norm(x, mean, var, weight, bias, channel_axis=axis, out=out),
-        "group": lambda: nn.group_norm(x, NUM_GROUPS, weight, bias, channel_axis=axis, out=out),
-        "instance": lambda: nn.instance_norm(x, None, None, weight, bias, channel_axis=axis, out=out),
+        "layer": lambda: nn.layer_norm_backward(dy, x, c, stats, weight, out=out),
+        "rms": lambda: nn.rms_norm_backward(dy, x, c, stats, weight, out=out),
+        "batch": lambda: nn.batch_norm_backward(dy, x, stats, weight, channel_axis=axis, training=train, out=out),
+        "eval": lambda: nn.batch_norm_backward(dy, x, stats, weight, channel_axis=axis, training=train, out=out),
+        "group": lambda: nn.group_norm_backward(dy, x, NUM_GROUPS, stats, weight, channel_axis=axis, out=out),
+        "instance": lambda: nn.instance_norm_backward(dy, x, stats, weight, channel_axis=axis, out=out),
     }[case.norm]
+
+
+def upstream(x: Array) -> Array:
+    """A gradient of the result: other numbers than x."""
+    return np.ascontiguousarray(x[::-1])
 
 
 def torch_run(case: Case) -> Run:
     import torch
     import torch.nn.functional as functional
 
-    torch.set_grad_enabled(False)
     x, weight, bias, mean, var = (torch.from_numpy(a) for a in data(case))
     if case.last:  # a tensor of shape (N, C, ...) in the memory format channels_last, which torch has kernels for
         x = x.permute(0, x.ndim - 1, *range(1, x.ndim - 1))
+    if case.backward:
+        return torch_backward(case, x, weight, bias, mean, var)
+    torch.set_grad_enabled(False)
     c = x.shape[-1:]
     return {
         "layer": lambda: functional.layer_norm(x, c, weight, bias),
@@ -97,6 +120,34 @@ def torch_run(case: Case) -> Run:
         "group": lambda: functional.group_norm(x, NUM_GROUPS, weight, bias),
         "instance": lambda: functional.instance_norm(x, None, None, weight, bias),
     }[case.norm]
+
+
+def torch_backward(case: Case, x: Any, weight: Any, bias: Any, mean: Any, var: Any) -> Run:
+    """torch's native operations, called as its autograd calls them; rms norm has none, so autograd runs what it is made of."""
+    import torch
+
+    aten = torch.ops.aten
+    dy = torch.from_numpy(upstream(data(case)[0])).as_strided(x.shape, x.stride())
+    every = [True, True, True]
+    if case.norm == "rms":
+        x.requires_grad_(), weight.requires_grad_()
+        y = torch.nn.functional.rms_norm(x, x.shape[-1:], weight)
+        return lambda: torch.autograd.grad(y, (x, weight), dy, retain_graph=True)
+    if case.norm == "layer":
+        c = x.shape[-1:]
+        _, m, r = aten.native_layer_norm(x, c, weight, bias, 1e-5)
+        return lambda: aten.native_layer_norm_backward(dy, x, c, m, r, weight, bias, every)
+    if case.norm == "group":
+        n, c, inner = x.shape[0], x.shape[1], x[0, 0].numel()
+        _, m, r = aten.native_group_norm(x, weight, bias, n, c, inner, NUM_GROUPS, 1e-5)
+        return lambda: aten.native_group_norm_backward(dy, x, m, r, weight, n, c, inner, NUM_GROUPS, every)
+    train = case.norm != "eval"
+    if case.norm == "instance":  # in torch, batch norm over samples and channels together
+        n = x.shape[0]
+        x, dy = (t.reshape(1, -1, *x.shape[2:]) for t in (x, dy))
+        weight, mean, var = weight.repeat(n), None, None
+    _, m, r = aten.native_batch_norm(x, weight, None, mean, var, train, 0.1, 1e-5)
+    return lambda: aten.native_batch_norm_backward(dy, x, weight, mean, var, m, r, train, 1e-5, every)
 
 
 def copy_run(case: Case) -> Run:
@@ -154,6 +205,7 @@ def measure(case: Case, pipes: dict[str, Any], rounds: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--backward", action="store_true", help="gradients in place of results")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--json", help="also write the figures to this file")
@@ -167,7 +219,7 @@ def main() -> None:
     print("| norm, shape | MB | copy, us | numbanorm, us | torch, us | of copy | of torch |")
     print("|---|---|---|---|---|---|---|")
     rows = []
-    for case in cases():
+    for case in cases(args.backward):
         if args.only not in case.name:
             continue
         t = measure(case, pipes, args.rounds)

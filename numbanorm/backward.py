@@ -66,6 +66,7 @@ def layer_norm_backward(
 
     Examples
     --------
+    >>> from numbanorm import layer_norm
     >>> x = np.array([[1.0, 2.0, 4.0]])
     >>> y, stats = layer_norm(x, 3, return_stats=True)
     >>> dx, dweight, dbias = layer_norm_backward(np.ones_like(x), x, 3, stats)
@@ -268,10 +269,12 @@ def _run(
         if not out.flags.carray:
             out[...] = dx
         dx = out
+    if not any(needs[1:]):
+        return (dx, *(None for _ in needs[1:]))
     kind = x_.dtype if weight is None else checks.array("weight", weight).dtype
     with np.errstate(over="ignore", invalid="ignore"):  # what is too large for the dtype is inf there
-        rest = (s.reshape(p.weight_shape).astype(kind) if n else None for n, s in zip(needs[1:], sums, strict=False))
-        return (dx, *rest)
+        rounded = sums.astype(kind).reshape(2, *p.weight_shape)
+    return (dx, *(rounded[k] if n else None for k, n in enumerate(needs[1:])))
 
 
 def _destination(out: Any, x: Array) -> Array:

@@ -168,8 +168,8 @@ def like(name: str, value: Any, x: Array) -> Array:
 
 
 def stats(value: Any, shape: tuple[int, ...], center: bool) -> tuple[Array | None, Array]:
-    """(mean, rstd) as a norm returned them -> flat float64 copies; the mean is None unless `center`."""
-    if not isinstance(value, tuple) or len(value) != 2:
+    """(mean, rstd) as a norm returned them -> flat; the mean is None unless `center`."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise TypeError(
             f"stats must be (mean, rstd): got {type(value).__name__}; pass what the norm returned with return_stats=True"
         )
@@ -180,8 +180,7 @@ def statistic(name: str, value: Any, shape: tuple[int, ...]) -> Array:
     a = array(name, value)
     if a.shape != shape:
         raise ValueError(f"{name} must have shape {shape}: got {a.shape}; pass the stats of the forward call as they came")
-    flat: Array = a.astype(np.float64).reshape(-1)
-    return flat
+    return a.reshape(-1)
 
 
 def needs(value: Any, n: int) -> tuple[bool, ...]:
@@ -205,7 +204,9 @@ def output(out: Any, x: Array, others: tuple[tuple[str, Any], ...], may_be: tupl
     if overlaps_itself(out):
         raise ValueError("out must have memory of its own for every element: got a broadcast view; write np.empty_like(x)")
     for name, other in others:
-        if other is not None and shares_memory(out, other) and not (name in may_be and same_memory(out, other)):
+        if other is None or (other is out and name in may_be) or not np.may_share_memory(out, other):
+            continue
+        if shares_memory(out, other) and not (name in may_be and same_memory(out, other)):
             allowed = " or ".join(may_be)
             raise ValueError(
                 f"out must not overlap {name}, unless it is {allowed} itself: got arrays that share memory; pass a copy"

@@ -106,7 +106,7 @@ def rms_norm(
         The last axes of x: they share a mean square.
     weight : array of shape normalized_shape, optional
     eps : float, optional
-        Added to the mean square; by default the machine epsilon of x's dtype, as in torch.
+        Added to the mean square; by default the machine epsilon of x's dtype (torch takes float32's for half types).
     method, out, return_stats, backend
         As for `layer_norm`; there is no mean to take first, so both methods are one.
 
@@ -235,7 +235,7 @@ def instance_norm(
     if own:
         tracked.update(stats.reshape(4, p.B, p.G), p.count)
     elif with_stats:
-        stats = np.broadcast_to(stats[:, None], (4, p.B, p.G)).reshape(4, -1)
+        stats = np.repeat(stats[:, None], p.B, axis=1).reshape(4, -1)
     return (y, _stats(p, stats)) if with_stats else y
 
 

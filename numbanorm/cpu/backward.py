@@ -20,6 +20,7 @@ from numba import boolean, int64
 from .columns import group_total
 from .elementwise import gradient_columns, gradient_rows, gradient_run
 from .jobs import (
+    ALONE,
     ANCHOR,
     APPLY,
     DELTA,
@@ -79,28 +80,18 @@ def reduce_samples(sums, table, grads, samples, groups, channels, lo, hi, stack)
 
 
 @device()
-def run_products(x, dy, table, c, j, s, dims, partials, stack):
-    """Span s of run j of channel c, counted over all samples -> partials[...]."""
-    _, runs, groups, channels, length, _, span, _, _ = dims
-    spans, u = (length + span - 1) // span, c // channels
-    i = (((u // groups * runs + j) * groups + u % groups) * channels + c % channels) * length + s * span
-    n = min(span, length - s * span)
-    total = span_products(x, dy, i, n, table[UNIT * u + ANCHOR], 1.0, int64(0), stack)
-    put(partials, 4 * (j * spans + s), total)
+def first_run(c, dims):
+    """Where the first run of channel c, counted over all samples, starts; the next one is G * K * T elements further on."""
+    runs, every, length = dims[1], dims[2] * dims[3], dims[4]
+    return (c // every * runs * every + c % every) * length
 
 
-@device(inline=False)
-def apply_runs(streaming, x, dy, dx, w, table, dims, lo, hi):
-    """dx of spans lo .. hi - 1, counted as they lie in memory."""
-    _, runs, groups, channels, length, ahead, span, _, _ = dims
-    spans = (length + span - 1) // span
-    for p in range(lo, hi):
-        run, s = p // spans, p % spans
-        g = run // channels % groups
-        unit, c = UNIT * (run // (channels * groups * runs) * groups + g), g * channels + run % channels
-        i, n = run * length + s * span, min(span, length - s * span)
-        scale, slope = table[unit + ROOT] * w[c], table[unit + SLOPE]
-        gradient_run(streaming, x, dy, dx, i, n, ahead, table[unit + ANCHOR], scale, slope, table[unit + SHIFT])
+@device()
+def apply_run(streaming, x, dy, dx, i, n, ahead, w, table, u, c):
+    """dx[i : i + n] of a run of unit u, whose weight is w[c]."""
+    unit = UNIT * u
+    scale, slope = table[unit + ROOT] * w[c], table[unit + SLOPE]
+    gradient_run(streaming, x, dy, dx, i, n, ahead, table[unit + ANCHOR], scale, slope, table[unit + SHIFT])
 
 
 @kernel()
@@ -113,7 +104,7 @@ def runs_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, cou
     """
     xp, dyp, dxp, t, totals = pointer(x), pointer(dy), pointer(dx), pointer(table), pointer(sums)
     dims = unpacked(dims, 9)
-    samples, runs, groups, channels, length, _, span, scratch, slots = dims
+    samples, runs, groups, channels, length, ahead, span, scratch, slots = dims
     spans, streaming = (length + span - 1) // span, boolean(todo & STREAM)
     stack = advance(pointer(work), slot * scratch)
     each = runs * spans
@@ -121,19 +112,28 @@ def runs_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, cou
         partials = advance(stack, 8 * LEVELS)
         for u in range(lo, hi):
             for c in range(u * channels, (u + 1) * channels):
-                for r in range(each):
-                    run_products(xp, dyp, t, c, r // spans, r % spans, dims, partials, stack)
+                i, place = first_run(c, dims), 0
+                for _ in range(runs):
+                    for e in range(0, length, span):
+                        n = min(span, length - e)
+                        put(partials, place, span_products(xp, dyp, i + e, n, t[UNIT * u + ANCHOR], 1.0, int64(0), stack))
+                        place += 4
+                    i += groups * channels * length
                 put(totals, 4 * c, group_sum(partials, plain(4), int64(4), runs, spans, stack))
-            settle_group(todo, totals, w, u, channels, t, count, stack, u % groups * channels)
+            own = u % groups * channels
+            settle_group(todo, totals, w, u, channels, t, count, stack, own)
             if todo & WRITE:
-                for j in range(runs):
-                    p = (u // groups * runs + j) * groups + u % groups
-                    apply_runs(streaming, xp, dyp, dxp, w, t, dims, p * channels * spans, (p + 1) * channels * spans)
+                i = first_run(u * channels, dims)
+                for _ in range(runs):
+                    for k in range(channels):
+                        apply_run(streaming, xp, dyp, dxp, i + k * length, length, ahead, w, t, u, own + k)
+                    i += groups * channels * length
     elif phase == MEASURE:
         partials = advance(pointer(work), slots * scratch)
         for p in range(lo, hi):
-            c, r = p // each, p % each
-            run_products(xp, dyp, t, c, r // spans, r % spans, dims, advance(partials, 4 * c * each), stack)
+            c, j, e = p // each, p // spans % runs, p % spans * span
+            i, mean = first_run(c, dims) + j * groups * channels * length + e, t[UNIT * (c // channels) + ANCHOR]
+            put(partials, 4 * p, span_products(xp, dyp, i, min(span, length - e), mean, 1.0, int64(0), stack))
     elif phase == JOIN:
         partials = advance(pointer(work), slots * scratch)
         for u in range(lo, hi):
@@ -141,9 +141,14 @@ def runs_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, cou
                 put(totals, 4 * c, group_sum(advance(partials, 4 * c * each), plain(4), int64(4), runs, spans, stack))
             settle_group(todo, totals, w, u, channels, t, count, stack, u % groups * channels)
     elif phase == APPLY:
-        apply_runs(streaming, xp, dyp, dxp, w, t, dims, lo, hi)
-    else:
-        reduce_samples(totals, t, grads, samples, groups, channels, lo, hi, stack)
+        for p in range(lo, hi):
+            run, e = p // spans, p % spans * span
+            c = run % (groups * channels)
+            u = run // (groups * channels * runs) * groups + c // channels
+            apply_run(streaming, xp, dyp, dxp, run * length + e, min(span, length - e), ahead, w, t, u, c)
+    if phase == REDUCE or (todo & ALONE and todo & PARAMETERS):
+        first, last = (lo, hi) if phase == REDUCE else (0, groups * channels)
+        reduce_samples(totals, t, grads, samples, groups, channels, first, last, stack)
 
 
 # --- columns ---------------------------------------------------------------------------------------------------------
@@ -158,13 +163,13 @@ def strip_products(x, dy, i, first, last, rows, stride, width, room, means, stac
         size = min(PIECE, width - start)
         for k in range(first, last):
             n, at = min(step, rows - k * step), i + k * step * stride + start
-            for c in range(0, wide, 16):
-                put(acc, c, plain(16))
-            together = n if stride <= TALL else 8
-            add_row_products(x, dy, at, n, together, stride, size, advance(means, start), acc, int64(PIECE))
-            for q in range(0, wide, PIECE):
-                for c in range(q, q + size, 16):
-                    push(levels, c, int64(wide), k - first, get(acc, c, plain(16)))
+            even = (k - first) & 1 == 0  # the first of a pair waits where it is summed
+            together, here = n if stride <= TALL else 8, levels if even else acc
+            add_row_products(x, dy, at, n, together, stride, size, advance(means, start), here, int64(PIECE))
+            if not even:
+                for q in range(0, wide, PIECE):
+                    for c in range(q, q + size, 16):
+                        push(levels, c, int64(wide), k - first, get(acc, c, plain(16)))
         for q in range(SUMS):
             for c in range(0, size, 16):
                 put(out, q * room + start + c, drain(levels, q * PIECE + c, int64(wide), last - first, plain(16)))
@@ -231,10 +236,7 @@ def columns_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, 
     parameters = advance(lane_sums, LANE_ROOM)
     partials = advance(pointer(work), slots * scratch)
     whole = phase in (FUSED, JOIN)
-    if phase == REDUCE:
-        reduce_samples(totals, t, grads, samples, all_groups, channels, lo, hi, stack)
-        return
-    for p in range(lo, hi):
+    for p in range(lo, hi if phase != REDUCE else lo):
         strip, chunk = (p, 0) if whole else (p // chunks, p % chunks)
         sample, g = strip // strips, strip % strips * most
         groups = min(most, all_groups - g)
@@ -257,6 +259,9 @@ def columns_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, 
                 wide = beside * stride
                 gradient_columns(xp, dyp, dxp, at, n // beside, wide, wide, parameters, room)
                 gradient_columns(xp, dyp, dxp, at + n // beside * wide, 1, wide, n % beside * stride, parameters, room)
+    if phase == REDUCE or (todo & ALONE and todo & PARAMETERS):
+        first, last = (lo, hi) if phase == REDUCE else (0, all_groups * channels)
+        reduce_samples(totals, t, grads, samples, all_groups, channels, first, last, stack)
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
@@ -274,11 +279,10 @@ def rows_chunk(phase, todo, x, dy, dx, w, table, dims, count, stack, k0, k1, g, 
     levels, wide = advance(acc, 2 * own), 2 * own
     write, add = boolean(todo & WRITE), boolean(todo & PARAMETERS)
     for k in range(k0, k1):
-        last = min(rows, (k + 1) * step)
-        for c in range(0, wide, 16):
-            put(acc, c, plain(16))
+        last, even = min(rows, (k + 1) * step), (k - k0) & 1 == 0
+        here = levels if even else acc  # the first of a pair waits where it is summed
         for r in range(k * step, last, together):
-            n = min(together, last - r)
+            n, fresh = min(together, last - r), r == k * step
             if phase == FUSED:
                 for u in range(r * all_groups, (r + n) * all_groups):
                     at = u % all_groups * length
@@ -287,10 +291,10 @@ def rows_chunk(phase, todo, x, dy, dx, w, table, dims, count, stack, k0, k1, g, 
             for j in range(g, g + groups):
                 u = r * all_groups + j
                 i, weights, units = u * length + c0, advance(w, j * length + c0), advance(table, UNIT * u)
-                place = advance(acc, (j - g) * padded)
+                place = advance(here, (j - g) * padded)
                 apart = UNIT * all_groups
-                gradient_rows(write, add, x, dy, dx, i, n, all_groups * length, width, weights, units, apart, place, own)
-        if add:
+                gradient_rows(write, add, fresh, x, dy, dx, i, n, all_groups * length, width, weights, units, apart, place, own)
+        if add and not even:
             for c in range(0, wide, 16):
                 push(levels, c, wide, k - k0, get(acc, c, plain(16)))
     if add:
@@ -356,5 +360,5 @@ def rows_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, cou
             out = advance(partials, q * 2 * room + g * padded + c0)
             width = min(columns, length - c0)
             rows_chunk(phase, todo, xp, dyp, dxp, wp, t, dims, count, stack, k0, k1, g, int64(1), c0, width, room, out)
-    else:
+    if phase == REDUCE or (todo & ALONE and todo & PARAMETERS):
         reduce_chunks(partials, grads, dims, chunks, room, advance(stack, 16 * LEVELS), stack)

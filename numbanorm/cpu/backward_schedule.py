@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 from ..plan import Plan
-from .jobs import APPLY, FUSED, JOIN, LANE_ROOM, LEVELS, MEASURE, PARAMETERS, PIECE, REDUCE, STREAM, WRITE
+from .jobs import ALONE, APPLY, FUSED, JOIN, LANE_ROOM, LEVELS, MEASURE, PARAMETERS, PIECE, REDUCE, SHORT, STREAM, WRITE
 from .machine import cache_bytes
 from .products import SUMS
 from .schedule import (
@@ -22,7 +22,7 @@ from .schedule import (
     power_of_two_above,
     span_for,
 )
-from .sums import TILE, block_rows
+from .sums import block_rows
 
 WIDEST = 65536  # columns whose sums a thread keeps while it walks down the rows
 REDUCED = 1 << 16  # channels of all samples from which on joining them is worth more than one thread
@@ -35,7 +35,7 @@ def cut_backward(plan: Plan, itemsize: int, todo: int, threads: int) -> Schedule
     """Cut `plan` for `threads` threads; todo: WRITE if dx is wanted, PARAMETERS if dweight or dbias is, and flags for both."""
     if todo & STREAM and 3 * plan.size * itemsize <= cache_bytes(3):
         todo &= ~STREAM
-    if plan.M > 1 and (plan.K * plan.T < TILE or plan.T < LEAST_RUN):
+    if plan.M > 1 and (plan.K * plan.T < SHORT or plan.T < LEAST_RUN):
         return columns_schedule(plan, itemsize, todo, threads)
     if plan.T < LEAST_RUN:
         return rows_schedule(plan, itemsize, todo, threads)
@@ -126,9 +126,11 @@ def rows_schedule(plan: Plan, itemsize: int, todo: int, threads: int) -> Schedul
     spans, columns = -(-length // span), padded
     while not fused and columns > 256 and (columns > MOST_COLUMNS or chunks * groups * -(-length // columns) < 4 * threads):
         columns = sixteens(columns // 2)
-    together = max(1, min(step, cache_bytes(2) // 8 // (2 * groups * length * itemsize)))
-    if fused:
-        steps: Steps = ((FUSED, todo, chunks, min(threads, chunks)),)
+    together = min(step, max(4, cache_bytes(2) // 16 // (2 * groups * length * itemsize)))
+    if fused and min(threads, chunks) == 1:
+        steps: Steps = ((FUSED, todo | ALONE, chunks, 1),)
+    elif fused:
+        steps = ((FUSED, todo, chunks, min(threads, chunks)),)
     else:
         pieces, strips = rows * groups * spans, chunks * groups * -(-length // columns)
         steps = (
@@ -136,7 +138,7 @@ def rows_schedule(plan: Plan, itemsize: int, todo: int, threads: int) -> Schedul
             (JOIN, todo, rows * groups, 1),
             (APPLY, todo, strips, min(threads, strips)),
         )
-    if todo & PARAMETERS:
+    if todo & PARAMETERS and not steps[0][1] & ALONE:
         steps += ((REDUCE, todo, 1, 1),)
     slots = max(s[3] for s in steps)
     own = room if fused else sixteens(columns)

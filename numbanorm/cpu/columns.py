@@ -1,6 +1,6 @@
 """Kernel family *columns*: groups of many short runs (channels last, (N, C), small pictures channels first).
 
-x is M rows of W = G*L contiguous elements for each sample; a group is L < 256 neighbouring columns. Its sums are the row
+x is M rows of W = G*L contiguous elements for each sample; a group is L < 128 neighbouring columns. Its sums are the row
 tree for each column, then the run tree over the L column sums:
 
     row tree    blocks of R rows in order, starting from +0.0; block sums in adjacent pairs
@@ -51,8 +51,6 @@ def block_moments(kind, one_read, x, i, n, stride, width, means, kept, room, acc
     """
     together = n if stride <= TALL else 8
     out, about = acc, means
-    for c in range(0, width, 16):
-        put(acc, c, zeros(x))
     if kind == CENTER:
         add_row_sums(x, i, n, together, stride, width, acc)
         if not one_read:
@@ -61,7 +59,6 @@ def block_moments(kind, one_read, x, i, n, stride, width, means, kept, room, acc
         for c in range(0, width, 16):
             s = get(acc, c, zeros(x))
             put(kept, c, s)
-            put(out, c, zeros(x))
             put(own, c, ratio(s, float(n))[0])
     elif one_read:
         for c in range(0, width, 16):
@@ -87,16 +84,19 @@ def strip_sums(kind, one_read, x, i, first, last, rows, stride, width, room, mea
         for k in range(first, last):
             n, at = min(step, rows - k * step), i + k * step * stride + start
             keep = advance_by(kept, 2 * k * room + start, zero(x))
-            block_moments(kind, one_read, x, at, n, stride, size, advance(means, start), keep, room, acc, own)
-            for c in range(0, size, 16):
-                push(levels, c, int64(PIECE), k - first, get(acc, c, zeros(x)))
+            even = (k - first) & 1 == 0  # the first of a pair waits where it is summed
+            here = levels if even else acc
+            block_moments(kind, one_read, x, at, n, stride, size, advance(means, start), keep, room, here, own)
+            if not even:
+                for c in range(0, size, 16):
+                    push(levels, c, int64(PIECE), k - first, get(acc, c, zeros(x)))
         for c in range(0, size, 16):
             put(out, start + c, drain(levels, c, int64(PIECE), last - first, zeros(x)))
 
 
 @device()
 def group_total(sums, at, length, fold, stride, like, scratch):
-    """Run tree over sums[at : at + length] of each of `fold` rows side by side, fold * length < 256 in all."""
+    """Run tree over sums[at : at + length] of each of `fold` rows side by side, fold * length <= 256 in all."""
     if length * fold == 1:
         return get(sums, at, like)
     n = min(LANE_ROOM, length * fold)

@@ -15,7 +15,7 @@ from numba.core import cgutils
 
 from .jobs import ANCHOR, OFFSET, ROOT, SHIFT, SLOPE
 from .kernel import intrinsic, types
-from .simd import I64, broadcast, fused, integer, load, misaligned, prefetch, sixteens, smaller, store
+from .simd import F64, I64, broadcast, constant, fused, integer, load, misaligned, prefetch, sixteens, smaller, store
 
 
 def scale_and_shift(b: ir.IRBuilder, rstd: Any, c: Any, weight: Any, bias: Any) -> tuple[Any, Any]:
@@ -171,22 +171,24 @@ def gradient_columns(
 
 @intrinsic
 def gradient_rows(
-    tc: Any, write: Any, add: Any, x: Any, dy: Any, dx: Any, i: Any, rows: Any, stride: Any, width: Any, w: Any,
+    tc: Any, write: Any, add: Any, fresh: Any, x: Any, dy: Any, dx: Any, i: Any, rows: Any, stride: Any, width: Any, w: Any,
     table: Any, apart: Any, sums: Any, room: Any,
 ) -> Any:  # fmt: skip
     """`width` columns from i on in `rows` rows, each with statistics of its own: table[row * apart ...], see `jobs`.
 
     write: dx = d * slope + (dy * w * rstd + shift) is wanted, w: float64 (width,).
-    add: sums[c] += dy * (d * rstd + offset) and sums[room + c] += dy, row by row.
+    add: sums[c] += dy * (d * rstd + offset) and sums[room + c] += dy, row by row; `fresh` sums begin at 0.
     """
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        write, add, xp, dyp, dxp, i, rows, stride, width, w, table, apart, sums, room = a
+        write, add, fresh, xp, dyp, dxp, i, rows, stride, width, w, table, apart, sums, room = a
+        nothing = constant(F64, 0.0)
 
         def step(c: Any, n: Any) -> None:
             weight = load(b, types.float64, w, c, n)
             places = [c, b.add(c, room)]
-            acc = [cgutils.alloca_once_value(b, load(b, types.float64, sums, place, n)) for place in places]
+            stored = (load(b, types.float64, sums, place, n) for place in places)
+            acc = [cgutils.alloca_once_value(b, b.select(fresh, nothing, v)) for v in stored]
             with cgutils.for_range(b, rows, intp=I64) as row:
                 at, unit = b.add(b.add(i, c), b.mul(row.index, stride)), b.mul(row.index, apart)
 
@@ -209,4 +211,4 @@ def gradient_rows(
         return ctx.get_dummy_value()
 
     flag = types.boolean
-    return types.void(flag, flag, x, dy, dx, N, N, N, N, w, table, N, sums, N), codegen
+    return types.void(flag, flag, flag, x, dy, dx, N, N, N, N, w, table, N, sums, N), codegen

@@ -32,7 +32,7 @@ from .simd import (
     smaller,
     store,
 )
-from .sums import TILE, drain, fold, push
+from .sums import TILE, drain, fold, push, so_far
 
 SUMS = 3  # u, u * d, d
 FOUR = Vec(4)
@@ -146,14 +146,14 @@ def span_products(x, dy, i, n, mean, w, at, stack):
 def add_row_products(
     tc: Any, x: Any, dy: Any, i: Any, rows: Any, together: Any, stride: Any, width: Any, means: Any, out: Any, room: Any
 ) -> Any:
-    """out[k * room + c] += sum k of column c over `rows` rows, in order, `together` at a time; see `sums.add_rows`."""
+    """out[k * room + c] = sum k of column c over `rows` rows, in order, `together` at a time; see `sums.add_rows`."""
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
         xp, dyp, i, rows, together, stride, width, means, out, room = a
 
         def step(first: Any, count: Any, c: Any, n: Any) -> None:
             places = [b.add(c, b.mul(room, integer(k))) for k in range(SUMS)]
-            acc = [cgutils.alloca_once_value(b, load(b, types.float64, out, place)) for place in places]
+            acc = [cgutils.alloca_once_value(b, so_far(b, first, load(b, types.float64, out, place))) for place in places]
             mean = load(b, types.float64, means, c)
             start = b.add(b.add(i, c), b.mul(first, stride))
             with cgutils.for_range(b, count, intp=I64) as row:

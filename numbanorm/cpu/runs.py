@@ -83,20 +83,10 @@ def group_sum(partials, like, lanes, runs, spans, stack):
 
 
 @device()
-def offset_of(u, j, dims):
-    """Where run j of unit u starts."""
+def first_run(u, dims):
+    """Where the first run of unit u starts; the next one is G * L elements further on."""
     runs, groups, length = dims[0], dims[1], dims[2]
-    return ((u // groups * runs + j) * groups + u % groups) * length
-
-
-@device()
-def measure(kind, one_read, x, u, j, s, dims, stats, partials, at, kept, tile_at, stack):
-    """Span s of run j of unit u -> partials[at + ...]; its tiles are kept from tile_at on."""
-    length, span = dims[2], dims[5]
-    spans, tiles = (length + span - 1) // span, (length + TILE - 1) // TILE
-    i, n = offset_of(u, j, dims) + s * span, min(span, length - s * span)
-    first = tile_at + j * tiles + s * (span // TILE)
-    put(partials, at + j * spans + s, span_sum(kind, one_read, x, i, n, stats[MEAN, u], kept, first, stack))
+    return (u // groups * runs * groups + u % groups) * length
 
 
 @device(inline=False)
@@ -200,14 +190,21 @@ def runs(phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, lo, hi, s
             for kind in (CENTER, todo & SQUARES):
                 if kind & todo == kind:
                     if kind:
-                        for r in range(group * spans):
-                            j, s, at = r // spans, r % spans, slot * group * tiles
-                            measure(kind, one_read, xp, u, j, s, dims, stats, partials, int64(0), keep, at, stack)
+                        i, mean, first, place = first_run(u, dims), stats[MEAN, u], slot * group * tiles, 0
+                        for _ in range(group):
+                            for e in range(0, length, span):
+                                n = min(span, length - e)
+                                s = span_sum(kind, one_read, xp, i + e, n, mean, keep, first + e // TILE, stack)
+                                put(partials, place, s)
+                                place += 1
+                            i += groups * length
+                            first += tiles
                     conclude(kind, group_sum(partials, zero(xp), int64(1), group, spans, stack), stats, u, count, eps)
             if todo & WRITE:
-                for j in range(group):
-                    first = u % groups * (length // t)
-                    apply_span(streaming, xp, yp, w, b, offset_of(u, j, dims), int64(0), length, stats, u, first, t, dims[4])
+                i, first = first_run(u, dims), u % groups * (length // t)
+                for _ in range(group):
+                    apply_span(streaming, xp, yp, w, b, i, int64(0), length, stats, u, first, t, dims[4])
+                    i += groups * length
     elif phase == JOIN:
         partials = advance(pointer(work), slots * scratch)
         for u in range(lo, hi):
@@ -218,8 +215,9 @@ def runs(phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, lo, hi, s
     elif phase == MEASURE:
         partials = advance(pointer(work), slots * scratch)
         for p in range(lo, hi):
-            u, j, s = p // (group * spans), p // spans % group, p % spans
-            at, tile_at, kind = u * group * spans, u * group * tiles, todo & ~ONE_READ
-            measure(kind, one_read, xp, u, j, s, dims, stats, partials, at, keep, tile_at, stack)
+            u, j, e, kind = p // (group * spans), p // spans % group, p % spans * span, todo & ~ONE_READ
+            i, n = first_run(u, dims) + j * groups * length + e, min(span, length - e)
+            first = (u * group + j) * tiles + e // TILE
+            put(partials, p, span_sum(kind, one_read, xp, i, n, stats[MEAN, u], keep, first, stack))
     else:
         apply_spans(streaming, xp, yp, w, b, stats, dims, lo, hi)

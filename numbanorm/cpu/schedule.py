@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..plan import Plan
-from .jobs import APPLY, CENTER, FUSED, JOIN, LANE_ROOM, LEVELS, MEASURE, ONE_READ, PIECE, SQUARES, STREAM, WRITE
+from .jobs import APPLY, CENTER, FUSED, JOIN, LANE_ROOM, LEVELS, MEASURE, ONE_READ, PIECE, SHORT, SQUARES, STREAM, WRITE
 from .machine import cache_bytes
 from .runs import rows_together
 from .sums import TILE, block_rows
@@ -42,7 +42,7 @@ def cut(plan: Plan, itemsize: int, todo: int, affine: bool, threads: int) -> Sch
         todo &= ~STREAM
     length = plan.K * plan.T
     measured = bool(todo & (CENTER | SQUARES))
-    if plan.M > 1 and length < TILE and (measured or plan.T < LEAST_RUN):
+    if plan.M > 1 and length < SHORT and (measured or plan.T < LEAST_RUN):
         return columns_schedule(plan, itemsize, todo, affine, threads)
     return runs_schedule(plan, itemsize, todo, affine, threads)
 
@@ -143,7 +143,7 @@ def columns_schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads
     how = f"each thread takes strips of {most * length} columns"
     if not fused:
         how = f"chunks of {per_chunk * step * fold} rows, shared by {threads} threads"
-    reason = f"{plan.M} runs of {length} < {TILE} contiguous elements a group: columns side by side; {how}"
+    reason = f"{plan.M} runs of {length} < {SHORT} contiguous elements a group: columns side by side; {how}"
     return Schedule("columns", steps, dims, work, kept, reason)
 
 
