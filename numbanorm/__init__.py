@@ -9,12 +9,32 @@ from .backward import (
     rms_norm_backward,
 )
 from .functional import Stats, batch_norm, explain, group_norm, instance_norm, layer_norm, rms_norm
+from .layers import (
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    GroupNorm,
+    InstanceNorm1d,
+    InstanceNorm2d,
+    InstanceNorm3d,
+    LayerNorm,
+    RMSNorm,
+)
 from .moments import Moments, moments
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "GroupNorm",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "InstanceNorm3d",
+    "LayerNorm",
     "Moments",
+    "RMSNorm",
     "Stats",
     "batch_norm",
     "batch_norm_backward",

@@ -25,7 +25,10 @@ BELOW: dict[str, set[str]] = {
     "cpu": {"plan"},
     "dispatch": {"cpu"},
     "functional": {"plan", "checks", "dispatch"},
+    "backward": {"plan", "checks", "dispatch"},
     "moments": {"plan", "checks", "dispatch"},
+    "layer": {"backward", "checks", "functional"},
+    "layers": {"layer", "checks", "plan"},
 }
 # what computes must not know of them; whoever has one of their arrays has imported them already
 FRAMEWORKS = {"torch", "ml_dtypes", "matplotlib", "onnxruntime", "cupy"}
