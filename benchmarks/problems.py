@@ -55,13 +55,35 @@ def run_of(norm: str, x: Array, axis: int, **options: Any) -> Callable[[], Array
     return calls[norm]
 
 
-def problem(norm: str, shape: str, dtype: str, **options: Any) -> Callable[[], Array]:
+def gradients_of(norm: str, x: Array, axis: int, **options: Any) -> Callable[[], Any]:
+    """The same for the gradients, from the statistics of the forward call."""
+    if not hasattr(nn, "layer_norm_backward"):
+        raise NotImplementedError("this version has no backward pass")
+    c = x.shape[axis]
+    w, mean, var = (np.full(c, v, np.float32) for v in (1.25, 0.0, 1.0))
+    dy, options = np.ascontiguousarray(x[::-1]), {"out": np.zeros_like(x), **options}
+    if norm in ("layer", "rms"):
+        forward, backward = {"layer": (nn.layer_norm, nn.layer_norm_backward), "rms": (nn.rms_norm, nn.rms_norm_backward)}[norm]
+        stats = forward(x, c, w, return_stats=True)[1]
+        return lambda: backward(dy, x, c, stats, w, **options)
+    if norm == "group":
+        stats = nn.group_norm(x, NUM_GROUPS, w, channel_axis=axis, return_stats=True)[1]
+        return lambda: nn.group_norm_backward(dy, x, NUM_GROUPS, stats, w, channel_axis=axis, **options)
+    if norm == "instance":
+        stats = nn.instance_norm(x, weight=w, channel_axis=axis, return_stats=True)[1]
+        return lambda: nn.instance_norm_backward(dy, x, stats, w, channel_axis=axis, **options)
+    own = norm == "batch"
+    stats = nn.batch_norm(x, mean, var, w, training=own, channel_axis=axis, return_stats=True)[1]
+    return lambda: nn.batch_norm_backward(dy, x, stats, w, training=own, channel_axis=axis, **options)
+
+
+def problem(norm: str, shape: str, dtype: str, backward: bool = False, **options: Any) -> Callable[[], Any]:
     """A warm call: compiled, and its memory touched. A shape that the norm does not have is skipped by asv."""
     if shape not in SHAPES[norm]:
         raise NotImplementedError(f"{norm} has no {shape}")
     size, axis = SHAPES[norm][shape]
     x = np.random.default_rng(0).standard_normal(size, dtype=np.float32).astype(dtype_of(dtype))
-    run = run_of(norm, x, axis, **options)
+    run = (gradients_of if backward else run_of)(norm, x, axis, **options)
     run()
     return run
 

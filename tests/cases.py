@@ -180,6 +180,55 @@ def expected(case: Case, a: Arguments, eps: float | None = None) -> oracle.Truth
     return norm(a.x, a.weight, a.bias, e, case.channel_axis, given)
 
 
+@lru_cache(maxsize=512)
+def upstream(case: Case, dtype: np.dtype[Any]) -> Array:
+    """dy: with a mean and with a share of x, so that a sum that is left out of dx shows."""
+    rng = np.random.default_rng([*seed(case), 1])
+    share = 0.25 * (arguments(case, dtype).x.astype(np.float64) - 1.5)
+    return (rng.normal(0.5, 1.0, case.shape) + share).astype(dtype)
+
+
+@lru_cache(maxsize=512)
+def true_gradients(case: Case, dtype: np.dtype[Any]) -> oracle.Gradients:
+    return expected_gradients(case, arguments(case, dtype), upstream(case, dtype))
+
+
+def expected_gradients(case: Case, a: Arguments, dy: Array, eps: float | None = None) -> oracle.Gradients:
+    e = 1e-5 if eps is None else eps
+    if case.norm == "layer":
+        return oracle.layer_norm_backward(dy, a.x, case.dims, a.weight, e)
+    if case.norm == "rms":
+        e = epsilon(a.x.dtype) if eps is None else eps
+        return oracle.layer_norm_backward(dy, a.x, case.dims, a.weight, e, center=False)
+    if case.norm == "group":
+        return oracle.group_norm_backward(dy, a.x, case.groups, a.weight, e, case.channel_axis)
+    given = None if case.training else (a.running_mean, a.running_var)
+    return oracle.channels_backward(dy, a.x, case.norm == "instance", a.weight, e, case.channel_axis, given)
+
+
+# a gradient is evaluated in float64, off by a few roundings of its terms, and rounded once. Where it is not tiny against
+# them it is within 0.51 ulp, as y is; 2**-44 of the terms, in ulps, is where those few roundings (2.5 eps of float64) are
+# 0.01 ulp
+ROUNDED_ONCE = 0.51
+CANCELLED = 2.0**-44
+# float64 has no finer type to be evaluated in. rstd comes from the forward pass up to 1.3 eps off: dweight has it as a factor,
+# the last term of dx three times, and the products beside it are rounded
+FLOAT64_EPS = {"dx": 5.0, "dweight": 3.0, "dbias": 2.0}
+
+
+def check_gradients(found: tuple[Array | None, ...], truth: oracle.Gradients) -> None:
+    """Those that were asked for; RMS norm has two."""
+    for name, got, true in zip(truth._fields, found, truth, strict=False):
+        if got is None:
+            continue
+        if got.dtype == np.float64:
+            error, allowed = oracle.eps_error(got, true.value, true.terms), FLOAT64_EPS[name]
+        else:
+            floor = true.terms * (CANCELLED * 2.0 ** oracle.FORMATS[got.dtype.name][0])
+            error, allowed = oracle.ulp_error(got, true.value, floor), ROUNDED_ONCE
+        assert error <= allowed, f"{name} is {error:.3g} ulp off"
+
+
 def epsilon(dtype: np.dtype[Any]) -> float:
     """Distance from 1 to the next number: what rms norm adds when it is not told."""
     return float(2.0 ** (1 - oracle.FORMATS[dtype.name][0]))
@@ -201,3 +250,25 @@ def call(case: Case, a: Arguments, **options: Any) -> Any:
         options["training"] = case.training
         norm = numbanorm.batch_norm
     return norm(a.x, a.running_mean, a.running_var, a.weight, a.bias, channel_axis=axis, **options)
+
+
+def call_backward(case: Case, a: Arguments, dy: Array, stats: Any, **options: Any) -> Any:
+    """The gradients of `call`; `options` are needs (of three; RMS norm is told the first two), out, backend."""
+    if case.norm == "rms":
+        if "needs" in options:
+            options["needs"] = options["needs"][:2]
+        return numbanorm.rms_norm_backward(dy, a.x, case.parameter_shape, stats, a.weight, **options)
+    if case.norm == "layer":
+        return numbanorm.layer_norm_backward(dy, a.x, case.parameter_shape, stats, a.weight, **options)
+    options["channel_axis"] = case.channel_axis
+    if case.norm == "group":
+        return numbanorm.group_norm_backward(dy, a.x, case.groups, stats, a.weight, **options)
+    if case.norm == "instance":
+        return numbanorm.instance_norm_backward(dy, a.x, stats, a.weight, use_input_stats=case.training, **options)
+    return numbanorm.batch_norm_backward(dy, a.x, stats, a.weight, training=case.training, **options)
+
+
+def gradients(case: Case, a: Arguments, dy: Array, method: str = METHODS[0], eps: float | None = None) -> Any:
+    """The gradients from the statistics of the forward call."""
+    _, stats = call(case, a, method=method, return_stats=True, **({} if eps is None else {"eps": eps}))
+    return call_backward(case, a, dy, stats)

@@ -1,5 +1,5 @@
-"""A hash of what the norms give, for each number of threads asked for. Run as a program, under an environment that
-decides what it runs on: `test_reproducible` compares what it prints.
+"""A hash of what the norms and their gradients give, for each number of threads asked for. Run as a program, under an
+environment that decides what it runs on: `test_reproducible` compares what it prints.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import cases
 import numba
 import numpy as np
-from cases import DTYPES, METHODS, Case, call
+from cases import DTYPES, METHODS, Case, call, call_backward
 from numba.core.registry import cpu_target
 
 import numbanorm
@@ -39,7 +39,7 @@ OFTEN = 7  # one in so many cases of the table is taken
 
 
 def results(dtype: np.dtype[Any]) -> Iterator[tuple[str, bytes]]:
-    """Each case's name, and the bits of y and of its statistics."""
+    """Each case's name, and the bits of y, of its statistics and of the gradients."""
     for case in (*SHARED, *cases.TABLE[::OFTEN]):
         a = cases.arguments(case, dtype)
         # 1e4 times the spread: sums whose order shows
@@ -48,6 +48,8 @@ def results(dtype: np.dtype[Any]) -> Iterator[tuple[str, bytes]]:
             y, stats = call(case, a, method=method, return_stats=True)
             mean = b"" if stats.mean is None else stats.mean.tobytes()
             yield f"{case.name}-{dtype.name}-{method}", y.tobytes() + mean + stats.rstd.tobytes()
+        found = call_backward(case, a, cases.upstream(case, dtype), stats)
+        yield f"{case.name}-{dtype.name}-backward", b"".join(g.tobytes() for g in found)
     for axis in (None, 0, 1, (0, 2)):
         for method in METHODS:
             x = np.random.default_rng(3).normal(1e4, 1, (31, 40, 55)).astype(dtype)

@@ -1,4 +1,4 @@
-"""Each norm from its definition, in long double, and the distance of a result from it.
+"""Each norm and its gradients from their definitions, in long double, and the distance of a result from them.
 
 A group is named by the tuple of axes it is reduced over. Nothing here is shared with the package under test:
 an oracle that shares code with what it checks also shares its mistakes.
@@ -26,6 +26,20 @@ class Truth(NamedTuple):
     mean: Array | None
     var: Array
     weight: Array
+
+
+class Gradient(NamedTuple):
+    """`terms` is the sum of the absolute values of what the gradient is a sum of: where those cancel, its rounding does not
+    get smaller with it."""
+
+    value: Array
+    terms: Array
+
+
+class Gradients(NamedTuple):
+    dx: Gradient
+    dweight: Gradient
+    dbias: Gradient
 
 
 def widen(a: Any) -> Array:
@@ -70,15 +84,59 @@ def normalize_given(x: Array, mean: Array, var: Array, eps: float, weight: Array
     return Truth((x - mean) / np.sqrt(var + Long(eps)) * weight + bias, mean, var, np.abs(weight))
 
 
+def differentiate(
+    dy: Array,
+    x: Array,
+    axes: tuple[int, ...],
+    eps: float,
+    weight: Any,
+    shape: tuple[int, ...],
+    center: bool = True,
+    given: tuple[Array, Array] | None = None,
+) -> Gradients:
+    """Of sum(dy * y). `axes` share a mean; the parameters are of `shape`, and summed over the axes that have length 1 there."""
+    n = math.prod(x.shape[axis] for axis in axes)
+    shared = tuple(axis for axis, length in enumerate(shape) if length == 1)
+    with np.errstate(invalid="ignore", divide="ignore"):  # as in normalize
+        if given is None:
+            d = centred(x, axes)[1] if center else x
+            var = total(d * d, axes) / n
+        else:
+            d, var = x - given[0], given[1]
+        rstd = 1 / np.sqrt(var + Long(eps))
+        xh, u = d * rstd, dy * spread(weight, shape, 1)
+        # x - mean is as exact as the mean: xh, like y, has its rounding at the scale of 1 where it is smaller
+        size = np.maximum(np.abs(xh), 1) if given is None and center else np.abs(xh)
+        dx, terms = u, np.abs(u)
+        if given is None:
+            dx = dx - xh * (total(u * xh, axes) / n)
+            terms = terms + size * (total(np.abs(u) * size, axes) / n)
+        if given is None and center:
+            dx, terms = dx - total(u, axes) / n, terms + total(np.abs(u), axes) / n
+        sums = [Gradient(total(dy * v, shared), total(np.abs(dy) * w, shared)) for v, w in ((xh, size), (1, 1))]
+        return Gradients(Gradient(dx * rstd, terms * rstd), *sums)
+
+
+def reshaped(g: Gradients, x_shape: tuple[int, ...], parameter_shape: tuple[int, ...]) -> Gradients:
+    """As the caller of a norm sees them."""
+    shapes = (x_shape, parameter_shape, parameter_shape)
+    return Gradients(*(Gradient(v.value.reshape(s), v.terms.reshape(s)) for v, s in zip(g, shapes, strict=True)))
+
+
 def spread(p: Any, shape: tuple[int, ...], neutral: float) -> Array:
     """A parameter in the shape in which it broadcasts; one that is absent is `neutral`."""
     return np.full((1,) * len(shape), neutral, Long) if p is None else widen(p).reshape(shape)
 
 
+def trailing(x: Array, dims: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The last `dims` axes, and the shape in which their parameters broadcast."""
+    return tuple(range(x.ndim - dims, x.ndim)), (1,) * (x.ndim - dims) + x.shape[x.ndim - dims :]
+
+
 def layer_norm(x: Any, dims: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Truth:
     """Over the last `dims` axes; statistics of shape x.shape[:-dims]."""
     x = widen(x)
-    axes, shape = tuple(range(x.ndim - dims, x.ndim)), (1,) * (x.ndim - dims) + x.shape[x.ndim - dims :]
+    axes, shape = trailing(x, dims)
     truth = normalize(x, axes, eps, spread(weight, shape, 1), spread(bias, shape, 0))
     assert truth.mean is not None
     rows = x.shape[: x.ndim - dims]
@@ -88,24 +146,44 @@ def layer_norm(x: Any, dims: int, weight: Any = None, bias: Any = None, eps: flo
 def rms_norm(x: Any, dims: int, weight: Any = None, eps: float = 1e-5) -> Truth:
     """As layer norm, about zero."""
     x = widen(x)
-    axes, shape = tuple(range(x.ndim - dims, x.ndim)), (1,) * (x.ndim - dims) + x.shape[x.ndim - dims :]
+    axes, shape = trailing(x, dims)
     truth = normalize(x, axes, eps, spread(weight, shape, 1), spread(None, shape, 0), center=False)
     return truth._replace(var=truth.var.reshape(x.shape[: x.ndim - dims]))
+
+
+def layer_norm_backward(dy: Any, x: Any, dims: int, weight: Any = None, eps: float = 1e-5, center: bool = True) -> Gradients:
+    """RMS norm's without `center`; there the last of them means nothing."""
+    dy, x = widen(dy), widen(x)
+    axes, shape = trailing(x, dims)
+    return reshaped(differentiate(dy, x, axes, eps, weight, shape, center), x.shape, x.shape[x.ndim - dims :])
+
+
+def in_groups(full: tuple[int, ...], groups: int, axis: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """The shape with the channels in (groups, channels of one), its axes that share a mean, and the parameters' shape in it."""
+    split = (*full[:axis], groups, full[axis] // groups, *full[axis + 1 :])
+    axes = tuple(i for i in range(1, len(split)) if i != axis)
+    return split, axes, tuple(n if i in (axis, axis + 1) else 1 for i, n in enumerate(split))
 
 
 def group_norm(x: Any, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, channel_axis: int = 1) -> Truth:
     """The channels of a sample in `groups` equal parts, each over its channels and all other axes but the first."""
     x = widen(x)
-    axis, full = channel_axis % x.ndim, x.shape
-    parts = (groups, full[axis] // groups)
-    split = x.reshape(full[:axis] + parts + full[axis + 1 :])
-    shape = tuple(n if i in (axis, axis + 1) else 1 for i, n in enumerate(split.shape))
-    axes = tuple(i for i in range(1, split.ndim) if i != axis)
-    truth = normalize(split, axes, eps, spread(weight, shape, 1), spread(bias, shape, 0))
+    full = x.shape
+    split, axes, shape = in_groups(full, groups, channel_axis % x.ndim)
+    truth = normalize(x.reshape(split), axes, eps, spread(weight, shape, 1), spread(bias, shape, 0))
     assert truth.mean is not None
-    w = np.broadcast_to(truth.weight, split.shape).reshape(full)
+    w = np.broadcast_to(truth.weight, split).reshape(full)
     stats = (full[0], groups)
     return Truth(truth.y.reshape(full), truth.mean.reshape(stats), truth.var.reshape(stats), w)
+
+
+def group_norm_backward(
+    dy: Any, x: Any, groups: int, weight: Any = None, eps: float = 1e-5, channel_axis: int = 1
+) -> Gradients:
+    dy, x = widen(dy), widen(x)
+    split, axes, shape = in_groups(x.shape, groups, channel_axis % x.ndim)
+    g = differentiate(dy.reshape(split), x.reshape(split), axes, eps, weight, shape)
+    return reshaped(g, x.shape, (x.shape[channel_axis],))
 
 
 def by_channel(x: Array, channel_axis: int) -> tuple[int, tuple[int, ...]]:
@@ -141,6 +219,17 @@ def batch_norm(
     truth = normalize(x, tuple(i for i in range(x.ndim) if i != axis), eps, w, b)
     assert truth.mean is not None
     return truth._replace(mean=truth.mean.reshape(-1), var=truth.var.reshape(-1))
+
+
+def channels_backward(
+    dy: Any, x: Any, kept: int, weight: Any = None, eps: float = 1e-5, channel_axis: int = 1, given: Any = None
+) -> Gradients:
+    """Of instance norm, where the first `kept` = 1 axes have means of their own; of batch norm with `kept` = 0."""
+    dy, x = widen(dy), widen(x)
+    axis, shape = by_channel(x, channel_axis)
+    axes = tuple(i for i in range(kept, x.ndim) if i != axis)
+    known = None if given is None else (spread(given[0], shape, 0), spread(given[1], shape, 1))
+    return reshaped(differentiate(dy, x, axes, eps, weight, shape, given=known), x.shape, (x.shape[axis],))
 
 
 def spacing(scale: Array, dtype: Any) -> Array:

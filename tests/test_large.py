@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
-from cases import METHODS
+from cases import METHODS, check_gradients
 from numpy.typing import NDArray
 
 import numbanorm
@@ -87,6 +87,24 @@ def test_one_row(buffer: Array) -> None:
 
 
 @large
+def test_gradients_of_rows(buffer: Array, rng: np.random.Generator) -> None:
+    """dx over x. Rows under a dy of zeros, which were never written and so take no memory, have none and add nothing."""
+    x, dy = buffer.reshape(-1, 1024), np.zeros((BEYOND // 1024, 1024), np.float16)
+    x.view(np.uint64)[:] = 0x0001_0001_0001_0001 * bits(3)
+    around = np.r_[:2, 2**21 - 2 : 2**21 + 2, len(x) - 2 : len(x)]  # row 2**21 begins with element 2**31
+    x[around], dy[around] = rng.normal(1, 2, (2, len(around), 1024)).astype(np.float16)
+    truth = oracle.layer_norm_backward(dy[around], x[around], 1)
+    _, of_some = numbanorm.layer_norm(x[around], 1024, return_stats=True)
+    stats = numbanorm.Stats(np.full(len(x), 3.0), np.full(len(x), 1 / math.sqrt(1e-5)))
+    stats.mean[around], stats.rstd[around] = of_some
+    dx, *sums = numbanorm.layer_norm_backward(dy, x, 1024, stats, np.ones(1024, np.float32), out=x)
+    assert dx is x
+    check_gradients((dx[around], *sums), truth)
+    dx[around] = 0
+    assert not dx.any()
+
+
+@large
 def test_moments_of_columns(buffer: Array) -> None:
     ones = zeros_and_ones(buffer)
     m = numbanorm.moments(buffer.reshape(-1, 8), axis=0)
@@ -109,3 +127,20 @@ def test_pages_that_were_never_written(method: str) -> None:
     assert m.count == length
     assert m.mean.tobytes() == expected.tobytes()
     assert np.flatnonzero(m.m2).tolist() == np.flatnonzero(expected).tolist()
+
+
+@pytest.mark.parametrize("family", ["runs", "columns"])
+def test_gradients_of_pages_that_were_never_written(family: str) -> None:
+    """With mean 0.5 and rstd 2, xh is -1 at every 0: the sums are exact."""
+    shape = (1, 1, -1) if family == "runs" else (-1, 8)
+    x, dy = np.zeros(BEYOND, np.float16), np.zeros(BEYOND, np.float16)
+    places = np.array([5, 2**30 - 1, 2**31 - 1, 2**31, x.size - 1])
+    dy[places], x[places[1::2]] = [1, 2, 3, 4, 5], 1
+    channel = np.zeros_like(places) if family == "runs" else places % 8
+    stats = numbanorm.Stats(*(np.full(channel.max() + 1, v) for v in (0.5, 2.0)))
+    dx, dweight, dbias = numbanorm.batch_norm_backward(
+        dy.reshape(shape), x.reshape(shape), stats, training=False, needs=(False, True, True)
+    )
+    assert dx is None
+    assert dweight.tolist() == np.bincount(channel, dy[places] * (2 * x[places] - 1)).tolist()
+    assert dbias.tolist() == np.bincount(channel, dy[places]).tolist()

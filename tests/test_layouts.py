@@ -10,7 +10,7 @@ from typing import Any
 import cases
 import numpy as np
 import pytest
-from cases import DTYPES, FLOAT32, METHODS, Case, call
+from cases import DTYPES, FLOAT32, METHODS, Case, call, call_backward
 from layouts import LAYOUTS, possible
 from numpy.typing import NDArray
 
@@ -74,6 +74,41 @@ def test_parameters_in_any_memory(case: Case, dtype: np.dtype[Any], layout: str)
     assert {name: p.tobytes() for name, p in changed.items() if p is not None} == before
 
 
+@every_layout
+@every_dtype
+@every_family
+def test_what_the_gradients_are_made_of_in_any_memory(case: Case, dtype: np.dtype[Any], layout: str) -> None:
+    """x and dy in the same memory or not, weight and statistics."""
+    a, dy = cases.arguments(case, dtype), cases.upstream(case, dtype)
+    _, stats = call(case, a, return_stats=True)
+    expected = [g.tobytes() for g in call_backward(case, a, dy, stats)]
+    x, moved, weight = placed(a.x, layout), placed(dy, layout), placed(a.weight, layout)
+    read = [v for v in (x, moved, weight) if v is not None]
+    before = [v.tobytes() for v in read]
+    of_stats = numbanorm.Stats(*(placed(s, layout) for s in stats))
+    for b, upstream, given in (
+        (replace(a, x=x), moved, stats),
+        (replace(a, x=x), dy, stats),
+        (a, moved, stats),
+        (replace(a, weight=weight), dy, of_stats),
+    ):
+        found = call_backward(case, b, upstream, given)
+        assert [g.tobytes() for g in found] == expected
+        assert all(g.flags.c_contiguous and g.flags.writeable for g in found)
+        assert not any(np.shares_memory(g, v) for g in found for v in read)
+    assert [v.tobytes() for v in read] == before
+
+
+@every_family
+def test_dy_that_repeats_one_number(case: Case) -> None:
+    """The gradient of a plain sum."""
+    a = cases.arguments(case, FLOAT32)
+    _, stats = call(case, a, return_stats=True)
+    one = np.broadcast_to(np.float32(0.75), case.shape)
+    found, expected = call_backward(case, a, one, stats), call_backward(case, a, one.copy(), stats)
+    assert [g.tobytes() for g in found] == [g.tobytes() for g in expected]
+
+
 @every_family
 def test_parameters_that_repeat_one_number(case: Case) -> None:
     """A broadcast view has no memory for each channel, and is only read."""
@@ -122,6 +157,10 @@ def test_subclasses_are_read_as_arrays(kind: type, tmp_path: Path, rng: np.rando
     y = numbanorm.batch_norm(x, training=True)
     assert type(y) is np.ndarray
     assert y.tobytes() == numbanorm.batch_norm(values, training=True).tobytes()
+    stats = numbanorm.Stats(np.zeros(5), np.ones(5))
+    found, expected = (numbanorm.batch_norm_backward(v, v, stats) for v in (x, values))
+    assert [type(g) for g in found] == [np.ndarray] * 3
+    assert [g.tobytes() for g in found] == [g.tobytes() for g in expected]
 
 
 # whatever NumPy does to an array's shape without moving it

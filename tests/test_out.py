@@ -12,7 +12,7 @@ import cases
 import layouts
 import numpy as np
 import pytest
-from cases import DTYPES, FLOAT32, METHODS, Case, call
+from cases import DTYPES, FLOAT32, METHODS, Case, call, call_backward
 from numpy.lib.stride_tricks import as_strided, sliding_window_view
 from numpy.typing import NDArray
 
@@ -80,9 +80,43 @@ def test_out_of_any_layout(case: Case, dtype: np.dtype[Any], layout: str) -> Non
 def test_out_is_x(case: Case, dtype: np.dtype[Any], layout: str) -> None:
     a = cases.arguments(case, dtype)
     expected = call(case, a)
-    x = layouts.LAYOUTS[layout](a.x)
+    x = layouts.LAYOUTS[layout](a.x.copy())  # one of the layouts is that of the cached arguments
     assert call(case, replace(a, x=x), out=x) is x
     assert same_bits(x, expected)
+
+
+@every_layout
+@every_dtype
+@every_family
+def test_dx_of_any_layout(case: Case, dtype: np.dtype[Any], layout: str) -> None:
+    """Into memory of its own, into dy and into x; the other gradients are not concerned."""
+    a, upstream = cases.arguments(case, dtype), cases.upstream(case, dtype)
+    _, stats = call(case, a, return_stats=True)
+    expected = call_backward(case, a, upstream, stats)
+    place = layouts.LAYOUTS[layout]
+    for target in ("out", "dy", "x"):
+        x, dy, out = place(a.x.copy()), place(upstream.copy()), place(np.zeros(case.shape, dtype))
+        around = root(out).tobytes()
+        into = {"out": out, "dy": dy, "x": x}[target]
+        found = call_backward(case, replace(a, x=x), dy, stats, out=into)
+        assert found[0] is into
+        assert all(same_bits(got, g) for got, g in zip(found, expected, strict=True))
+        assert target == "x" or same_bits(x, a.x)
+        assert target == "dy" or same_bits(dy, upstream)
+        out[...] = 0
+        assert root(out).tobytes() == around, "written beside out"
+
+
+@every_layout
+@every_family
+def test_dx_over_an_array_that_is_both(case: Case, layout: str) -> None:
+    a = cases.arguments(case, FLOAT32)
+    _, stats = call(case, a, return_stats=True)
+    expected = call_backward(case, a, a.x.copy(), stats)
+    x = layouts.LAYOUTS[layout](a.x.copy())
+    found = call_backward(case, replace(a, x=x), x, stats, out=x)
+    assert found[0] is x
+    assert all(same_bits(got, g) for got, g in zip(found, expected, strict=True))
 
 
 @every_family
@@ -106,11 +140,17 @@ def test_rows_of_one_are_x_whatever_their_stride() -> None:
 @pytest.fixture
 def tiny_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A machine on which everything exceeds the cache, so that y is written past it, in lines of 64 bytes."""
-    schedule = import_module("numbanorm.cpu.schedule")
-    monkeypatch.setattr(schedule, "cache_bytes", lambda level: 1024)
-    schedule.cut.cache_clear()
+    forward, backward = (import_module(f"numbanorm.cpu.{name}") for name in ("schedule", "backward_schedule"))
+
+    def forget() -> None:
+        forward.cut.cache_clear()
+        backward.cut_backward.cache_clear()
+
+    for module in (forward, backward):
+        monkeypatch.setattr(module, "cache_bytes", lambda level: 1024)
+    forget()
     yield
-    schedule.cut.cache_clear()
+    forget()
 
 
 STREAMED = [
@@ -137,6 +177,27 @@ def test_out_past_the_cache(case: Case, dtype: np.dtype[Any], request: pytest.Fi
         assert same_bits(call(case, a, out=out), expected)
         out[...] = 0
         assert not room.view(np.uint8).any(), "written beside out"
+
+
+@every_dtype
+@pytest.mark.parametrize(
+    "case", [*STREAMED, Case("batch", (40, 3000)), Case("group", (2, 6, 999), groups=2)], ids=lambda c: c.name
+)
+def test_dx_past_the_cache(case: Case, dtype: np.dtype[Any], request: pytest.FixtureRequest) -> None:
+    """As above; dx is dy or x, too, which are read before they are written."""
+    a, upstream = cases.arguments(case, dtype), cases.upstream(case, dtype)
+    _, stats = call(case, a, return_stats=True)
+    expected, *_ = call_backward(case, a, upstream, stats)
+    request.getfixturevalue("tiny_cache")
+    for shift in (0, 1, 3, 16, 31):
+        for target in ("out", "dy", "x"):
+            room = np.zeros(case.size + 64, dtype)
+            out = room[shift : shift + case.size].reshape(case.shape)
+            out[...] = {"out": 0, "dy": upstream, "x": a.x}[target]
+            x, dy = out if target == "x" else a.x, out if target == "dy" else upstream
+            assert same_bits(call_backward(case, replace(a, x=x), dy, stats, out=out)[0], expected)
+            out[...] = 0
+            assert not room.view(np.uint8).any(), "written beside out"
 
 
 # views (x, out) of shape (2, 6) that lie between each other and share no element
@@ -187,6 +248,17 @@ def test_out_that_shares_a_part_of_x_is_refused(view: str) -> None:
     assert room.tobytes() == before
 
 
+@pytest.mark.parametrize("view", list(OVERLAPPING))
+def test_dx_that_shares_a_part_of_x_or_dy_is_refused(view: str) -> None:
+    room = np.arange(160, dtype=np.float32)
+    part, out, before = room[30:90].reshape(10, 6), OVERLAPPING[view](room), room.tobytes()
+    other, stats = np.ones((10, 6), np.float32), numbanorm.Stats(np.zeros(10), np.ones(10))
+    for name, dy, x in (("x", other, part), ("dy", part, other)):
+        with pytest.raises(ValueError, match=rf"out must not overlap {name}, unless it is x or dy itself: .*; pass a copy"):
+            numbanorm.layer_norm_backward(dy, x, 6, stats, out=out)
+    assert room.tobytes() == before
+
+
 # two elements of each stand in one place
 FOLDED: dict[str, Callable[[Array], Array]] = {
     "broadcast rows": lambda r: as_strided(r, (4, 6), (0, 4)),
@@ -231,6 +303,32 @@ def test_memory_mapped_files(mode: str, into: str, tmp_path: Path, rng: np.rando
         file.flush()
         assert np.load(tmp_path / "y.npy").tobytes() == expected.tobytes()
     assert np.load(tmp_path / "x.npy").tobytes() == values.tobytes()
+
+
+@pytest.mark.parametrize("into", ["file", "x", "dy"])
+def test_gradients_of_memory_mapped_files(into: str, tmp_path: Path, rng: np.random.Generator) -> None:
+    values = rng.normal(size=(2, 40, 1000)).astype(np.float32)
+    for name, v in zip(("x", "dy"), values, strict=True):
+        np.save(tmp_path / f"{name}.npy", v)
+    x, dy = (np.load(tmp_path / f"{name}.npy", mmap_mode="r+" if name == into else "r") for name in ("x", "dy"))
+    _, stats = numbanorm.layer_norm(values[0], 1000, return_stats=True)
+    expected = numbanorm.layer_norm_backward(values[1], values[0], 1000, stats)
+    file = np.lib.format.open_memmap(tmp_path / "dx.npy", "w+", np.float32, values.shape[1:])
+    out = {"file": file, "x": x, "dy": dy}[into]
+    dx, *sums = numbanorm.layer_norm_backward(dy, x, 1000, stats, out=out)
+    assert dx is out
+    assert isinstance(out, np.memmap)
+    assert [type(s) for s in sums] == [np.ndarray] * 2
+    assert [g.tobytes() for g in (dx, *sums)] == [g.tobytes() for g in expected]
+    out.flush()
+    assert np.load(tmp_path / f"{into if into != 'file' else 'dx'}.npy").tobytes() == expected[0].tobytes()
+
+
+@pytest.mark.parametrize("shape", [(0, 6), (3, 0), (0,)])
+def test_empty_dx_is_handed_back(shape: tuple[int, ...]) -> None:
+    x, out = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    _, stats = numbanorm.layer_norm(x, shape[-1], return_stats=True)
+    assert numbanorm.layer_norm_backward(x, x, shape[-1], stats, out=out)[0] is out
 
 
 @pytest.mark.parametrize("shape", [(0, 6), (3, 0), (0,)])

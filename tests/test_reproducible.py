@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,17 @@ import cases
 import numba
 import numpy as np
 import pytest
-from cases import DTYPES, METHODS, Case, call
+from cases import DTYPES, METHODS, Case, call, call_backward
 from digest import SHARED
 from llvmlite.binding import get_host_cpu_features
 from numpy.typing import NDArray
 
 import numbanorm
-from numbanorm import dispatch
+from numbanorm import dispatch, plan
 
 Array = NDArray[Any]
 
-schedule = importlib.import_module("numbanorm.cpu.schedule")
+SCHEDULES = [importlib.import_module(f"numbanorm.cpu.{name}") for name in ("schedule", "backward_schedule")]
 
 DIGEST = Path(__file__).parent / "digest.py"
 # what runs code for them: AVX2; AVX without fused multiply-add; SSE2, or what else is the least
@@ -95,14 +96,16 @@ def test_threading_layer_that_is_everywhere(of_host: dict[str, str]) -> None:
 
 
 def bits(case: Case, a: cases.Arguments, method: str) -> bytes:
+    """Of y, the statistics and the gradients."""
     y, stats = call(case, a, method=method, return_stats=True)
-    return y.tobytes() + (b"" if stats.mean is None else stats.mean.tobytes()) + stats.rstd.tobytes()
+    found = call_backward(case, a, cases.upstream(case, a.x.dtype), stats)
+    return b"".join(v.tobytes() for v in (y, *stats, *found) if v is not None)
 
 
-def kernel_of(case: Case, a: cases.Arguments, method: str) -> str:
-    """What `explain` says of the case's call."""
+def kernel_of(run: Callable[..., Any]) -> str:
+    """What `explain` says of a call."""
     with pytest.raises(dispatch.Explained) as told:
-        call(case, a, method=method, backend=dispatch.Explaining(None))
+        run(backend=dispatch.Explaining(None))
     return str(told.value)
 
 
@@ -113,8 +116,10 @@ def test_threads_and_runs(case: Case, dtype: np.dtype[Any], method: str) -> None
     """In this process: with one thread, and with all of them time and again."""
     a = cases.arguments(case, dtype)
     everyone = numba.get_num_threads()
+    _, stats = call(case, a, return_stats=True)
     # the case would prove nothing if it ran in one thread anyway
-    assert f" {everyone} of {everyone} threads" in kernel_of(case, a, method)
+    for run in (partial(call, case, a, method=method), partial(call_backward, case, a, cases.upstream(case, dtype), stats)):
+        assert f" {everyone} of {everyone} threads" in kernel_of(run)
     numba.set_num_threads(1)
     try:
         alone = bits(case, a, method)
@@ -127,12 +132,19 @@ def test_threads_and_runs(case: Case, dtype: np.dtype[Any], method: str) -> None
 def set_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
     """Pretends that this machine has caches of another size, by which work is cut and results are stored."""
 
+    forward, backward = SCHEDULES
+
+    def forget() -> None:
+        forward.cut.cache_clear()
+        backward.cut_backward.cache_clear()
+
     def pretend(size: int) -> None:
-        monkeypatch.setattr(schedule, "cache_bytes", lambda level: size)
-        schedule.cut.cache_clear()
+        for module in SCHEDULES:
+            monkeypatch.setattr(module, "cache_bytes", lambda level: size)
+        forget()
 
     yield pretend
-    schedule.cut.cache_clear()
+    forget()
 
 
 @pytest.mark.parametrize("case", [*SHARED, *cases.TABLE[::8]], ids=lambda c: c.name)
@@ -183,12 +195,42 @@ def test_any_alignment(case: Case, dtype: np.dtype[Any], streaming: bool, set_ca
         assert x.tobytes() == expected
 
 
+@pytest.mark.parametrize("streaming", [False, True], ids=["stored", "streamed"])
+@every_dtype
+@pytest.mark.parametrize("case", PLACED, ids=lambda c: c.name)
+def test_gradients_at_any_alignment(
+    case: Case, dtype: np.dtype[Any], streaming: bool, set_cache: Callable[[int], None]
+) -> None:
+    """x, dy and out start anywhere in a cache line, each in another place of it."""
+    a, upstream = cases.arguments(case, dtype), cases.upstream(case, dtype)
+    _, stats = call(case, a, return_stats=True)
+    expected = [g.tobytes() for g in call_backward(case, a, upstream, stats)]
+    if streaming:
+        set_cache(2**9)
+    for elements in range(16):
+        for target in ("out", "x", "dy"):
+            x, dy = placed(a.x, elements), placed(upstream, (3 * elements + 1) % 16)
+            out = {"x": x, "dy": dy, "out": placed(np.zeros(case.shape, dtype), (5 * elements + 3) % 16)}[target]
+            dx, *sums = call_backward(case, replace(a, x=x), dy, stats, out=out)
+            assert dx is out
+            assert [g.tobytes() for g in (dx, *sums)] == expected
+
+
 def test_streaming_can_be_asked_for(set_cache: Callable[[int], None]) -> None:
-    """What the two tests above rely on."""
+    """What the three tests above rely on."""
+    jobs = importlib.import_module("numbanorm.cpu.jobs")
     case = Case("layer", (3, 1500))
-    assert "through the cache" in kernel_of(case, cases.arguments(case, DTYPES[0]), METHODS[0])
+    run, p = partial(call, case, cases.arguments(case, DTYPES[0])), plan.trailing(case.shape, case.parameter_shape)
+
+    def streamed() -> bool:
+        steps = SCHEDULES[1].cut_backward(p, 4, jobs.WRITE | jobs.STREAM, 1).steps
+        return any(flags & jobs.STREAM for _, flags, *_ in steps)
+
+    assert "through the cache" in kernel_of(run)
+    assert not streamed()
     set_cache(2**9)
-    assert "past the cache" in kernel_of(case, cases.arguments(case, DTYPES[0]), METHODS[0])
+    assert "past the cache" in kernel_of(run)
+    assert streamed()
 
 
 # samples of many kinds of groups; enough of them that a batch is dealt to all threads and one alone is not
@@ -229,6 +271,36 @@ def test_sample_alone_is_the_sample_in_the_batch(case: Case, dtype: np.dtype[Any
             assert own.mean is None or own.mean.tobytes() == stats.mean[part].tobytes()
 
 
+@every_method
+@every_dtype
+@pytest.mark.parametrize("case", [c for c in SAMPLES if c.training], ids=lambda c: c.name)
+def test_dx_of_a_sample_alone_is_that_in_the_batch(case: Case, dtype: np.dtype[Any], method: str) -> None:
+    """With the sample's share of the batch's statistics, and with those of the sample alone."""
+    a, dy = cases.arguments(case, dtype), cases.upstream(case, dtype)
+    _, stats = call(case, a, method=method, return_stats=True)
+    dx, *_ = call_backward(case, a, dy, stats)
+    n = case.shape[0]
+    for part in (slice(0, 1), slice(n - 1, n), slice(1, 3), slice(2, n)):
+        alone = replace(a, x=a.x[part])
+        _, own = call(case, alone, method=method, return_stats=True)
+        share = numbanorm.Stats(*(s if s is None else s[part] for s in stats))
+        for of_sample in (own, share):
+            for needs in ((True, False, False), (True, True, True)):
+                found, *_ = call_backward(case, alone, dy[part], of_sample, needs=needs)
+                assert found.tobytes() == dx[part].tobytes()
+
+
+@every_dtype
+@pytest.mark.parametrize("case", [c for c in SAMPLES if not c.training], ids=lambda c: c.name)
+def test_dx_beside_given_statistics_is_that_of_the_sample(case: Case, dtype: np.dtype[Any]) -> None:
+    a, dy = cases.arguments(case, dtype), cases.upstream(case, dtype)
+    dx, *_ = cases.gradients(case, a, dy)
+    n = case.shape[0]
+    for part in (slice(0, 1), slice(n - 1, n), slice(1, 3), slice(2, n)):
+        alone, *_ = cases.gradients(case, replace(a, x=a.x[part]), dy[part])
+        assert alone.tobytes() == dx[part].tobytes()
+
+
 @every_dtype
 @pytest.mark.parametrize("case", SAMPLES, ids=lambda c: c.name)
 def test_order_of_the_samples(case: Case, dtype: np.dtype[Any]) -> None:
@@ -252,8 +324,8 @@ def test_measured_or_normalized(case: Case, dtype: np.dtype[Any]) -> None:
 
 
 def test_python_threads_in_this_process() -> None:
-    """Different norms and types at once, each with results of its own."""
-    jobs = [(case, cases.arguments(case, dtype)) for case in SHARED for dtype in DTYPES]
-    alone = [call(*job).tobytes() for job in jobs]
+    """Different norms and types at once, and their gradients, each with results of its own."""
+    jobs = [(case, cases.arguments(case, dtype), METHODS[0]) for case in SHARED for dtype in DTYPES]
+    alone = [bits(*job) for job in jobs]
     with ThreadPoolExecutor(4) as pool:
-        assert [y.tobytes() for y in pool.map(lambda job: call(*job), jobs)] == alone
+        assert list(pool.map(lambda job: bits(*job), jobs)) == alone

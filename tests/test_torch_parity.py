@@ -3,11 +3,13 @@ shapes in float32 too."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import cases
 import numpy as np
 import pytest
-from cases import METHODS
+from cases import METHODS, Arguments, Case
 from numpy.typing import NDArray
 
 import numbanorm
@@ -207,6 +209,80 @@ def test_running_statistics_after_ten_batches(norm: str, momentum: float, dtype:
     np.testing.assert_allclose(var, t_var.numpy(), **CLOSE_IN[dtype])
     y, expected = ours(x, mean, var, None, None, False), theirs(t, t_mean, t_var, None, None, False)
     np.testing.assert_allclose(y, expected.numpy(), **CLOSE_IN[dtype])
+
+
+def in_torch(case: Case, a: Arguments, eps: float) -> Any:
+    """torch's function of x, weight and bias for the case."""
+    mean, var = (None, None) if case.training else tensors([a.running_mean, a.running_var])
+    return {
+        "layer": lambda x, *p: functional.layer_norm(x, case.parameter_shape, *p, eps=eps),
+        "rms": lambda x, *p: functional.rms_norm(x, case.parameter_shape, *p, eps=eps),
+        "group": lambda x, *p: functional.group_norm(x, case.groups, *p, eps=eps),
+        "instance": lambda x, *p: functional.instance_norm(x, mean, var, *p, use_input_stats=case.training, eps=eps),
+        "batch": lambda x, *p: functional.batch_norm(x, mean, var, *p, training=case.training, eps=eps),
+    }[case.norm]
+
+
+def check_gradients(found: Any, expected: Any, dtype: str) -> None:
+    """At the scale of the largest: the small ones are what is left of sums over all of dy."""
+    for got, of_torch in zip(found, expected, strict=False):
+        exact = of_torch.numpy()
+        scale = max(1.0, float(np.abs(exact).max()))
+        assert str(got.dtype) == dtype
+        np.testing.assert_allclose(got / scale, exact / scale, **CLOSE_IN[dtype])
+
+
+@every_float
+@affine
+@pytest.mark.parametrize("draw", range(15))
+def test_gradients_of_random_shapes(dtype: str, draw: int, with_affine: bool) -> None:
+    """Against autograd."""
+    rng = np.random.default_rng(100 + draw)
+    shape = random_shape(rng)
+    groups = int(rng.choice([d for d in range(1, shape[1] + 1) if shape[1] % d == 0]))
+    families = [Case(norm, shape, dims=int(rng.integers(1, len(shape)))) for norm in ("layer", "rms")]
+    families += [Case(norm, shape, training=own) for norm in ("batch", "instance") for own in (True, False)]
+    eps = float(rng.choice([1e-5, 1e-3]))
+    for case in (*families, Case("group", shape, groups=groups)):
+        case = replace(case, affine=with_affine)
+        a, dy = cases.arguments(case, np.dtype(dtype)), cases.upstream(case, np.dtype(dtype))
+        leaves = [t.requires_grad_() for t in tensors([p for p in (a.x, a.weight, a.bias) if p is not None])]
+        in_torch(case, a, eps)(*leaves).backward(*tensors([dy]))
+        check_gradients(cases.gradients(case, a, dy, eps=eps), [leaf.grad for leaf in leaves], dtype)
+
+
+MASKS = [(True, True, True), (False, True, True), (True, False, False), (False, False, True)]
+
+
+@pytest.mark.parametrize("needs", MASKS)
+@pytest.mark.parametrize("shape", SHAPES[1:], ids=lambda s: "x".join(map(str, s)))
+def test_native_operators(shape: tuple[int, ...], needs: tuple[bool, bool, bool], rng: np.random.Generator) -> None:
+    """They take the statistics that torch measured, and so do these functions. That of RMS norm has no CPU code."""
+    x, w, b, mean, var = given(shape, (6,), rng)
+    dy, last = rng.normal(0.5, 1, shape), shape[1:]
+    lw = rng.uniform(0.5, 2, last)
+    t, tdy, tw, tb, t_mean, t_var, tlw = tensors([x, dy, w, b, mean, var, lw])
+    aten, nn, size = torch.ops.aten, numbanorm, (shape[0], 6, int(np.prod(shape[2:])))
+
+    def known(*stats: Any, of: tuple[int, ...]) -> numbanorm.Stats:
+        return nn.Stats(*(s.numpy().reshape(of) for s in stats))
+
+    _, m, r = aten.native_layer_norm(t, last, tlw, None, 1e-5)
+    theirs = aten.native_layer_norm_backward(tdy, t, last, m, r, tlw, torch.zeros_like(tlw), needs)
+    pairs = [(nn.layer_norm_backward(dy, x, last, known(m, r, of=shape[:1]), lw, needs=needs), theirs)]
+    _, m, r = aten.native_group_norm(t, tw, tb, *size, 3, 1e-5)
+    theirs = aten.native_group_norm_backward(tdy, t, m, r, tw, *size, 3, needs)
+    pairs += [(nn.group_norm_backward(dy, x, 3, known(m, r, of=(shape[0], 3)), w, needs=needs), theirs)]
+    _, m, r = aten.native_batch_norm(t, tw, tb, None, None, True, 0.1, 1e-5)
+    theirs = aten.native_batch_norm_backward(tdy, t, tw, None, None, m, r, True, 1e-5, needs)
+    pairs += [(nn.batch_norm_backward(dy, x, known(m, r, of=(6,)), w, needs=needs), theirs)]
+    theirs = aten.native_batch_norm_backward(tdy, t, tw, t_mean, t_var, None, None, False, 1e-5, needs)
+    stats = nn.Stats(mean, 1 / np.sqrt(var + 1e-5))
+    pairs += [(nn.batch_norm_backward(dy, x, stats, w, training=False, needs=needs), theirs)]
+    for found, expected in pairs:
+        assert [g is not None for g in found] == list(needs)
+        asked = [(g, e) for g, e in zip(found, expected, strict=True) if g is not None]
+        check_gradients(*zip(*asked, strict=True), "float64")
 
 
 def refuses(call: Any, kind: type[Exception] | tuple[type[Exception], ...]) -> bool:
