@@ -170,9 +170,10 @@ def like(name: str, value: Any, x: Array) -> Array:
 def stats(value: Any, shape: tuple[int, ...], center: bool) -> tuple[Array | None, Array]:
     """(mean, rstd) as a norm returned them -> flat; the mean is None unless `center`."""
     if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise TypeError(
-            f"stats must be (mean, rstd): got {type(value).__name__}; pass what the norm returned with return_stats=True"
-        )
+        came = f"{len(value)} elements" if isinstance(value, (tuple, list)) else type(value).__name__
+        raise TypeError(f"stats must be (mean, rstd): got {came}; pass what the norm returned with return_stats=True")
+    if not center and value[0] is not None:
+        raise ValueError("stats of rms_norm have no mean: got one; pass what rms_norm returned, or write (None, rstd)")
     return (statistic("mean", value[0], shape) if center else None), statistic("rstd", value[1], shape)
 
 

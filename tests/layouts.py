@@ -62,7 +62,7 @@ def swapped(x: Array) -> Array:
 
 
 LAYOUTS: dict[str, Callable[[Array], Array]] = {
-    "C": np.ascontiguousarray,
+    "C": np.copy,
     "F": fortran,
     "channels_last": channels_last,
     "strided": strided,

@@ -91,7 +91,7 @@ def differentiate(
     gradients = getattr(backward, f"{kind}_backward")(
         *(_array(dy, axis), _array(x, axis)),
         **KINDS[kind].options(size, own, axis),
-        stats=(_array(mean), _array(rstd)),
+        stats=(None if kind == "rms_norm" else _array(mean), _array(rstd)),
         weight=None if weight is None else _array(weight),
         needs=tuple(needs[: 2 if kind == "rms_norm" else 3]),
         out=_array(dx, axis) if needs[0] else None,
