@@ -22,7 +22,7 @@ Array = NDArray[Any]
 # half an ulp, and 0.01 for a float64 evaluation near the middle of two numbers
 ROUNDED_ONCE = 0.51
 # float64 cannot round an exact value: rstd, the products with it and with the weight, and the bias each round
-FLOAT64_EPS = 4.0
+FLOAT64_EPS = 3.0
 # the statistics are float64 sums of at most 2**24 terms
 STATISTICS = 1e-12
 

@@ -41,39 +41,39 @@ from .jobs import (
     WRITE,
 )
 from .kernel import device, kernel
-from .products import SUMS, add_row_products, numbers, plain, settle, span_products, triple, weighted
+from .products import SUMS, add_row_products, as_one, empty, numbers, settle, span_products, triple, weighted
 from .runs import group_sum
 from .simd import advance, pointer, unpacked
-from .sums import block_rows, drain, get, plus, push, put, value
+from .sums import advance_by, block_rows, drain, get, plus, push, put, value
 
 
 @device(inline=False)
-def settle_group(todo, sums, w, u, channels, table, count, stack, first):
+def settle_group(todo, x, sums, w, u, channels, table, count, stack, first):
     """The sums of the channels of group u, times their weights (w from `first` on), in the row tree -> its table."""
     rows = block_rows(channels)
     blocks = (channels + rows - 1) // rows
     for b in range(blocks):
-        a = plain(4)
+        a = empty(x, 4)
         for k in range(b * rows, min(channels, (b + 1) * rows)):
-            a = plus(a, weighted(get(sums, 4 * (u * channels + k), plain(4)), w[first + k]))
+            a = plus(a, weighted(get(sums, 4 * (u * channels + k), empty(x, 4)), w[first + k]))
         push(stack, int64(0), int64(4), b, a)
-    settle(todo, drain(stack, int64(0), int64(4), blocks, plain(4)), table, UNIT * u, count)
+    settle(todo, drain(stack, int64(0), int64(4), blocks, empty(x, 4)), table, UNIT * u, count)
 
 
 @device(inline=False)
-def reduce_samples(sums, table, grads, samples, groups, channels, lo, hi, stack):
+def reduce_samples(x, sums, table, grads, samples, groups, channels, lo, hi, stack):
     """dweight and dbias of channels lo .. hi - 1: the row tree over the samples. sums: (samples, groups * channels, 4)."""
     rows, every = block_rows(samples), groups * channels
     blocks = (samples + rows - 1) // rows
     for c in range(lo, hi):
         for k in range(blocks):
-            a = plain(4)
+            a = empty(x, 4)
             for b in range(k * rows, min(samples, (k + 1) * rows)):
                 unit = UNIT * (b * groups + c // channels)
-                dbias, product, _ = numbers(get(sums, 4 * (b * every + c), plain(4)))
-                a = plus(a, triple(table[unit + ROOT] * (product - table[unit + DELTA] * dbias), dbias, 0.0))
+                dbias, product, _ = numbers(get(sums, 4 * (b * every + c), empty(x, 4)), 1.0)
+                a = plus(a, triple(table[unit + ROOT] * (product - table[unit + DELTA] * dbias), dbias, 0.0, empty(x, 4)))
             push(stack, int64(0), int64(4), k, a)
-        grads[c], grads[every + c], _ = numbers(drain(stack, int64(0), int64(4), blocks, plain(4)))
+        grads[c], grads[every + c], _ = numbers(drain(stack, int64(0), int64(4), blocks, empty(x, 4)), 1.0)
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------
@@ -106,10 +106,10 @@ def runs_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, cou
     dims = unpacked(dims, 9)
     samples, runs, groups, channels, length, ahead, span, scratch, slots = dims
     spans, streaming = (length + span - 1) // span, boolean(todo & STREAM)
-    stack = advance(pointer(work), slot * scratch)
+    stack, one = advance(pointer(work), slot * scratch), empty(xp, 1)
     each = runs * spans
     if phase == FUSED:
-        partials = advance(stack, 8 * LEVELS)
+        partials = advance_by(stack, 8 * LEVELS, one)
         for u in range(lo, hi):
             for c in range(u * channels, (u + 1) * channels):
                 i, place = first_run(c, dims), 0
@@ -119,9 +119,9 @@ def runs_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, cou
                         put(partials, place, span_products(xp, dyp, i + e, n, t[UNIT * u + ANCHOR], 1.0, int64(0), stack))
                         place += 4
                     i += groups * channels * length
-                put(totals, 4 * c, group_sum(partials, plain(4), int64(4), runs, spans, stack))
+                put(totals, 4 * c, group_sum(partials, empty(xp, 4), int64(4), runs, spans, stack))
             own = u % groups * channels
-            settle_group(todo, totals, w, u, channels, t, count, stack, own)
+            settle_group(todo, xp, totals, w, u, channels, t, count, stack, own)
             if todo & WRITE:
                 i = first_run(u * channels, dims)
                 for _ in range(runs):
@@ -138,8 +138,12 @@ def runs_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, cou
         partials = advance(pointer(work), slots * scratch)
         for u in range(lo, hi):
             for c in range(u * channels, (u + 1) * channels):
-                put(totals, 4 * c, group_sum(advance(partials, 4 * c * each), plain(4), int64(4), runs, spans, stack))
-            settle_group(todo, totals, w, u, channels, t, count, stack, u % groups * channels)
+                put(
+                    totals,
+                    4 * c,
+                    group_sum(advance_by(partials, 4 * c * each, one), empty(xp, 4), int64(4), runs, spans, stack),
+                )
+            settle_group(todo, xp, totals, w, u, channels, t, count, stack, u % groups * channels)
     elif phase == APPLY:
         for p in range(lo, hi):
             run, e = p // spans, p % spans * span
@@ -148,7 +152,7 @@ def runs_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, cou
             apply_run(streaming, xp, dyp, dxp, run * length + e, min(span, length - e), ahead, w, t, u, c)
     if phase == REDUCE or (todo & ALONE and todo & PARAMETERS):
         first, last = (lo, hi) if phase == REDUCE else (0, groups * channels)
-        reduce_samples(totals, t, grads, samples, groups, channels, first, last, stack)
+        reduce_samples(xp, totals, t, grads, samples, groups, channels, first, last, stack)
 
 
 # --- columns ---------------------------------------------------------------------------------------------------------
@@ -158,7 +162,7 @@ def runs_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, cou
 def strip_products(x, dy, i, first, last, rows, stride, width, room, means, stack, out):
     """Row trees of `width` columns over their blocks first .. last - 1 -> out[k * room + column] for each sum k."""
     step, wide = block_rows(rows), SUMS * PIECE
-    acc, levels = stack, advance(stack, wide)
+    acc, levels = stack, advance_by(stack, wide, empty(x, 1))
     for start in range(0, width, PIECE):
         size = min(PIECE, width - start)
         for k in range(first, last):
@@ -169,14 +173,14 @@ def strip_products(x, dy, i, first, last, rows, stride, width, room, means, stac
             if not even:
                 for q in range(0, wide, PIECE):
                     for c in range(q, q + size, 16):
-                        push(levels, c, int64(wide), k - first, get(acc, c, plain(16)))
+                        push(levels, c, int64(wide), k - first, get(acc, c, empty(x, 16)))
         for q in range(SUMS):
             for c in range(0, size, 16):
-                put(out, q * room + start + c, drain(levels, q * PIECE + c, int64(wide), last - first, plain(16)))
+                put(out, q * room + start + c, drain(levels, q * PIECE + c, int64(wide), last - first, empty(x, 16)))
 
 
 @device(inline=False)
-def join_columns(todo, partials, chunks, room, dims, u, groups, w, table, totals, count, stack, sums, scratch):
+def join_columns(todo, x, partials, chunks, room, dims, u, groups, w, table, totals, count, stack, sums, scratch):
     """Chunks' sums (chunks, SUMS, room) of a strip of `groups` groups, the first being unit u -> their channels and tables."""
     _, _, all_groups, channels, length, _, _, _, _, _, fold, _, _, _ = dims
     if chunks == 1:
@@ -184,17 +188,17 @@ def join_columns(todo, partials, chunks, room, dims, u, groups, w, table, totals
     else:
         for c in range(0, SUMS * room, 16):
             for q in range(chunks):
-                push(stack, int64(0), int64(16), q, get(partials, q * SUMS * room + c, plain(16)))
-            put(sums, c, drain(stack, int64(0), int64(16), chunks, plain(16)))
+                push(stack, int64(0), int64(16), q, get(partials, q * SUMS * room + c, empty(x, 16)))
+            put(sums, c, drain(stack, int64(0), int64(16), chunks, empty(x, 16)))
     stride = all_groups * channels * length
     for k in range(groups * channels):
         at = k * length
-        one = group_total(sums, at, length, fold, stride, plain(1), scratch)
-        two = group_total(sums, at + room, length, fold, stride, plain(1), scratch)
-        three = group_total(sums, at + 2 * room, length, fold, stride, plain(1), scratch)
-        put(totals, 4 * (u * channels + k), triple(value(one), value(two), value(three)))
+        one = group_total(sums, at, length, fold, stride, empty(x, 1), scratch)
+        two = group_total(sums, at + room, length, fold, stride, empty(x, 1), scratch)
+        three = group_total(sums, at + 2 * room, length, fold, stride, empty(x, 1), scratch)
+        put(totals, 4 * (u * channels + k), as_one(one, two, three))
     for g in range(groups):
-        settle_group(todo, totals, w, u + g, channels, table, count, stack, (u + g) % all_groups * channels)
+        settle_group(todo, x, totals, w, u + g, channels, table, count, stack, (u + g) % all_groups * channels)
 
 
 @device(inline=False)
@@ -230,10 +234,10 @@ def columns_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, 
     samples, rows, all_groups, channels, length, most, chunks, per_chunk, stack_size, room, fold, beside, scratch, slots = dims
     strips, stride, step = (all_groups + most - 1) // most, all_groups * channels * length, block_rows(rows)
     blocks = (rows + step - 1) // step
-    stack = advance(pointer(work), slot * scratch)
-    column_sums = advance(stack, stack_size)
-    lane_sums = advance(column_sums, SUMS * room)
-    parameters = advance(lane_sums, LANE_ROOM)
+    stack, one = advance(pointer(work), slot * scratch), empty(xp, 1)
+    column_sums = advance_by(stack, stack_size, one)
+    lane_sums = advance_by(column_sums, SUMS * room, one)
+    parameters = advance_by(lane_sums, LANE_ROOM, one)
     partials = advance(pointer(work), slots * scratch)
     whole = phase in (FUSED, JOIN)
     for p in range(lo, hi if phase != REDUCE else lo):
@@ -243,13 +247,13 @@ def columns_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, 
         u, i = sample * all_groups + g, sample * rows * fold * stride + g * channels * length
         width = groups * channels * length
         k0, k1 = (0, blocks) if whole else (chunk * per_chunk, min(blocks, (chunk + 1) * per_chunk))
-        out = column_sums if phase == FUSED else advance(partials, (strip * chunks + chunk) * SUMS * room)
+        out = column_sums if phase == FUSED else advance_by(partials, (strip * chunks + chunk) * SUMS * room, one)
         if phase in (FUSED, MEASURE):
             expand(t, u, w, groups, dims, room, parameters)
             strip_products(xp, dyp, i, k0, k1, rows, stride * fold, width * fold, room, parameters, stack, out)
         if whole:
             n = int64(1) if phase == FUSED else chunks
-            join_columns(todo, out, n, room, dims, u, groups, w, t, totals, count, stack, column_sums, lane_sums)
+            join_columns(todo, xp, out, n, room, dims, u, groups, w, t, totals, count, stack, column_sums, lane_sums)
         if todo & WRITE and phase != JOIN:
             expand(t, u, w, groups, dims, room, parameters)
             n, at = (min(rows, k1 * step) - k0 * step) * fold, i + k0 * step * fold * stride
@@ -261,7 +265,7 @@ def columns_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, 
                 gradient_columns(xp, dyp, dxp, at + n // beside * wide, 1, wide, n % beside * stride, parameters, room)
     if phase == REDUCE or (todo & ALONE and todo & PARAMETERS):
         first, last = (lo, hi) if phase == REDUCE else (0, all_groups * channels)
-        reduce_samples(totals, t, grads, samples, all_groups, channels, first, last, stack)
+        reduce_samples(xp, totals, t, grads, samples, all_groups, channels, first, last, stack)
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
@@ -275,8 +279,9 @@ def rows_chunk(phase, todo, x, dy, dx, w, table, dims, count, stack, k0, k1, g, 
     """
     rows, all_groups, length, _, padded, _, together, _, _, _, _, _ = dims
     step, own = block_rows(rows), padded * groups if phase == FUSED else (width + 15) // 16 * 16
-    acc = advance(stack, 4 * LEVELS)
-    levels, wide = advance(acc, 2 * own), 2 * own
+    one = empty(x, 1)
+    acc = advance_by(stack, 4 * LEVELS, one)
+    levels, wide = advance_by(acc, 2 * own, one), 2 * own
     write, add = boolean(todo & WRITE), boolean(todo & PARAMETERS)
     for k in range(k0, k1):
         last, even = min(rows, (k + 1) * step), (k - k0) & 1 == 0
@@ -291,31 +296,31 @@ def rows_chunk(phase, todo, x, dy, dx, w, table, dims, count, stack, k0, k1, g, 
             for j in range(g, g + groups):
                 u = r * all_groups + j
                 i, weights, units = u * length + c0, advance(w, j * length + c0), advance(table, UNIT * u)
-                place = advance(here, (j - g) * padded)
+                place = advance_by(here, (j - g) * padded, one)
                 apart = UNIT * all_groups
                 gradient_rows(write, add, fresh, x, dy, dx, i, n, all_groups * length, width, weights, units, apart, place, own)
         if add and not even:
             for c in range(0, wide, 16):
-                push(levels, c, wide, k - k0, get(acc, c, plain(16)))
+                push(levels, c, wide, k - k0, get(acc, c, empty(x, 16)))
     if add:
         for q in range(2):
             for c in range(0, own, 16):
-                put(out, q * room + c, drain(levels, q * own + c, wide, k1 - k0, plain(16)))
+                put(out, q * room + c, drain(levels, q * own + c, wide, k1 - k0, empty(x, 16)))
 
 
 @device(inline=False)
-def reduce_chunks(partials, grads, dims, chunks, room, lane_sums, stack):
+def reduce_chunks(x, partials, grads, dims, chunks, room, lane_sums, stack):
     """dweight and dbias: the pairs of the chunks' sums (chunks, 2, room), then the run tree over what shares a weight."""
     _, groups, length, t, padded, _, _, _, _, _, _, _ = dims
     for c in range(0, 2 * room, 16):
         for q in range(chunks):
-            push(stack, int64(0), int64(16), q, get(partials, q * 2 * room + c, plain(16)))
-        put(partials, c, drain(stack, int64(0), int64(16), chunks, plain(16)))
+            push(stack, int64(0), int64(16), q, get(partials, q * 2 * room + c, empty(x, 16)))
+        put(partials, c, drain(stack, int64(0), int64(16), chunks, empty(x, 16)))
     channels = length // t
     for q in range(2):
         for g in range(groups):
             for k in range(channels):
-                total = group_total(partials, q * room + g * padded + k * t, t, int64(1), int64(0), plain(1), lane_sums)
+                total = group_total(partials, q * room + g * padded + k * t, t, int64(1), int64(0), empty(x, 1), lane_sums)
                 grads[(q * groups + g) * channels + k] = value(total)
 
 
@@ -332,12 +337,12 @@ def rows_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, cou
     rows, groups, length, _, padded, span, _, per_chunk, chunks, columns, scratch, slots = dims
     spans, room = (length + span - 1) // span, padded * groups
     blocks = (rows + block_rows(rows) - 1) // block_rows(rows)
-    stack = advance(pointer(work), slot * scratch)
+    stack, one = advance(pointer(work), slot * scratch), empty(xp, 1)
     partials = advance(pointer(work), slots * scratch)
     if phase == FUSED:
         for q in range(lo, hi):
             k0, k1 = q * per_chunk, min(blocks, (q + 1) * per_chunk)
-            out = advance(partials, q * 2 * room)
+            out = advance_by(partials, q * 2 * room, one)
             rows_chunk(
                 phase, todo, xp, dyp, dxp, wp, t, dims, count, stack, k0, k1, int64(0), groups, int64(0), length, room, out
             )
@@ -350,15 +355,15 @@ def rows_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, cou
     elif phase == JOIN:
         for u in range(lo, hi):
             for s in range(spans):
-                push(stack, int64(0), int64(4), s, get(totals, 4 * (u * spans + s), plain(4)))
-            settle(todo, drain(stack, int64(0), int64(4), spans, plain(4)), t, UNIT * u, count)
+                push(stack, int64(0), int64(4), s, get(totals, 4 * (u * spans + s), empty(xp, 4)))
+            settle(todo, drain(stack, int64(0), int64(4), spans, empty(xp, 4)), t, UNIT * u, count)
     elif phase == APPLY:
         strips = (length + columns - 1) // columns
         for p in range(lo, hi):
             q, g, c0 = p // (strips * groups), p // strips % groups, p % strips * columns
             k0, k1 = q * per_chunk, min(blocks, (q + 1) * per_chunk)
-            out = advance(partials, q * 2 * room + g * padded + c0)
+            out = advance_by(partials, q * 2 * room + g * padded + c0, one)
             width = min(columns, length - c0)
             rows_chunk(phase, todo, xp, dyp, dxp, wp, t, dims, count, stack, k0, k1, g, int64(1), c0, width, room, out)
     if phase == REDUCE or (todo & ALONE and todo & PARAMETERS):
-        reduce_chunks(partials, grads, dims, chunks, room, advance(stack, 16 * LEVELS), stack)
+        reduce_chunks(xp, partials, grads, dims, chunks, room, advance_by(stack, 16 * LEVELS, one), stack)

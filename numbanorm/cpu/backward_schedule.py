@@ -42,6 +42,11 @@ def cut_backward(plan: Plan, itemsize: int, todo: int, threads: int) -> Schedule
     return runs_schedule(plan, itemsize, todo, threads)
 
 
+def parts_of(itemsize: int) -> int:
+    """float64 numbers that an accumulator takes a lane; see `sums.parts_for`."""
+    return 2 if itemsize == 8 else 1
+
+
 def sixteens(n: int) -> int:
     return -(-n // 16) * 16
 
@@ -73,13 +78,14 @@ def runs_schedule(plan: Plan, itemsize: int, todo: int, threads: int) -> Schedul
         todo &= ~STREAM
     steps = channel_steps(plan, fused, todo, units, channels * runs * spans, threads)
     slots = max(step[3] for step in steps)
-    scratch = 8 * LEVELS + (4 * runs * spans if fused else 0)
-    work = slots * scratch + (0 if fused else 4 * channels * runs * spans)
+    parts = parts_of(itemsize)
+    scratch = (8 * LEVELS + (4 * runs * spans if fused else 0)) * parts
+    work = slots * scratch + (0 if fused else 4 * channels * runs * spans * parts)
     ahead = length if length * itemsize <= cache_bytes(2) // 8 else 0
     dims = np.array([plan.B, runs, plan.G, plan.K, length, ahead, span, scratch, slots])
     how = "each thread takes whole groups" if fused else f"cut into spans of {span} elements for {threads} threads"
     reason = f"runs of {length} contiguous elements share a weight, {runs * plan.K} a group, {units} groups; {how}"
-    return Schedule("runs_backward", steps, dims, work, 4 * channels, reason)
+    return Schedule("runs_backward", steps, dims, work, 4 * channels * parts, reason)
 
 
 def columns_schedule(plan: Plan, itemsize: int, todo: int, threads: int) -> Schedule:
@@ -104,14 +110,15 @@ def columns_schedule(plan: Plan, itemsize: int, todo: int, threads: int) -> Sche
     stack = max(SUMS * PIECE * (2 + blocks.bit_length()), 16 * LEVELS)
     steps = channel_steps(plan, fused, todo, units, units * chunks, threads)
     slots = max(s[3] for s in steps)
-    scratch = stack + (SUMS + 4) * room + LANE_ROOM
-    work = slots * scratch + (0 if fused else units * chunks * SUMS * room)
+    parts = parts_of(itemsize)
+    scratch = (stack + SUMS * room + LANE_ROOM) * parts + 4 * room
+    work = slots * scratch + (0 if fused else units * chunks * SUMS * room * parts)
     sizes = [plan.B, rows, groups, plan.K, plan.T, most, chunks, per_chunk, stack, room, fold, beside, scratch, slots]
     how = f"each thread takes strips of {most * length} columns"
     if not fused:
         how = f"chunks of {per_chunk * step * fold} rows, shared by {threads} threads"
     reason = f"{plan.M} runs of {length} contiguous elements a group: columns side by side; {how}"
-    return Schedule("columns_backward", steps, np.array(sizes), work, 4 * plan.B * groups * plan.K, reason)
+    return Schedule("columns_backward", steps, np.array(sizes), work, 4 * plan.B * groups * plan.K * parts, reason)
 
 
 def rows_schedule(plan: Plan, itemsize: int, todo: int, threads: int) -> Schedule:
@@ -142,9 +149,10 @@ def rows_schedule(plan: Plan, itemsize: int, todo: int, threads: int) -> Schedul
         steps += ((REDUCE, todo, 1, 1),)
     slots = max(s[3] for s in steps)
     own = room if fused else sixteens(columns)
-    scratch = max(4 * LEVELS + 2 * own * (2 + per_chunk.bit_length()), 16 * LEVELS + LANE_ROOM)
+    parts = parts_of(itemsize)
+    scratch = max(4 * LEVELS + 2 * own * (2 + per_chunk.bit_length()), 16 * LEVELS + LANE_ROOM) * parts
     sizes = [rows, groups, length, plan.T, padded, span, together, per_chunk, chunks, columns, scratch, slots]
-    work = slots * scratch + chunks * 2 * room
+    work = slots * scratch + chunks * 2 * room * parts
     how = f"chunks of {per_chunk * step} rows" if fused else f"spans of {span} elements, then strips of {columns} columns"
     reason = f"{rows * groups} rows of {length} elements, each with its weight; {how}, shared by {threads} threads"
-    return Schedule("rows_backward", steps, np.array(sizes), work, 0 if fused else 4 * rows * groups * spans, reason)
+    return Schedule("rows_backward", steps, np.array(sizes), work, 0 if fused else 4 * rows * groups * spans * parts, reason)

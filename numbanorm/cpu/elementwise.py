@@ -15,7 +15,9 @@ from numba.core import cgutils
 
 from .jobs import ANCHOR, OFFSET, ROOT, SHIFT, SLOPE
 from .kernel import intrinsic, types
-from .simd import F64, I64, broadcast, constant, fused, integer, load, misaligned, prefetch, sixteens, smaller, store
+from .products import places_for, product_term, update
+from .simd import F64, I64, Vec, broadcast, constant, fused, integer, load, misaligned, prefetch, sixteens, smaller, store
+from .sums import add_term, join, parts_for, read, split, write
 
 
 def scale_and_shift(b: ir.IRBuilder, rstd: Any, c: Any, weight: Any, bias: Any) -> tuple[Any, Any]:
@@ -171,24 +173,24 @@ def gradient_columns(
 
 @intrinsic
 def gradient_rows(
-    tc: Any, write: Any, add: Any, fresh: Any, x: Any, dy: Any, dx: Any, i: Any, rows: Any, stride: Any, width: Any, w: Any,
+    tc: Any, keep: Any, add: Any, fresh: Any, x: Any, dy: Any, dx: Any, i: Any, rows: Any, stride: Any, width: Any, w: Any,
     table: Any, apart: Any, sums: Any, room: Any,
 ) -> Any:  # fmt: skip
     """`width` columns from i on in `rows` rows, each with statistics of its own: table[row * apart ...], see `jobs`.
 
-    write: dx = d * slope + (dy * w * rstd + shift) is wanted, w: float64 (width,).
+    keep: dx = d * slope + (dy * w * rstd + shift) is wanted, w: float64 (width,).
     add: sums[c] += dy * (d * rstd + offset) and sums[room + c] += dy, row by row; `fresh` sums begin at 0.
     """
+    t = Vec(parts=parts_for(x))
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        write, add, fresh, xp, dyp, dxp, i, rows, stride, width, w, table, apart, sums, room = a
+        keep, add, fresh, xp, dyp, dxp, i, rows, stride, width, w, table, apart, sums, room = a
         nothing = constant(F64, 0.0)
 
         def step(c: Any, n: Any) -> None:
-            weight = load(b, types.float64, w, c, n)
-            places = [c, b.add(c, room)]
-            stored = (load(b, types.float64, sums, place, n) for place in places)
-            acc = [cgutils.alloca_once_value(b, b.select(fresh, nothing, v)) for v in stored]
+            weight, columns = load(b, types.float64, w, c, n), [c, b.add(c, room)]
+            stored = [split(b, read(b, sums, column, t), t) for column in columns]
+            acc = [places_for(b, [b.select(fresh, nothing, part) for part in parts]) for parts in stored]
             with cgutils.for_range(b, rows, intp=I64) as row:
                 at, unit = b.add(b.add(i, c), b.mul(row.index, stride)), b.mul(row.index, apart)
 
@@ -196,16 +198,16 @@ def gradient_rows(
                     return broadcast(b, b.load(b.gep(table, [b.add(unit, integer(k))])))
 
                 d, g, rstd = b.fsub(load(b, x.dtype, xp, at, n), of_row(ANCHOR)), load(b, x.dtype, dyp, at, n), of_row(ROOT)
-                with b.if_then(write):
+                with b.if_then(keep):
                     u = b.fmul(b.fmul(g, weight), rstd)
                     store(b, x.dtype, dxp, at, slanted(b, d, of_row(SLOPE), u, of_row(SHIFT)), n)
                 with b.if_then(add):
                     h = fused(b, d, rstd, of_row(OFFSET))
-                    for place, new in zip(acc, (fused(b, g, h, b.load(acc[0])), b.fadd(b.load(acc[1]), g)), strict=True):
-                        b.store(new, place)
+                    update(b, acc[0], lambda parts: product_term(b, parts, g, h))
+                    update(b, acc[1], lambda parts: add_term(b, parts, g))
             with b.if_then(add):
-                for place, p in zip(places, acc, strict=True):
-                    store(b, types.float64, sums, place, b.load(p), n)
+                for column, places in zip(columns, acc, strict=True):
+                    write(b, sums, column, join(b, [b.load(place) for place in places]), t)
 
         sixteens(b, integer(0), width, step)
         return ctx.get_dummy_value()

@@ -1,9 +1,7 @@
 """What gradients sum, in the fixed order of `sums`: u, u * d and d, with d = x - mean and u = dy or dy * weight.
 
-The three sums are one accumulator, a `Vec` of four lanes of which the last is 0. The sum of d would be 0 but for the mean's
+The three sums are one accumulator of four lanes, of which the last is 0. The sum of d would be 0 but for the mean's
 rounding, which it measures: so a gradient is as exact as if the mean were not rounded.
-
-The sums are plain float64 for float64 elements too, for a gradient is measured at the scale of the sum of its absolute terms.
 """
 
 from __future__ import annotations
@@ -30,50 +28,67 @@ from .simd import (
     prefetch,
     sixteens,
     smaller,
-    store,
 )
-from .sums import TILE, drain, fold, push, so_far
+from .sums import TILE, add_term, drain, fold, join, number, parts_for, push, read, so_far, split, write
 
 SUMS = 3  # u, u * d, d
-FOUR = Vec(4)
 N = types.intp
 
 
 @intrinsic(prefer_literal=True)
-def plain(tc: Any, n: Any) -> Any:
-    """Empty accumulator of n lanes: 4 for the three sums of a run, 16 for columns of one sum, 1 for one sum."""
-    t = Vec(n.literal_value)
-    return t(n), lambda ctx, b, sig, a: constant(F64, 0.0, t.lanes)
+def empty(tc: Any, x: Any, n: Any) -> Any:
+    """Empty accumulator of n lanes for elements of `x`: 4 for the three sums of a run, 16 for columns of one sum, 1 for one."""
+    t = Vec(n.literal_value, parts_for(x))
+    return t(x, n), lambda ctx, b, sig, a: constant(F64, 0.0, t.lanes * t.parts)
 
 
-def add_products(b: ir.IRBuilder, places: list[Any], v: Any, u: Any, mean: Any, n: Any = None) -> None:
-    """16 elements into the accumulators in `places`; only the first `n` are there, if it is given, and u is 0 elsewhere."""
+def product_term(b: ir.IRBuilder, acc: list[Any], x: Any, y: Any) -> list[Any]:
+    """acc + x * y"""
+    if len(acc) == 1:
+        return [fused(b, x, y, acc[0])]
+    p = b.fmul(x, y)
+    return add_term(b, acc, p, fused(b, x, y, b.fneg(p)))
+
+
+def update(b: ir.IRBuilder, places: list[Any], add: Any) -> None:
+    """Replace the accumulator whose parts stand in `places` by what `add` makes of it."""
+    for place, part in zip(places, add([b.load(place) for place in places]), strict=True):
+        b.store(part, place)
+
+
+def add_products(b: ir.IRBuilder, sums: list[list[Any]], v: Any, u: Any, mean: Any, n: Any = None) -> None:
+    """16 elements into the three accumulators; only the first `n` are there, if it is given, and u is 0 elsewhere."""
     d = b.fsub(v, mean)
     if n is not None:
         d = b.select(first_lanes(b, n), d, constant(F64, 0.0))
-    total, product, rest = (b.load(place) for place in places)
-    for place, new in zip(places, (b.fadd(total, u), fused(b, u, d, product), b.fadd(rest, d)), strict=True):
-        b.store(new, place)
+    update(b, sums[0], lambda acc: add_term(b, acc, u))
+    update(b, sums[1], lambda acc: product_term(b, acc, u, d))
+    update(b, sums[2], lambda acc: add_term(b, acc, d))
+
+
+def places_for(b: ir.IRBuilder, parts: list[Any]) -> list[Any]:
+    return [cgutils.alloca_once_value(b, part) for part in parts]
 
 
 @intrinsic
 def tile_products(tc: Any, x: Any, dy: Any, i: Any, n: Any, mean: Any, w: Any, at: Any) -> Any:
     """The sums of the tile x[i : i + n], n <= 256. w: the weights, from `at` on, or anything but a pointer for none."""
-    weighted = isinstance(w, types.CPointer)
+    weighted, t = isinstance(w, types.CPointer), Vec(4, parts_for(x))
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
         xp, dyp, i, n, mean, wp, at = a
         mean = broadcast(b, mean)
-        halves = [[cgutils.alloca_once_value(b, constant(F64, 0.0)) for _ in range(SUMS)] for _ in range(2)]
+        nothing = [constant(F64, 0.0)] * t.parts
+        halves = [[places_for(b, nothing) for _ in range(SUMS)] for _ in range(2)]
 
         def enter(e: Any, rest: Any = None) -> None:
-            for half, places in enumerate(halves):
+            for half, sums in enumerate(halves):
                 start, left = b.add(e, integer(16 * half)), None if rest is None else b.sub(rest, integer(16 * half))
                 where = b.add(i, start)
                 u = load(b, x.dtype, dyp, where, left)
                 if weighted:
                     u = b.fmul(u, load(b, types.float64, wp, b.add(at, start), left))
-                add_products(b, places, load(b, x.dtype, xp, where, left), u, mean, left)
+                add_products(b, sums, load(b, x.dtype, xp, where, left), u, mean, left)
 
         rest = b.and_(n, integer(31))
         last = b.sub(n, rest)
@@ -81,14 +96,23 @@ def tile_products(tc: Any, x: Any, dy: Any, i: Any, n: Any, mean: Any, w: Any, a
             enter(e)
         with b.if_then(b.icmp_signed(">", rest, integer(0))):
             enter(last, rest)
-        low, high = ([b.load(place) for place in places] for places in halves)
-        totals = [fold(b, [p], [q])[0] for p, q in zip(low, high, strict=True)]
-        return collect(b, [b.extract_element(t, ir.Constant(I32, 0)) for t in totals])
+        loaded = [[[b.load(place) for place in places] for places in sums] for sums in halves]
+        totals = [fold(b, low, high) for low, high in zip(*loaded, strict=True)]
+        return beside(b, t, totals)
 
-    return FOUR(x, dy, N, N, types.float64, w, N), codegen
+    return t(x, dy, N, N, types.float64, w, N), codegen
 
 
-def collect(b: ir.IRBuilder, values: list[Any]) -> Any:
+def beside(b: ir.IRBuilder, t: Vec, totals: list[list[Any]]) -> Any:
+    """Accumulators of one lane -> the lanes of one."""
+
+    def lane(part: Any) -> Any:
+        return b.extract_element(part, ir.Constant(I32, 0))
+
+    return join(b, [lanes(b, [lane(parts[k]) for parts in totals]) for k in range(t.parts)])
+
+
+def lanes(b: ir.IRBuilder, values: list[Any]) -> Any:
     """Up to four numbers -> <4 x double>, the others 0."""
     v = constant(F64, 0.0, 4)
     for k, value in enumerate(values):
@@ -97,20 +121,34 @@ def collect(b: ir.IRBuilder, values: list[Any]) -> Any:
 
 
 @intrinsic
-def numbers(tc: Any, s: Any) -> Any:
-    """The three sums as float64."""
-
-    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        return ctx.make_tuple(b, sig.return_type, [b.extract_element(a[0], ir.Constant(I32, k)) for k in range(SUMS)])
-
-    return types.UniTuple(types.float64, SUMS)(s), codegen
+def as_one(tc: Any, u: Any, product: Any, d: Any) -> Any:
+    """Three accumulators of one lane as one."""
+    t = Vec(4, u.parts)
+    return t(u, product, d), lambda ctx, b, sig, a: beside(b, t, [split(b, v, u) for v in a])
 
 
 @intrinsic
-def triple(tc: Any, u: Any, product: Any, d: Any) -> Any:
+def triple(tc: Any, u: Any, product: Any, d: Any, like: Any) -> Any:
     """Three float64 as an accumulator."""
     f8 = types.float64
-    return FOUR(f8, f8, f8), lambda ctx, b, sig, a: collect(b, list(a))
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        return join(b, [lanes(b, list(a[:3])), *[constant(F64, 0.0, 4)] * (like.parts - 1)])
+
+    return like(f8, f8, f8, like), codegen
+
+
+@intrinsic
+def numbers(tc: Any, s: Any, n: Any) -> Any:
+    """The three sums, each divided by n: truly, so that the mean of equal numbers is that number."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        parts = split(b, a[0], s)
+        total = parts[0] if s.parts == 1 else b.fadd(parts[0], number(b, parts[1]))
+        v = b.fdiv(total, broadcast(b, a[1], 4))
+        return ctx.make_tuple(b, sig.return_type, [b.extract_element(v, ir.Constant(I32, k)) for k in range(SUMS)])
+
+    return types.UniTuple(types.float64, SUMS)(s, types.float64), codegen
 
 
 @intrinsic
@@ -118,15 +156,13 @@ def weighted(tc: Any, s: Any, w: Any) -> Any:
     """The sums of u and u * d times w; that of d as it is."""
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        return b.fmul(a[0], collect(b, [a[1], a[1], ir.Constant(F64, 1.0)]))
+        factor, parts = lanes(b, [a[1], a[1], ir.Constant(F64, 1.0)]), split(b, a[0], s)
+        high = b.fmul(parts[0], factor)
+        if s.parts == 1:
+            return high
+        return join(b, [high, fused(b, parts[1], factor, fused(b, parts[0], factor, b.fneg(high)))])
 
     return s(s, types.float64), codegen
-
-
-@intrinsic
-def divided(tc: Any, s: Any, n: Any) -> Any:
-    """s / n: a true division, so that the mean of equal numbers is that number."""
-    return s(s, types.float64), lambda ctx, b, sig, a: b.fdiv(a[0], broadcast(b, a[1], 4))
 
 
 @device(inline=False)
@@ -139,7 +175,7 @@ def span_products(x, dy, i, n, mean, w, at, stack):
         if tiles == 1:
             return s
         push(stack, int64(0), int64(4), k, s)
-    return drain(stack, int64(0), int64(4), tiles, plain(4))
+    return drain(stack, int64(0), int64(4), tiles, empty(x, 4))
 
 
 @intrinsic
@@ -147,22 +183,24 @@ def add_row_products(
     tc: Any, x: Any, dy: Any, i: Any, rows: Any, together: Any, stride: Any, width: Any, means: Any, out: Any, room: Any
 ) -> Any:
     """out[k * room + c] = sum k of column c over `rows` rows, in order, `together` at a time; see `sums.add_rows`."""
+    t = Vec(parts=parts_for(x))
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
         xp, dyp, i, rows, together, stride, width, means, out, room = a
 
         def step(first: Any, count: Any, c: Any, n: Any) -> None:
-            places = [b.add(c, b.mul(room, integer(k))) for k in range(SUMS)]
-            acc = [cgutils.alloca_once_value(b, so_far(b, first, load(b, types.float64, out, place))) for place in places]
+            columns = [b.add(c, b.mul(room, integer(k))) for k in range(SUMS)]
+            stored = [split(b, read(b, out, column, t), t) for column in columns]
+            sums = [places_for(b, [so_far(b, first, part) for part in parts]) for parts in stored]
             mean = load(b, types.float64, means, c)
             start = b.add(b.add(i, c), b.mul(first, stride))
             with cgutils.for_range(b, count, intp=I64) as row:
                 at = b.add(start, b.mul(row.index, stride))
                 for p in (xp, dyp):
                     prefetch(b, p, b.add(at, b.mul(together, stride)))
-                add_products(b, acc, load(b, x.dtype, xp, at, n), load(b, x.dtype, dyp, at, n), mean, n)
-            for place, p in zip(places, acc, strict=True):
-                store(b, types.float64, out, place, b.load(p))
+                add_products(b, sums, load(b, x.dtype, xp, at, n), load(b, x.dtype, dyp, at, n), mean, n)
+            for column, places in zip(columns, sums, strict=True):
+                write(b, out, column, join(b, [b.load(place) for place in places]), t)
 
         with cgutils.for_range_slice(b, integer(0), rows, together, intp=I64) as (first, _):
             count = smaller(b, together, b.sub(rows, first))
@@ -197,7 +235,7 @@ def settle(kind, total, table, at, count):
     table[at : at + UNIT] holds mean and rstd. Without CENTER (RMS norm) no mean was subtracted, so neither the sum of u
     nor the mean's rounding matters.
     """
-    c1, c2, delta = numbers(divided(total, count))
+    c1, c2, delta = numbers(total, count)
     if kind & CENTER == 0:
         c1 = delta = 0.0
     rstd = table[at + ROOT]
