@@ -270,11 +270,11 @@ def _run(
             out[...] = dx
         dx = out
     if not any(needs[1:]):
-        return (dx, *(None for _ in needs[1:]))
+        return (dx, *[None] * len(needs[1:]))
     kind = x_.dtype if weight is None else checks.array("weight", weight).dtype
     with np.errstate(over="ignore", invalid="ignore"):  # what is too large for the dtype is inf there
-        rounded = sums.astype(kind).reshape(2, *p.weight_shape)
-    return (dx, *(rounded[k] if n else None for k, n in enumerate(needs[1:])))
+        dweight, dbias = sums.astype(kind).reshape(2, *p.weight_shape)
+    return (dx, *[g if n else None for g, n in zip((dweight, dbias), needs[1:], strict=False)])
 
 
 def _destination(out: Any, x: Array) -> Array:

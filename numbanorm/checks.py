@@ -189,7 +189,7 @@ def needs(value: Any, n: int) -> tuple[bool, ...]:
     if not isinstance(value, (tuple, list)) or len(value) != n:
         names = ("dx", "dweight", "dbias")[:n]
         raise ValueError(f"needs must be {n} of True or False, for {', '.join(names)}: got {value!r}; write {(True,) * n}")
-    return tuple(flag("needs", v) for v in value)
+    return tuple([v if v is True or v is False else flag("needs", v) for v in value])
 
 
 def output(out: Any, x: Array, others: tuple[tuple[str, Any], ...], may_be: tuple[str, ...] = ("x",)) -> None:

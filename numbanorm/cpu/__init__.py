@@ -169,10 +169,9 @@ def differentiate(
         if dx is not None and not given:
             todo |= WRITE | (0 if dx is x or dx is dy else STREAM)
         s = cut_backward(plan, x.itemsize, todo, threads_for(plan))
-        table = np.zeros((plan.B * plan.G, UNIT))
+        table = np.empty((plan.B * plan.G, UNIT))
         table[:, ROOT] = rstd
-        if mean is not None:
-            table[:, ANCHOR] = mean
+        table[:, ANCHOR] = 0.0 if mean is None else mean
         spread_w = np.repeat(w, plan.T) if s.family == "rows_backward" and plan.T > 1 else w
         args = (x_flat, dy_flat, dx_flat, spread_w, table.reshape(-1), np.empty(s.kept), grads.reshape(-1), np.empty(s.work))
         execute(s, *args, s.dims, float(plan.count))
