@@ -123,16 +123,20 @@ def torch_run(case: Case) -> Run:
 
 
 def torch_backward(case: Case, x: Any, weight: Any, bias: Any, mean: Any, var: Any) -> Run:
-    """torch's native operations, called as its autograd calls them; rms norm has none, so autograd runs what it is made of."""
+    """torch's native operations, called as its autograd calls them. Where it has none autograd runs what it does instead: for
+    rms norm, and for instance norm with channels last, which is copied to channels first and back."""
     import torch
 
     aten = torch.ops.aten
     dy = torch.from_numpy(upstream(data(case)[0])).as_strided(x.shape, x.stride())
     every = [True, True, True]
-    if case.norm == "rms":
-        x.requires_grad_(), weight.requires_grad_()
-        y = torch.nn.functional.rms_norm(x, x.shape[-1:], weight)
-        return lambda: torch.autograd.grad(y, (x, weight), dy, retain_graph=True)
+    if case.norm == "rms" or (case.norm == "instance" and case.last):
+        wanted = (x, weight) if case.norm == "rms" else (x, weight, bias)
+        for t in wanted:
+            t.requires_grad_()
+        f = torch.nn.functional
+        y = f.rms_norm(x, x.shape[-1:], weight) if case.norm == "rms" else f.instance_norm(x, None, None, weight, bias)
+        return lambda: torch.autograd.grad(y, wanted, dy, retain_graph=True)
     if case.norm == "layer":
         c = x.shape[-1:]
         _, m, r = aten.native_layer_norm(x, c, weight, bias, 1e-5)

@@ -21,6 +21,18 @@ print("batch norm: mean", y.mean(dtype=np.float64).round(6), "std", y.std(dtype=
 y, stats = nn.group_norm(x, 3, return_stats=True)
 print("group norm: one mean per sample and group:", stats.mean.shape)
 
+# Gradients of x, weight and bias, for a gradient dy of the result.
+dy = rng.standard_normal(x.shape, np.float32)
+dx, dweight, dbias = nn.group_norm_backward(dy, x, 3, stats, weight)
+print("group norm: dbias is the sum of dy:", np.allclose(dbias, dy.sum(axis=(0, 2, 3)), atol=1e-3))
+
+# The same with a layer that keeps its parameters.
+layer = nn.GroupNorm(3, 6)
+layer(x)
+layer.backward(dy)
+layer.weight -= 0.1 * layer.grad["weight"]
+print(layer)
+
 # Write into an array that is already there; it may be the input itself.
 nn.layer_norm(tokens, 64, out=tokens)
 
