@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..plan import Plan
-from .backward_schedule import cut_backward
+from .backward_schedule import cut_backward, family_of
 from .jobs import ANCHOR, CENTER, M2, MEAN, ONE_READ, PARAMETERS, ROOT, RSTD, SQUARES, STREAM, UNIT, WRITE
 from .launch import GUARD, execute
 from .schedule import SERIAL, Schedule, cut
@@ -159,15 +159,15 @@ def differentiate(
     """
     w = constants(plan.G * plan.K)[0] if weight is None else weight
     grads = np.empty((2, plan.G * plan.K))
-    wanted = any(parameters)
+    wanted, in_place = any(parameters), dx is x or dx is dy
     x_flat, dy_flat = flat(x), flat(dy)
     dx_flat = x_flat if dx is None or dx is x else dy_flat if dx is dy else flat(dx)
-    if wanted or (dx is not None and not given):
-        if dx is None and not any(parameters[:1]):
-            x_flat = dx_flat = dy_flat  # for dbias alone x need not be read
+    scaled = dx is not None and scales(plan, given, wanted)
+    if not parameters[0] and (dx is None or given):
+        x_flat = dy_flat  # for dbias x need not be read
+    if wanted or not given:
         todo = (PARAMETERS if wanted else 0) | (CENTER if center and not given else 0)
-        if dx is not None and not given:
-            todo |= WRITE | (0 if dx is x or dx is dy else STREAM)
+        todo |= 0 if dx is None or scaled else WRITE if in_place else WRITE | STREAM
         s = cut_backward(plan, x.itemsize, todo, threads_for(plan))
         table = np.empty((plan.B * plan.G, UNIT))
         table[:, ROOT] = rstd
@@ -175,9 +175,14 @@ def differentiate(
         spread_w = np.repeat(w, plan.T) if s.family == "rows_backward" and plan.T > 1 else w
         args = (x_flat, dy_flat, dx_flat, spread_w, table.reshape(-1), np.empty(s.kept), grads.reshape(-1), np.empty(s.work))
         execute(s, *args, s.dims, float(plan.count))
-    if dx is not None and given:
-        scale(plan, dy_flat, dx_flat, w, rstd, dx is dy)
+    if scaled:
+        scale(plan, dy_flat, dx_flat, w, rstd, in_place)
     return grads
+
+
+def scales(plan: Plan, given: bool, wanted: bool) -> bool:
+    """Whether dx is dy * weight * rstd by the kernel of the forward pass: no sums are wanted, or they go with other rows."""
+    return given and (not wanted or family_of(plan) == "rows_backward")
 
 
 def scale(plan: Plan, dy: Array, dx: Array, weight: Array, rstd: Array, in_place: bool) -> None:
@@ -190,11 +195,12 @@ def scale(plan: Plan, dy: Array, dx: Array, weight: Array, rstd: Array, in_place
 
 def explain_backward(plan: Plan, x: Array, center: bool, given: bool, needs: tuple[bool, ...]) -> str:
     """Which kernel would compute gradients, and why."""
-    todo = (PARAMETERS if any(needs[1:]) else 0) | (WRITE if needs[0] and not given else 0)
-    told = []
+    wanted, told = any(needs[1:]), []
+    scaled = needs[0] and scales(plan, given, wanted)
+    todo = (PARAMETERS if wanted else 0) | (WRITE | STREAM if needs[0] and not scaled else 0)
     if todo:
-        s = cut_backward(plan, x.itemsize, todo | CENTER, threads_for(plan))
+        s = cut_backward(plan, x.itemsize, todo | (CENTER if center and not given else 0), threads_for(plan))
         told.append(f"family {s.family}, {max(step[3] for step in s.steps)} of {GUARD.threads()} threads: {s.reason}")
-    if needs[0] and given:
+    if scaled:
         told.append("dx = dy * weight * rstd by the kernel of the forward pass")
     return "cpu, " + ("; ".join(told) or "nothing: no gradient is wanted")

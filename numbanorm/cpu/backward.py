@@ -18,11 +18,12 @@ from __future__ import annotations
 from numba import boolean, int64
 
 from .columns import group_total
-from .elementwise import gradient_columns, gradient_rows, gradient_run
+from .elementwise import affine_columns, affine_run, gradient_columns, gradient_rows, gradient_run
 from .jobs import (
     ALONE,
     ANCHOR,
     APPLY,
+    CENTER,
     DELTA,
     FUSED,
     JOIN,
@@ -42,7 +43,7 @@ from .jobs import (
 )
 from .kernel import device, kernel
 from .products import SUMS, add_row_products, as_one, empty, numbers, settle, span_products, triple, weighted
-from .runs import group_sum
+from .runs import group_sum, rows_together
 from .simd import advance, pointer, unpacked
 from .sums import advance_by, block_rows, drain, get, plus, push, put, value
 
@@ -87,11 +88,14 @@ def first_run(c, dims):
 
 
 @device()
-def apply_run(streaming, x, dy, dx, i, n, ahead, w, table, u, c):
+def apply_run(todo, x, dy, dx, i, n, ahead, w, table, u, c):
     """dx[i : i + n] of a run of unit u, whose weight is w[c]."""
-    unit = UNIT * u
-    scale, slope = table[unit + ROOT] * w[c], table[unit + SLOPE]
-    gradient_run(streaming, x, dy, dx, i, n, ahead, table[unit + ANCHOR], scale, slope, table[unit + SHIFT])
+    unit, streaming = UNIT * u, boolean(todo & STREAM)
+    rstd, slope = table[unit + ROOT], table[unit + SLOPE]
+    if todo & CENTER:
+        gradient_run(streaming, x, dy, dx, i, n, ahead, table[unit + ANCHOR], rstd * w[c], slope, table[unit + SHIFT])
+    else:  # given statistics: dx = dy * scale, whatever x is
+        affine_run(streaming, dy, dx, i, n, ahead, 0.0, rstd, -0.0, w[c], -0.0)
 
 
 @kernel()
@@ -105,35 +109,39 @@ def runs_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, cou
     xp, dyp, dxp, t, totals = pointer(x), pointer(dy), pointer(dx), pointer(table), pointer(sums)
     dims = unpacked(dims, 9)
     samples, runs, groups, channels, length, ahead, span, scratch, slots = dims
-    spans, streaming = (length + span - 1) // span, boolean(todo & STREAM)
+    spans = (length + span - 1) // span
     stack, one = advance(pointer(work), slot * scratch), empty(xp, 1)
     each = runs * spans
+    stride = groups * channels * length  # from a run to the next one of its channel
+    next_run = ahead if runs > 1 else 0
     if phase == FUSED:
-        partials = advance_by(stack, 8 * LEVELS, one)
-        for u in range(lo, hi):
-            for c in range(u * channels, (u + 1) * channels):
-                i, place = first_run(c, dims), 0
+        partials, together = advance_by(stack, 8 * LEVELS, one), rows_together(runs * channels * length)
+        for first in range(lo, hi, together):
+            units = min(hi, first + together)
+            for c in range(first * channels, units * channels):
+                i, place, mean = first_run(c, dims), 0, t[UNIT * (c // channels) + ANCHOR]
                 for _ in range(runs):
                     for e in range(0, length, span):
                         n = min(span, length - e)
-                        put(partials, place, span_products(xp, dyp, i + e, n, t[UNIT * u + ANCHOR], 1.0, int64(0), stack))
+                        put(partials, place, span_products(xp, dyp, i + e, n, next_run, mean, 1.0, int64(0), stack))
                         place += 4
-                    i += groups * channels * length
+                    i += stride
                 put(totals, 4 * c, group_sum(partials, empty(xp, 4), int64(4), runs, spans, stack))
-            own = u % groups * channels
-            settle_group(todo, xp, totals, w, u, channels, t, count, stack, own)
+            for u in range(first, units):
+                settle_group(todo, xp, totals, w, u, channels, t, count, stack, u % groups * channels)
             if todo & WRITE:
-                i = first_run(u * channels, dims)
-                for _ in range(runs):
-                    for k in range(channels):
-                        apply_run(streaming, xp, dyp, dxp, i + k * length, length, ahead, w, t, u, own + k)
-                    i += groups * channels * length
+                for u in range(first, units):
+                    i, own = first_run(u * channels, dims), u % groups * channels
+                    for _ in range(runs):
+                        for k in range(channels):
+                            apply_run(todo, xp, dyp, dxp, i + k * length, length, ahead, w, t, u, own + k)
+                        i += stride
     elif phase == MEASURE:
         partials = advance(pointer(work), slots * scratch)
         for p in range(lo, hi):
             c, j, e = p // each, p // spans % runs, p % spans * span
-            i, mean = first_run(c, dims) + j * groups * channels * length + e, t[UNIT * (c // channels) + ANCHOR]
-            put(partials, 4 * p, span_products(xp, dyp, i, min(span, length - e), mean, 1.0, int64(0), stack))
+            i, mean = first_run(c, dims) + j * stride + e, t[UNIT * (c // channels) + ANCHOR]
+            put(partials, 4 * p, span_products(xp, dyp, i, min(span, length - e), int64(0), mean, 1.0, int64(0), stack))
     elif phase == JOIN:
         partials = advance(pointer(work), slots * scratch)
         for u in range(lo, hi):
@@ -149,7 +157,7 @@ def runs_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, cou
             run, e = p // spans, p % spans * span
             c = run % (groups * channels)
             u = run // (groups * channels * runs) * groups + c // channels
-            apply_run(streaming, xp, dyp, dxp, run * length + e, min(span, length - e), ahead, w, t, u, c)
+            apply_run(todo, xp, dyp, dxp, run * length + e, min(span, length - e), ahead, w, t, u, c)
     if phase == REDUCE or (todo & ALONE and todo & PARAMETERS):
         first, last = (lo, hi) if phase == REDUCE else (0, groups * channels)
         reduce_samples(xp, totals, t, grads, samples, groups, channels, first, last, stack)
@@ -221,6 +229,17 @@ def expand(table, u, w, groups, dims, room, out):
             out[k + row * room] = out[k - column + row * room]
 
 
+@device(inline=False)
+def apply_columns(todo, x, dy, dx, i, rows, stride, width, parameters, room):
+    """dx of `width` columns from i on in `rows` rows."""
+    if todo & CENTER:
+        gradient_columns(x, dy, dx, i, rows, stride, width, parameters, room)
+    else:  # given statistics: dx = dy * scale, whatever x is
+        for c in range(width):
+            parameters[c], parameters[c + 2 * room] = 0.0, -0.0
+        affine_columns(dy, dx, i, rows, stride, width, parameters, room)
+
+
 @kernel()
 def columns_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, count, lo, hi, slot):
     """Strips lo .. hi - 1 (phases FUSED, JOIN), chunks lo .. hi - 1 (MEASURE, APPLY) or channels lo .. hi - 1 (REDUCE).
@@ -258,11 +277,11 @@ def columns_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, 
             expand(t, u, w, groups, dims, room, parameters)
             n, at = (min(rows, k1 * step) - k0 * step) * fold, i + k0 * step * fold * stride
             if beside == 1:
-                gradient_columns(xp, dyp, dxp, at, n, stride, width, parameters, room)
+                apply_columns(todo, xp, dyp, dxp, at, n, stride, width, parameters, room)
             else:
                 wide = beside * stride
-                gradient_columns(xp, dyp, dxp, at, n // beside, wide, wide, parameters, room)
-                gradient_columns(xp, dyp, dxp, at + n // beside * wide, 1, wide, n % beside * stride, parameters, room)
+                apply_columns(todo, xp, dyp, dxp, at, n // beside, wide, wide, parameters, room)
+                apply_columns(todo, xp, dyp, dxp, at + n // beside * wide, 1, wide, n % beside * stride, parameters, room)
     if phase == REDUCE or (todo & ALONE and todo & PARAMETERS):
         first, last = (lo, hi) if phase == REDUCE else (0, all_groups * channels)
         reduce_samples(xp, totals, t, grads, samples, all_groups, channels, first, last, stack)
@@ -291,7 +310,7 @@ def rows_chunk(phase, todo, x, dy, dx, w, table, dims, count, stack, k0, k1, g, 
             if phase == FUSED:
                 for u in range(r * all_groups, (r + n) * all_groups):
                     at = u % all_groups * length
-                    total = span_products(x, dy, u * length, length, table[UNIT * u + ANCHOR], w, at, stack)
+                    total = span_products(x, dy, u * length, length, int64(0), table[UNIT * u + ANCHOR], w, at, stack)
                     settle(todo, total, table, UNIT * u, count)
             for j in range(g, g + groups):
                 u = r * all_groups + j
@@ -351,7 +370,7 @@ def rows_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, cou
             u, s = p // spans, p % spans
             i, at = u * length + s * span, u % groups * length + s * span
             n = min(span, length - s * span)
-            put(totals, 4 * p, span_products(xp, dyp, i, n, t[UNIT * u + ANCHOR], wp, at, stack))
+            put(totals, 4 * p, span_products(xp, dyp, i, n, int64(0), t[UNIT * u + ANCHOR], wp, at, stack))
     elif phase == JOIN:
         for u in range(lo, hi):
             for s in range(spans):

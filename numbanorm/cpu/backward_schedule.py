@@ -25,6 +25,7 @@ from .schedule import (
 from .sums import block_rows
 
 WIDEST = 65536  # columns whose sums a thread keeps while it walks down the rows
+AHEAD = 1024  # elements of a run up to which the next one is asked for
 REDUCED = 1 << 16  # channels of all samples from which on joining them is worth more than one thread
 
 Steps = tuple[tuple[int, int, int, int], ...]
@@ -35,11 +36,15 @@ def cut_backward(plan: Plan, itemsize: int, todo: int, threads: int) -> Schedule
     """Cut `plan` for `threads` threads; todo: WRITE if dx is wanted, PARAMETERS if dweight or dbias is, and flags for both."""
     if todo & STREAM and 3 * plan.size * itemsize <= cache_bytes(3):
         todo &= ~STREAM
+    schedule = {"columns_backward": columns_schedule, "rows_backward": rows_schedule, "runs_backward": runs_schedule}
+    return schedule[family_of(plan)](plan, itemsize, todo, threads)
+
+
+def family_of(plan: Plan) -> str:
+    """Where the elements lie that share a weight; part of the tree."""
     if plan.M > 1 and (plan.K * plan.T < SHORT or plan.T < LEAST_RUN):
-        return columns_schedule(plan, itemsize, todo, threads)
-    if plan.T < LEAST_RUN:
-        return rows_schedule(plan, itemsize, todo, threads)
-    return runs_schedule(plan, itemsize, todo, threads)
+        return "columns_backward"
+    return "rows_backward" if plan.T < LEAST_RUN else "runs_backward"
 
 
 def parts_of(itemsize: int) -> int:
@@ -81,7 +86,8 @@ def runs_schedule(plan: Plan, itemsize: int, todo: int, threads: int) -> Schedul
     parts = parts_of(itemsize)
     scratch = (8 * LEVELS + (4 * runs * spans if fused else 0)) * parts
     work = slots * scratch + (0 if fused else 4 * channels * runs * spans * parts)
-    ahead = length if length * itemsize <= cache_bytes(2) // 8 else 0
+    # the group's next run; of a long one the CPU foresees most, and it would drive out what was read before
+    ahead = (plan.G * plan.K if runs > 1 else 1) * length if length <= AHEAD else 0
     dims = np.array([plan.B, runs, plan.G, plan.K, length, ahead, span, scratch, slots])
     how = "each thread takes whole groups" if fused else f"cut into spans of {span} elements for {threads} threads"
     reason = f"runs of {length} contiguous elements share a weight, {runs * plan.K} a group, {units} groups; {how}"

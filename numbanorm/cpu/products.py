@@ -71,12 +71,15 @@ def places_for(b: ir.IRBuilder, parts: list[Any]) -> list[Any]:
 
 
 @intrinsic
-def tile_products(tc: Any, x: Any, dy: Any, i: Any, n: Any, mean: Any, w: Any, at: Any) -> Any:
-    """The sums of the tile x[i : i + n], n <= 256. w: the weights, from `at` on, or anything but a pointer for none."""
+def tile_products(tc: Any, x: Any, dy: Any, i: Any, n: Any, ahead: Any, mean: Any, w: Any, at: Any) -> Any:
+    """The sums of the tile x[i : i + n], n <= 256. w: the weights, from `at` on, or anything but a pointer for none.
+
+    Without weights, what lies `ahead` elements further on is asked for: a channel's next run may be far away.
+    """
     weighted, t = isinstance(w, types.CPointer), Vec(4, parts_for(x))
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        xp, dyp, i, n, mean, wp, at = a
+        xp, dyp, i, n, ahead, mean, wp, at = a
         mean = broadcast(b, mean)
         nothing = [constant(F64, 0.0)] * t.parts
         halves = [[places_for(b, nothing) for _ in range(SUMS)] for _ in range(2)]
@@ -85,6 +88,9 @@ def tile_products(tc: Any, x: Any, dy: Any, i: Any, n: Any, mean: Any, w: Any, a
             for half, sums in enumerate(halves):
                 start, left = b.add(e, integer(16 * half)), None if rest is None else b.sub(rest, integer(16 * half))
                 where = b.add(i, start)
+                if rest is None and not weighted:
+                    for p in (xp, dyp):
+                        prefetch(b, p, b.add(where, ahead))
                 u = load(b, x.dtype, dyp, where, left)
                 if weighted:
                     u = b.fmul(u, load(b, types.float64, wp, b.add(at, start), left))
@@ -100,7 +106,7 @@ def tile_products(tc: Any, x: Any, dy: Any, i: Any, n: Any, mean: Any, w: Any, a
         totals = [fold(b, low, high) for low, high in zip(*loaded, strict=True)]
         return beside(b, t, totals)
 
-    return t(x, dy, N, N, types.float64, w, N), codegen
+    return t(x, dy, N, N, N, types.float64, w, N), codegen
 
 
 def beside(b: ir.IRBuilder, t: Vec, totals: list[list[Any]]) -> Any:
@@ -166,12 +172,12 @@ def weighted(tc: Any, s: Any, w: Any) -> Any:
 
 
 @device(inline=False)
-def span_products(x, dy, i, n, mean, w, at, stack):
+def span_products(x, dy, i, n, ahead, mean, w, at, stack):
     """The sums of x[i : i + n], an aligned part of a run: its run tree."""
     tiles = (n + TILE - 1) // TILE
     for k in range(tiles):
         e = TILE * k
-        s = tile_products(x, dy, i + e, min(TILE, n - e), mean, w, at + e)
+        s = tile_products(x, dy, i + e, min(TILE, n - e), ahead, mean, w, at + e)
         if tiles == 1:
             return s
         push(stack, int64(0), int64(4), k, s)
