@@ -190,7 +190,7 @@ def strip_products(x, dy, i, first, last, rows, stride, width, room, means, stac
 @device(inline=False)
 def join_columns(todo, x, partials, chunks, room, dims, u, groups, w, table, totals, count, stack, sums, scratch):
     """Chunks' sums (chunks, SUMS, room) of a strip of `groups` groups, the first being unit u -> their channels and tables."""
-    _, _, all_groups, channels, length, _, _, _, _, _, fold, _, _, _ = dims
+    _, _, all_groups, channels, length, _, _, _, _, _, fold, _, _, _, _ = dims
     if chunks == 1:
         sums = partials
     else:
@@ -212,7 +212,7 @@ def join_columns(todo, x, partials, chunks, room, dims, u, groups, w, table, tot
 @device(inline=False)
 def expand(table, u, w, groups, dims, room, out):
     """Mean, scale, slope and shift of each column of `groups` groups from unit u on, side by side -> out, float64 (4, room)."""
-    _, _, all_groups, channels, length, _, _, _, _, _, fold, beside, _, _ = dims
+    _, _, all_groups, channels, length, _, _, _, _, _, fold, beside, _, _, _ = dims
     column = 0
     for g in range(u, u + groups):
         unit = UNIT * g
@@ -230,14 +230,14 @@ def expand(table, u, w, groups, dims, room, out):
 
 
 @device(inline=False)
-def apply_columns(todo, x, dy, dx, i, rows, stride, width, parameters, room):
+def apply_columns(todo, x, dy, dx, i, rows, together, stride, width, parameters, room):
     """dx of `width` columns from i on in `rows` rows."""
     if todo & CENTER:
-        gradient_columns(x, dy, dx, i, rows, stride, width, parameters, room)
+        gradient_columns(x, dy, dx, i, rows, together, stride, width, parameters, room)
     else:  # given statistics: dx = dy * scale, whatever x is
         for c in range(width):
             parameters[c], parameters[c + 2 * room] = 0.0, -0.0
-        affine_columns(dy, dx, i, rows, stride, width, parameters, room)
+        affine_columns(dy, dx, i, rows, together, stride, width, parameters, room)
 
 
 @kernel()
@@ -245,12 +245,28 @@ def columns_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, 
     """Strips lo .. hi - 1 (phases FUSED, JOIN), chunks lo .. hi - 1 (MEASURE, APPLY) or channels lo .. hi - 1 (REDUCE).
 
     Arrays as in `runs_backward`; dims: (B, rows = M / fold, G, K, T, groups a strip, chunks a strip, blocks a chunk, size of
-    the stack, room of a strip, fold, rows side by side when they are written, scratch, slots).
+    the stack, room of a strip, fold, rows side by side when they are written, rows that share loads then, scratch, slots).
     work: `slots` scratch areas of `scratch` float64 (stack, column sums, lanes, parameters), then the sums of all chunks.
     """
     xp, dyp, dxp, t, totals = pointer(x), pointer(dy), pointer(dx), pointer(table), pointer(sums)
-    dims = unpacked(dims, 14)
-    samples, rows, all_groups, channels, length, most, chunks, per_chunk, stack_size, room, fold, beside, scratch, slots = dims
+    dims = unpacked(dims, 15)
+    (
+        samples,
+        rows,
+        all_groups,
+        channels,
+        length,
+        most,
+        chunks,
+        per_chunk,
+        stack_size,
+        room,
+        fold,
+        beside,
+        together,
+        scratch,
+        slots,
+    ) = dims
     strips, stride, step = (all_groups + most - 1) // most, all_groups * channels * length, block_rows(rows)
     blocks = (rows + step - 1) // step
     stack, one = advance(pointer(work), slot * scratch), empty(xp, 1)
@@ -277,11 +293,11 @@ def columns_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, 
             expand(t, u, w, groups, dims, room, parameters)
             n, at = (min(rows, k1 * step) - k0 * step) * fold, i + k0 * step * fold * stride
             if beside == 1:
-                apply_columns(todo, xp, dyp, dxp, at, n, stride, width, parameters, room)
+                apply_columns(todo, xp, dyp, dxp, at, n, together, stride, width, parameters, room)
             else:
                 wide = beside * stride
-                apply_columns(todo, xp, dyp, dxp, at, n // beside, wide, wide, parameters, room)
-                apply_columns(todo, xp, dyp, dxp, at + n // beside * wide, 1, wide, n % beside * stride, parameters, room)
+                apply_columns(todo, xp, dyp, dxp, at, n // beside, together, wide, wide, parameters, room)
+                apply_columns(todo, xp, dyp, dxp, at + n // beside * wide, 1, 1, wide, n % beside * stride, parameters, room)
     if phase == REDUCE or (todo & ALONE and todo & PARAMETERS):
         first, last = (lo, hi) if phase == REDUCE else (0, all_groups * channels)
         reduce_samples(xp, totals, t, grads, samples, all_groups, channels, first, last, stack)

@@ -20,6 +20,7 @@ from .schedule import (
     fold_for,
     fused_strips,
     power_of_two_above,
+    rows_sharing_loads,
     span_for,
 )
 from .sums import block_rows
@@ -119,7 +120,8 @@ def columns_schedule(plan: Plan, itemsize: int, todo: int, threads: int) -> Sche
     parts = parts_of(itemsize)
     scratch = (stack + SUMS * room + LANE_ROOM) * parts + 4 * room
     work = slots * scratch + (0 if fused else units * chunks * SUMS * room * parts)
-    sizes = [plan.B, rows, groups, plan.K, plan.T, most, chunks, per_chunk, stack, room, fold, beside, scratch, slots]
+    share = rows_sharing_loads(groups * length, itemsize)
+    sizes = [plan.B, rows, groups, plan.K, plan.T, most, chunks, per_chunk, stack, room, fold, beside, share, scratch, slots]
     how = f"each thread takes strips of {most * length} columns"
     if not fused:
         how = f"chunks of {per_chunk * step * fold} rows, shared by {threads} threads"

@@ -163,13 +163,13 @@ def columns(phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, lo, hi
 
     x, y: (size,) as stored; w, b: float64 (G * L / t,); stats: (4, units), see `jobs`;
     dims: (rows = M / fold, G, L, t, groups a strip, chunks a strip, blocks a chunk, size of the stack, room of a strip,
-    fold, rows side by side when they are written, scratch, slots).
+    fold, rows side by side when they are written, rows that share loads then, scratch, slots).
     work: `slots` scratch areas of `scratch` float64 (stack, column sums, lanes, parameters), then the sums of all chunks.
     kept: the moments of blocks, of one strip a slot (FUSED) or of all strips.
     """
     xp, yp = pointer(x), pointer(y)
-    dims = unpacked(dims, 13)
-    rows, all_groups, length, t, most, chunks, per_chunk, stack_size, room, fold, beside, scratch, slots = dims
+    dims = unpacked(dims, 14)
+    rows, all_groups, length, t, most, chunks, per_chunk, stack_size, room, fold, beside, together, scratch, slots = dims
     strips, stride, step = (all_groups + most - 1) // most, all_groups * length, block_rows(rows)
     blocks = (rows + step - 1) // step
     one_read = boolean(todo & ONE_READ)
@@ -204,8 +204,8 @@ def columns(phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, lo, hi
             expand(stats, u, w, b, first, groups, length, t, copies, room, table)
             n, at = (min(rows, k1 * step) - k0 * step) * fold, i + k0 * step * fold * stride
             if beside == 1:
-                affine_columns(xp, yp, at, n, stride, groups * length, table, room)
+                affine_columns(xp, yp, at, n, together, stride, groups * length, table, room)
             else:
                 wide = beside * stride
-                affine_columns(xp, yp, at, n // beside, wide, wide, table, room)
-                affine_columns(xp, yp, at + n // beside * wide, 1, wide, n % beside * stride, table, room)
+                affine_columns(xp, yp, at, n // beside, together, wide, wide, table, room)
+                affine_columns(xp, yp, at + n // beside * wide, 1, 1, wide, n % beside * stride, table, room)

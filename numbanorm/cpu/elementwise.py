@@ -74,18 +74,13 @@ def affine_run(
     return types.void(types.boolean, x, y, N, N, N, R, R, R, w, b), codegen
 
 
-def down_rows(
-    b: ir.IRBuilder, element: Any, i: Any, rows: Any, stride: Any, width: Any, at_column: Any, at_element: Any
-) -> None:
-    """`at_element(what at_column(c, n) gave, index, n)` for 16 columns at a time of `width` columns from i on, in `rows` rows.
+def down_rows(b: ir.IRBuilder, where: Any, at_column: Any, at_element: Any) -> None:
+    """`at_element(what at_column(c, n) gave, index, n)` for 16 columns at a time.
 
-    Four rows at a time where a row is a page or more: the parameters of 1024 columns fill L1, and loaded for each row they
-    take longer than x and y (2.6 ms became 1.4 for (4096, 1024)). Shorter rows go one by one: two rows in a page are more
-    than the CPU's prefetcher follows (2.5 ms became 1.3 for (8192, 512)). Stores that go past the caches gained nothing
-    here, and lost a fifth where y was not aligned.
+    where: i, rows, together, stride, width, for `width` columns from i on in `rows` rows. So many rows `together` share what
+    is known of a column. Stores that go past the caches gained nothing here, and lost a fifth where y was not aligned.
     """
-    paged = b.icmp_signed(">=", stride, integer(4096 * 8 // element.bitwidth))
-    together = b.select(paged, integer(4), integer(1))
+    i, rows, together, stride, width = where
     with cgutils.for_range_slice(b, integer(0), rows, together, intp=I64) as (first, _):
         start, count = b.add(i, b.mul(first, stride)), smaller(b, together, b.sub(rows, first))
 
@@ -103,21 +98,23 @@ def from_table(b: ir.IRBuilder, table: Any, room: Any, count: int, c: Any, n: An
 
 
 @intrinsic
-def affine_columns(tc: Any, x: Any, y: Any, i: Any, rows: Any, stride: Any, width: Any, parameters: Any, room: Any) -> Any:
+def affine_columns(
+    tc: Any, x: Any, y: Any, i: Any, rows: Any, together: Any, stride: Any, width: Any, parameters: Any, room: Any
+) -> Any:
     """`width` columns from x[i] on in `rows` rows; parameters: float64 (3, room): mean, scale, shift."""
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        xp, yp, i, rows, stride, width, parameters, room = a
+        xp, yp, *where, parameters, room = a
 
         def at_element(known: Any, at: Any, n: Any) -> None:
             mean, scale, shift = known
             d = b.fsub(load(b, x.dtype, xp, at, n), mean)
             store(b, x.dtype, yp, at, fused(b, d, scale, shift), n)
 
-        down_rows(b, x.dtype, i, rows, stride, width, lambda c, n: from_table(b, parameters, room, 3, c, n), at_element)
+        down_rows(b, where, lambda c, n: from_table(b, parameters, room, 3, c, n), at_element)
         return ctx.get_dummy_value()
 
-    return types.void(x, y, N, N, N, N, parameters, N), codegen
+    return types.void(x, y, N, N, N, N, N, parameters, N), codegen
 
 
 def slanted(b: ir.IRBuilder, d: Any, slope: Any, u: Any, shift: Any) -> Any:
@@ -152,12 +149,12 @@ def gradient_run(
 
 @intrinsic
 def gradient_columns(
-    tc: Any, x: Any, dy: Any, dx: Any, i: Any, rows: Any, stride: Any, width: Any, parameters: Any, room: Any
+    tc: Any, x: Any, dy: Any, dx: Any, i: Any, rows: Any, together: Any, stride: Any, width: Any, parameters: Any, room: Any
 ) -> Any:
     """`width` columns from i on in `rows` rows; parameters: float64 (4, room): mean, scale, slope, shift."""
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        xp, dyp, dxp, i, rows, stride, width, parameters, room = a
+        xp, dyp, dxp, *where, parameters, room = a
 
         def at_element(known: Any, at: Any, n: Any) -> None:
             mean, scale, slope, shift = known
@@ -165,10 +162,10 @@ def gradient_columns(
             u = b.fmul(load(b, x.dtype, dyp, at, n), scale)
             store(b, x.dtype, dxp, at, slanted(b, d, slope, u, shift), n)
 
-        down_rows(b, x.dtype, i, rows, stride, width, lambda c, n: from_table(b, parameters, room, 4, c, n), at_element)
+        down_rows(b, where, lambda c, n: from_table(b, parameters, room, 4, c, n), at_element)
         return ctx.get_dummy_value()
 
-    return types.void(x, dy, dx, N, N, N, N, parameters, N), codegen
+    return types.void(x, dy, dx, N, N, N, N, N, parameters, N), codegen
 
 
 @intrinsic

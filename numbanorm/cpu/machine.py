@@ -7,12 +7,12 @@ from functools import cache
 from pathlib import Path
 
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
-UNKNOWN = {2: 1 << 20, 3: 32 << 20}  # bytes, where the system does not say
+UNKNOWN = {1: 32 << 10, 2: 1 << 20, 3: 32 << 20}  # bytes, where the system does not say
 
 
 @cache
 def cache_bytes(level: int) -> int:
-    """Size of the data cache at `level` (2 or 3), in bytes."""
+    """Size of the data cache at `level` (1 to 3), in bytes."""
     for folder in CACHES.glob("index*"):
         try:
             if int((folder / "level").read_text()) == level and "Instruction" not in (folder / "type").read_text():
