@@ -13,8 +13,8 @@ from numbanorm.cpu.schedule import cut
 THREADS = (2, 3, 7, 16, 64)
 
 # samples x rows x channels, channels last: strips that fit a cache and strips that do not, more and fewer of them than
-# threads, one chunk of rows a strip (29 samples for 7 threads) and many
-SHAPES = [(29, 1100, 256), (1, 9000, 64), (3, 1030, 300), (1, 33000, 3), (2, 40, 2000), (65, 1056, 32)]
+# threads, one chunk of rows a strip (8 rows are a single block) and many
+SHAPES = [(29, 1100, 256), (1, 9000, 64), (3, 1030, 300), (1, 33000, 3), (2, 40, 2000), (65, 1056, 32), (3, 8, 5000)]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -46,7 +46,8 @@ def test_the_cases_above_are_cut_in_every_way() -> None:
     ways = set()
     for shape in SHAPES:
         for threads in THREADS:
-            s = cut(plan.group(shape, 1 if shape[2] % 4 else 4, 2), 4, CENTER | SQUARES | WRITE, False, threads)
-            chunks = s.dims[5] if s.family == "columns" else 0
-            ways.add((s.family, len(s.steps) > 1, chunks > 1))
+            for p in (plan.group(shape, 1 if shape[2] % 4 else 4, 2), plan.instance(shape, 2)):
+                s = cut(p, 4, CENTER | SQUARES | WRITE, False, threads)
+                chunks = int(s.dims[5]) if s.family == "columns" else 0
+                ways.add((s.family, len(s.steps) > 1, chunks > 1))
     assert {("columns", True, False), ("columns", True, True), ("columns", False, False), ("runs", True, False)} <= ways

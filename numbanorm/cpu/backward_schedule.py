@@ -17,6 +17,7 @@ from .schedule import (
     STREAM_RUN,
     Schedule,
     balanced,
+    blocks_per_chunk,
     fold_for,
     fused_strips,
     power_of_two_above,
@@ -111,7 +112,7 @@ def columns_schedule(plan: Plan, itemsize: int, todo: int, threads: int) -> Sche
     units = plan.B * -(-groups // most)
     if not fused and beside > 1:
         fused = balanced(units, threads)
-    per_chunk = blocks if fused else power_of_two_above(-(-blocks * units // (4 * threads)))
+    per_chunk = blocks if fused else blocks_per_chunk(blocks, units, threads)
     chunks = -(-blocks // per_chunk)
     room = sixteens(most * length * max(fold, beside))
     stack = max(SUMS * PIECE * (2 + blocks.bit_length()), 16 * LEVELS)
@@ -135,7 +136,7 @@ def rows_schedule(plan: Plan, itemsize: int, todo: int, threads: int) -> Schedul
     step, padded = block_rows.py_func(rows), sixteens(length)
     blocks, room = -(-rows // step), padded * groups
     fused = room <= WIDEST and (threads == 1 or balanced(blocks, threads))
-    per_chunk = power_of_two_above(-(-blocks // (8 * threads)) if threads > 1 else blocks)
+    per_chunk = blocks_per_chunk(blocks, 1, threads)
     chunks = -(-blocks // per_chunk)
     span = span_for(length, rows * groups, 1 if fused else threads)
     spans, columns = -(-length // span), padded

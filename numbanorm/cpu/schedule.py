@@ -56,6 +56,17 @@ def power_of_two_above(n: int) -> int:
     return 1 << max(0, n - 1).bit_length()
 
 
+def blocks_per_chunk(blocks: int, units: int, threads: int) -> int:
+    """A power of two (an aligned subtree of the row tree): the largest with which threads are busy 90 % of the time.
+
+    Fewer chunks mean fewer sums to write and to join, which one thread does.
+    """
+    size = power_of_two_above(blocks)
+    while size > 1 and -(-units * -(-blocks // size) // threads) * threads * size * 0.9 > units * blocks:
+        size //= 2
+    return size
+
+
 def steps_for(fused: bool, todo: int, units: int, pieces: int, threads: int) -> tuple[tuple[int, int, int, int], ...]:
     """One step that does it all, or one after the other; joining is too little work for more than one thread."""
     if fused:
@@ -139,7 +150,7 @@ def columns_schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads
     units = plan.B * -(-groups // most)
     if not fused and beside > 1:
         fused = balanced(units, threads)
-    per_chunk = blocks if fused else power_of_two_above(-(-blocks * units // (4 * threads)))
+    per_chunk = blocks if fused else blocks_per_chunk(blocks, units, threads)
     chunks = -(-blocks // per_chunk)
     room = -(-most * length * max(fold, beside) // 16) * 16
     stack = PIECE * (2 + blocks.bit_length() + 1)
