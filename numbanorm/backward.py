@@ -45,7 +45,7 @@ def layer_norm_backward(
         (mean, rstd) as `layer_norm` returned them with return_stats=True, of shape x.shape[:-len(normalized_shape)]. The
         mean is taken to be that of x but for its rounding, which is made good.
     weight : array of shape normalized_shape, optional
-        As it was given to `layer_norm`.
+        As it was given to `layer_norm`; leaving out one that it had is an error.
     needs : (bool, bool, bool)
         Which of dx, dweight, dbias are wanted; what is not costs neither time nor memory traffic.
     out : array like x, optional
@@ -251,6 +251,8 @@ def _run(
     dy_ = checks.like("dy", dy, x_)
     mean, rstd = checks.stats(stats, p.stats_shape, center)
     w = checks.parameter("weight", weight, p.weight_shape)
+    if weight is None and getattr(stats, "weighted", False):
+        raise ValueError("weight must be given, for the forward call had one: got None; pass the same weight")
     if out is not None:
         if not needs[0]:
             raise ValueError(f"out is where dx is written: got needs={needs}; leave out away, or ask for dx")

@@ -20,11 +20,18 @@ from .checks import Array
 Result: TypeAlias = Any  # an array; with return_stats=True (array, Stats)
 
 
-class Stats(NamedTuple):
-    """What a norm measured, in float64: the mean (None for RMS norm) and 1 / sqrt(variance + eps)."""
-
+class _Pair(NamedTuple):
     mean: Array | None
     rstd: Array
+
+
+class Stats(_Pair):
+    """What a norm measured, in float64: the mean (None for RMS norm) and 1 / sqrt(variance + eps).
+
+    It remembers whether the call had a weight, so that a backward call that was not given one is told.
+    """
+
+    weighted: bool = False
 
 
 def layer_norm(
@@ -80,7 +87,7 @@ def layer_norm(
     x_, with_stats = checks.array("x", x), checks.flag("return_stats", return_stats)
     p = plan.trailing(x_.shape, plan.as_shape("normalized_shape", normalized_shape))
     y, stats = _run(p, x, x_, weight, bias, checks.eps(eps), out, backend, True, None, method)
-    return (y, _stats(p, stats)) if with_stats else y
+    return (y, _stats(p, stats, weight)) if with_stats else y
 
 
 def rms_norm(
@@ -123,7 +130,7 @@ def rms_norm(
     p = plan.trailing(x_.shape, plan.as_shape("normalized_shape", normalized_shape))
     number = _epsilon(x_.dtype) if eps is None else checks.eps(eps)
     y, stats = _run(p, x, x_, weight, None, number, out, backend, False, None, method)
-    return (y, _stats(p, stats, mean=False)) if with_stats else y
+    return (y, _stats(p, stats, weight, mean=False)) if with_stats else y
 
 
 def group_norm(
@@ -171,7 +178,7 @@ def group_norm(
     if p.B * p.count == 1:
         raise ValueError(_one_value("group", x_.shape))
     y, stats = _run(p, x, x_, weight, bias, checks.eps(eps), out, backend, True, None, method)
-    return (y, _stats(p, stats)) if with_stats else y
+    return (y, _stats(p, stats, weight)) if with_stats else y
 
 
 def instance_norm(
@@ -236,7 +243,7 @@ def instance_norm(
         tracked.update(stats.reshape(4, p.B, p.G), p.count)
     elif with_stats:
         stats = np.repeat(stats[:, None], p.B, axis=1).reshape(4, -1)
-    return (y, _stats(p, stats)) if with_stats else y
+    return (y, _stats(p, stats, weight)) if with_stats else y
 
 
 def batch_norm(
@@ -304,7 +311,7 @@ def batch_norm(
     y, stats = _run(p, x, x_, weight, bias, checks.eps(eps), out, backend, True, tracked, method)
     if own:
         tracked.update(stats[:, None], p.count)
-    return (y, _stats(p, stats)) if with_stats else y
+    return (y, _stats(p, stats, weight)) if with_stats else y
 
 
 class Running:
@@ -412,8 +419,10 @@ def _of_nothing(p: plan.Plan, eps: float, module: Any, given: tuple[Array, Array
     return module.normalize(one, x, x, None, None, eps, True, given, False)  # type: ignore[no-any-return]
 
 
-def _stats(p: plan.Plan, stats: Array, mean: bool = True) -> Stats:
-    return Stats(stats[0].reshape(p.stats_shape) if mean else None, stats[3].reshape(p.stats_shape))
+def _stats(p: plan.Plan, stats: Array, weight: Any, mean: bool = True) -> Stats:
+    measured = Stats(stats[0].reshape(p.stats_shape) if mean else None, stats[3].reshape(p.stats_shape))
+    measured.weighted = weight is not None
+    return measured
 
 
 def explain(function: Any, *args: Any, **kwargs: Any) -> str:

@@ -3,11 +3,13 @@ a table of its own for dy, stats, needs and where dx goes."""
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 from collections.abc import Callable
 from typing import Any
 
+import cases
 import numpy as np
 import pytest
 import test_bad_input as forward
@@ -202,3 +204,15 @@ def test_arguments_are_named(name: str) -> None:
     assert list(parameters)[-3:] == ["needs", "out", "backend"]
     with pytest.raises(TypeError, match=re.escape("positional argument")):
         FUNCTIONS[name](*(good(name)[k] for k in positional), good(name)["needs"])
+
+
+@pytest.mark.parametrize("case", [c for c in cases.TABLE[::9] if c.affine], ids=lambda c: c.name)
+def test_weight_that_the_forward_call_had(case: cases.Case) -> None:
+    """Stats know it; a plain pair of arrays is taken at its word."""
+    a = cases.arguments(case, cases.FLOAT32)
+    stats = cases.call(case, a, return_stats=True)[1]
+    without = dataclasses.replace(a, weight=None)
+    with pytest.raises(ValueError, match=r"weight must be given, .*: got None; pass the same weight"):
+        cases.call_backward(case, without, a.x, stats)
+    assert cases.call_backward(case, without, a.x, tuple(stats))[0].shape == a.x.shape
+    assert cases.call_backward(case, without, a.x, cases.call(case, without, return_stats=True)[1])[0].shape == a.x.shape
