@@ -87,3 +87,19 @@ def test_sums_are_those_of_numpy(rng: np.random.Generator) -> None:
         kept = 1 if case.norm == "layer" else case.channel_axis
         _, _, dbias = gradients(case, cases.Arguments(x), dy)
         assert np.array_equal(dbias, np.moveaxis(dy, kept, 0).reshape(case.shape[kept], -1).sum(axis=1))
+
+
+@pytest.mark.parametrize("family", ["rows_backward", "columns_backward", "runs_backward"])
+def test_a_small_call_is_one_step(family: str) -> None:
+    """All that one thread does, gradients of parameters too, is done in one call of the kernel."""
+    from numbanorm import plan
+    from numbanorm.cpu.backward_schedule import cut_backward
+    from numbanorm.cpu.jobs import CENTER, PARAMETERS, WRITE
+
+    p = {
+        "rows_backward": plan.trailing((8, 16), (16,)),
+        "columns_backward": plan.batch((8, 16), 1),
+        "runs_backward": plan.instance((2, 3, 200), 1),
+    }[family]
+    s = cut_backward(p, 4, CENTER | WRITE | PARAMETERS, 1)
+    assert (s.family, len(s.steps)) == (family, 1)

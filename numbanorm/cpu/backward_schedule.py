@@ -20,8 +20,10 @@ from .schedule import (
     blocks_per_chunk,
     fold_for,
     fused_strips,
+    parts_of,
     power_of_two_above,
     rows_sharing_loads,
+    sixteens,
     span_for,
 )
 from .sums import block_rows
@@ -49,17 +51,10 @@ def family_of(plan: Plan) -> str:
     return "rows_backward" if plan.T < LEAST_RUN else "runs_backward"
 
 
-def parts_of(itemsize: int) -> int:
-    """float64 numbers that an accumulator takes a lane; see `sums.parts_for`."""
-    return 2 if itemsize == 8 else 1
-
-
-def sixteens(n: int) -> int:
-    return -(-n // 16) * 16
-
-
 def channel_steps(plan: Plan, fused: bool, todo: int, units: int, pieces: int, threads: int) -> Steps:
     """Sums and dx in one step or in three, then the channels' sums over the samples."""
+    if fused and min(threads, units) == 1:
+        return ((FUSED, todo | ALONE, units, 1),)
     wide = min(threads, pieces)
     steps = (
         [(FUSED, todo, units, min(threads, units))]

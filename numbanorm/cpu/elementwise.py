@@ -15,9 +15,8 @@ from numba.core import cgutils
 
 from .jobs import ANCHOR, OFFSET, ROOT, SHIFT, SLOPE
 from .kernel import intrinsic, types
-from .products import places_for, product_term, update
 from .simd import F64, I64, Vec, broadcast, constant, fused, integer, load, misaligned, prefetch, sixteens, smaller, store
-from .sums import add_term, join, parts_for, read, split, write
+from .sums import add_term, join, parts_for, places_for, product_term, read, split, update, write
 
 
 def scale_and_shift(b: ir.IRBuilder, rstd: Any, c: Any, weight: Any, bias: Any) -> tuple[Any, Any]:

@@ -29,7 +29,23 @@ from .simd import (
     sixteens,
     smaller,
 )
-from .sums import TILE, add_term, drain, fold, join, number, parts_for, push, read, so_far, split, write
+from .sums import (
+    TILE,
+    add_term,
+    drain,
+    fold,
+    join,
+    number,
+    parts_for,
+    places_for,
+    product_term,
+    push,
+    read,
+    so_far,
+    split,
+    update,
+    write,
+)
 
 SUMS = 3  # u, u * d, d
 N = types.intp
@@ -42,20 +58,6 @@ def empty(tc: Any, x: Any, n: Any) -> Any:
     return t(x, n), lambda ctx, b, sig, a: constant(F64, 0.0, t.lanes * t.parts)
 
 
-def product_term(b: ir.IRBuilder, acc: list[Any], x: Any, y: Any) -> list[Any]:
-    """acc + x * y"""
-    if len(acc) == 1:
-        return [fused(b, x, y, acc[0])]
-    p = b.fmul(x, y)
-    return add_term(b, acc, p, fused(b, x, y, b.fneg(p)))
-
-
-def update(b: ir.IRBuilder, places: list[Any], add: Any) -> None:
-    """Replace the accumulator whose parts stand in `places` by what `add` makes of it."""
-    for place, part in zip(places, add([b.load(place) for place in places]), strict=True):
-        b.store(part, place)
-
-
 def add_products(b: ir.IRBuilder, sums: list[list[Any]], v: Any, u: Any, mean: Any, n: Any = None) -> None:
     """16 elements into the three accumulators; only the first `n` are there, if it is given, and u is 0 elsewhere."""
     d = b.fsub(v, mean)
@@ -64,10 +66,6 @@ def add_products(b: ir.IRBuilder, sums: list[list[Any]], v: Any, u: Any, mean: A
     update(b, sums[0], lambda acc: add_term(b, acc, u))
     update(b, sums[1], lambda acc: product_term(b, acc, u, d))
     update(b, sums[2], lambda acc: add_term(b, acc, d))
-
-
-def places_for(b: ir.IRBuilder, parts: list[Any]) -> list[Any]:
-    return [cgutils.alloca_once_value(b, part) for part in parts]
 
 
 @intrinsic

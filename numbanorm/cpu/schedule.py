@@ -56,6 +56,15 @@ def power_of_two_above(n: int) -> int:
     return 1 << max(0, n - 1).bit_length()
 
 
+def parts_of(itemsize: int) -> int:
+    """float64 numbers that an accumulator takes a lane; see `sums.parts_for`."""
+    return 2 if itemsize == 8 else 1
+
+
+def sixteens(n: int) -> int:
+    return -(-n // 16) * 16
+
+
 def blocks_per_chunk(blocks: int, units: int, threads: int) -> int:
     """A power of two (an aligned subtree of the row tree): the largest with which threads are busy 90 % of the time.
 
@@ -91,7 +100,7 @@ def span_for(length: int, runs: int, threads: int) -> int:
 def runs_schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads: int) -> Schedule:
     """Whole groups to a thread, or spans of runs where there are too few groups."""
     units, runs, length = plan.B * plan.G, plan.M, plan.K * plan.T
-    parts = 2 if itemsize == 8 else 1
+    parts = parts_of(itemsize)
     t = plan.T if affine else length
     if (length if t == 1 else t) < STREAM_RUN:
         todo &= ~STREAM
@@ -138,7 +147,7 @@ def columns_schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads
     rows = plan.M // fold
     beside = power_of_two_above(-(-BESIDE // (groups * length)))
     todo &= ~STREAM
-    parts = 2 if itemsize == 8 else 1
+    parts = parts_of(itemsize)
     step = block_rows.py_func(rows)
     blocks = -(-rows // step)
     measured = bool(todo & (CENTER | SQUARES))
@@ -152,7 +161,7 @@ def columns_schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads
         fused = balanced(units, threads)
     per_chunk = blocks if fused else blocks_per_chunk(blocks, units, threads)
     chunks = -(-blocks // per_chunk)
-    room = -(-most * length * max(fold, beside) // 16) * 16
+    room = sixteens(most * length * max(fold, beside))
     stack = PIECE * (2 + blocks.bit_length() + 1)
     steps = steps_for(fused, todo, units, units * chunks, threads)
     slots = max(s[3] for s in steps)

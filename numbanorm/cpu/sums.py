@@ -78,11 +78,23 @@ def add_term(b: ir.IRBuilder, acc: list[Any], high: Any, low: Any = None) -> lis
     return [s, b.fadd(acc[1], e if low is None else b.fadd(e, low))]
 
 
-def square_term(b: ir.IRBuilder, acc: list[Any], d: Any) -> list[Any]:
+def product_term(b: ir.IRBuilder, acc: list[Any], x: Any, y: Any) -> list[Any]:
+    """acc + x * y"""
     if len(acc) == 1:
-        return [fused(b, d, d, acc[0])]
-    p = b.fmul(d, d)
-    return add_term(b, acc, p, fused(b, d, d, b.fneg(p)))
+        return [fused(b, x, y, acc[0])]
+    p = b.fmul(x, y)
+    return add_term(b, acc, p, fused(b, x, y, b.fneg(p)))
+
+
+def places_for(b: ir.IRBuilder, parts: list[Any]) -> list[Any]:
+    """Variables that hold the parts of an accumulator."""
+    return [cgutils.alloca_once_value(b, part) for part in parts]
+
+
+def update(b: ir.IRBuilder, places: list[Any], add: Any) -> None:
+    """Replace the accumulator whose parts stand in `places` by what `add` makes of it."""
+    for place, part in zip(places, add([b.load(place) for place in places]), strict=True):
+        b.store(part, place)
 
 
 def parts_for(p: Any) -> int:
@@ -122,20 +134,18 @@ def add_elements(b: ir.IRBuilder, places: list[Any], v: Any, mean: Any, n: Any) 
 
     Only the first `n` are there, if it is given; an absent element adds nothing.
     """
-    acc = [b.load(place) for place in places]
     if mean is None:
-        acc = add_term(b, acc, v)
-    else:
-        d = b.fsub(v, mean)
-        acc = square_term(b, acc, d if n is None else b.select(first_lanes(b, n), d, constant(F64, 0.0)))
-    for place, part in zip(places, acc, strict=True):
-        b.store(part, place)
+        update(b, places, lambda acc: add_term(b, acc, v))
+        return
+    d = b.fsub(v, mean)
+    d = d if n is None else b.select(first_lanes(b, n), d, constant(F64, 0.0))
+    update(b, places, lambda acc: product_term(b, acc, d, d))
 
 
 def tile(b: ir.IRBuilder, t: Vec, element: Any, args: Any, mean: Any = None) -> Any:
     """args: p, i, n. Sum of the tile p[i : i + n], n <= 256: 8 steps x 32 lanes, each in order from +0.0, lanes by halves."""
     p, i, n = args
-    halves = [[cgutils.alloca_once_value(b, constant(F64, 0.0)) for _ in range(t.parts)] for _ in range(2)]
+    halves = [places_for(b, [constant(F64, 0.0)] * t.parts) for _ in range(2)]
 
     def enter(at: Any, rest: Any = None) -> None:
         for half, places in enumerate(halves):
@@ -346,7 +356,7 @@ def add_rows(b: ir.IRBuilder, element: Any, args: Any, means: Any = None) -> Non
     t = Vec(LANES, 2 if element == types.float64 else 1)
 
     def step(first: Any, count: Any, c: Any, n: Any) -> None:
-        acc = [cgutils.alloca_once_value(b, so_far(b, first, part)) for part in split(b, read(b, out, c, t), t)]
+        acc = places_for(b, [so_far(b, first, part) for part in split(b, read(b, out, c, t), t)])
         mean = None if means is None else load(b, types.float64, means, c)
         start = b.add(b.add(i, c), b.mul(first, stride))
         with cgutils.for_range(b, count, intp=I64) as row:
