@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..plan import Plan
-from .backward_schedule import cut_backward, family_of
+from ..tree import gradient_family
+from .backward_schedule import cut_backward
 from .jobs import ANCHOR, CENTER, M2, MEAN, ONE_READ, PARAMETERS, ROOT, RSTD, SQUARES, STREAM, UNIT, WRITE
 from .launch import GUARD, execute
 from .schedule import SERIAL, Schedule, cut
@@ -182,7 +183,7 @@ def differentiate(
 
 def scales(plan: Plan, given: bool, wanted: bool) -> bool:
     """Whether dx is dy * weight * rstd by the kernel of the forward pass: no sums are wanted, or they go with other rows."""
-    return given and (not wanted or family_of(plan) == "rows_backward")
+    return given and (not wanted or gradient_family(plan) == "rows")
 
 
 def scale(plan: Plan, dy: Array, dx: Array, weight: Array, rstd: Array, in_place: bool) -> None:

@@ -7,18 +7,17 @@ from functools import lru_cache
 import numpy as np
 
 from ..plan import Plan
-from .jobs import ALONE, APPLY, FUSED, JOIN, LANE_ROOM, LEVELS, MEASURE, PARAMETERS, PIECE, REDUCE, SHORT, STREAM, WRITE
+from ..tree import fold_for, gradient_family
+from .jobs import ALONE, APPLY, FUSED, JOIN, LANE_ROOM, LEVELS, MEASURE, PARAMETERS, PIECE, REDUCE, STREAM, WRITE
 from .machine import cache_bytes
 from .products import SUMS
 from .schedule import (
     BESIDE,
-    LEAST_RUN,
     MOST_COLUMNS,
     STREAM_RUN,
     Schedule,
     balanced,
     blocks_per_chunk,
-    fold_for,
     fused_strips,
     parts_of,
     power_of_two_above,
@@ -40,15 +39,8 @@ def cut_backward(plan: Plan, itemsize: int, todo: int, threads: int) -> Schedule
     """Cut `plan` for `threads` threads; todo: WRITE if dx is wanted, PARAMETERS if dweight or dbias is, and flags for both."""
     if todo & STREAM and 3 * plan.size * itemsize <= cache_bytes(3):
         todo &= ~STREAM
-    schedule = {"columns_backward": columns_schedule, "rows_backward": rows_schedule, "runs_backward": runs_schedule}
-    return schedule[family_of(plan)](plan, itemsize, todo, threads)
-
-
-def family_of(plan: Plan) -> str:
-    """Where the elements lie that share a weight; part of the tree."""
-    if plan.M > 1 and (plan.K * plan.T < SHORT or plan.T < LEAST_RUN):
-        return "columns_backward"
-    return "rows_backward" if plan.T < LEAST_RUN else "runs_backward"
+    schedule = {"columns": columns_schedule, "rows": rows_schedule, "runs": runs_schedule}
+    return schedule[gradient_family(plan)](plan, itemsize, todo, threads)
 
 
 def channel_steps(plan: Plan, fused: bool, todo: int, units: int, pieces: int, threads: int) -> Steps:

@@ -6,7 +6,7 @@ tree for each column, then the run tree over the L column sums:
     row tree    blocks of R rows in order, starting from +0.0; block sums in adjacent pairs
     run tree    one tile: 32 lanes in order, lanes by halves
 
-Where W is small, `fold` rows side by side are one row (fold a power of two that divides M, see `schedule.fold_for`), and a
+Where W is small, `fold` rows side by side are one row (fold a power of two that divides M, see `tree.fold_for`), and a
 group has fold*L columns: so three channels fill a vector too.
 
 A unit is a *strip*: some neighbouring groups of one sample, at best so few that their columns stay in the cache between

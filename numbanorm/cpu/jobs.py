@@ -17,7 +17,6 @@ UNIT = 8
 ANCHOR, ROOT, SLOPE, SHIFT, DELTA, OFFSET = 0, 1, 2, 3, 4, 5
 
 LEVELS = 64  # of a pairs tree: its stack never holds more
-SHORT = 128  # elements of a run below which a group's runs are summed column by column; part of the tree
 PIECE = 512  # columns that are worked on together: their sums, or mean, scale and shift, stay in L1
 LANE_ROOM = 32  # accumulators that the run tree over columns uses
 TALL = 128  # elements between rows up to which a block's rows are added column by column, not eight rows at a time

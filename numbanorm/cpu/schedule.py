@@ -9,16 +9,15 @@ from typing import Any
 import numpy as np
 
 from ..plan import Plan
-from .jobs import APPLY, CENTER, FUSED, JOIN, LANE_ROOM, LEVELS, MEASURE, ONE_READ, PIECE, SHORT, SQUARES, STREAM, WRITE
+from ..tree import LEAST_RUN, SHORT, by_columns, fold_for
+from .jobs import APPLY, CENTER, FUSED, JOIN, LANE_ROOM, LEVELS, MEASURE, ONE_READ, PIECE, SQUARES, STREAM, WRITE
 from .machine import cache_bytes
 from .runs import rows_together
 from .sums import TILE, block_rows
 
 SERIAL = 32768  # elements below which waking the threads (about 10 us) costs more than it saves: threads is 1
-LEAST_RUN = 16  # elements that share their parameters, from which on normalizing them as a run is worth a call
 STREAM_RUN = 1024  # elements of a run from which on streaming pays although its ends are not aligned
 MOST_COLUMNS = 4096  # of a strip: its sums and parameters must stay in the cache
-LEAST_COLUMNS = 64  # narrower rows are summed side by side; part of the tree
 BESIDE = 512  # columns that are normalized side by side, where a row has fewer
 LEAST_STRIP = 256  # columns: 1 KiB of float32; shorter pieces of a row waste what memory brings along
 
@@ -40,9 +39,8 @@ def cut(plan: Plan, itemsize: int, todo: int, affine: bool, threads: int) -> Sch
     """Cut `plan` for `threads` threads; `todo`: flags of `jobs`, STREAM allowed or not."""
     if todo & STREAM and 2 * plan.size * itemsize <= cache_bytes(3):
         todo &= ~STREAM
-    length = plan.K * plan.T
     measured = bool(todo & (CENTER | SQUARES))
-    if plan.M > 1 and length < SHORT and (measured or plan.T < LEAST_RUN):
+    if by_columns(plan) and (measured or plan.T < LEAST_RUN):
         return columns_schedule(plan, itemsize, todo, affine, threads)
     return runs_schedule(plan, itemsize, todo, affine, threads)
 
@@ -120,14 +118,6 @@ def runs_schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads: i
     how = "each thread takes whole groups" if fused else f"cut into spans of {span} elements for {threads} threads"
     reason = f"runs of {length} contiguous elements, {runs} a group, {units} groups; {how}"
     return Schedule("runs", steps, dims, work, kept, reason)
-
-
-def fold_for(rows: int, width: int) -> int:
-    """Rows that count as one: as many as make LEAST_COLUMNS columns, if they divide the rows. Part of the tree."""
-    fold = 1
-    while fold * width < LEAST_COLUMNS and rows % (2 * fold) == 0:
-        fold *= 2
-    return fold
 
 
 def rows_sharing_loads(columns: int, itemsize: int) -> int:

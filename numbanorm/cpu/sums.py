@@ -12,6 +12,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils
 
+from .. import tree
 from .jobs import CENTER, LOW, M2, MEAN, RSTD, SQUARES
 from .kernel import device, intrinsic, types
 from .simd import (
@@ -33,7 +34,7 @@ from .simd import (
     vector,
 )
 
-TILE = 256  # elements of a run that 32 lanes add in 8 steps before pairs begin
+TILE = tree.TILE
 
 
 def take(b: ir.IRBuilder, v: Any, lanes: list[int]) -> Any:
@@ -292,12 +293,7 @@ def drain(stack, at, stride, leaves, like):
     return s
 
 
-@device()
-def block_rows(rows):
-    """How many rows are added in order before pairs begin: fewer when there are few, so that they can be shared out."""
-    if rows >= 4096:
-        return 32
-    return 16 if rows >= 2048 else 8
+block_rows = device()(tree.block_rows)
 
 
 @intrinsic

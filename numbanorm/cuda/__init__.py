@@ -1,0 +1,130 @@
+"""The CUDA backend: Numba kernels that share the CPU's trees, and so the bits of its statistics.
+
+A backend is a module that offers these functions over a plan and arrays; `dispatch` knows no more of it. Arrays are
+`arrays.DeviceArray`; everything is launched on the stream of the library that made x, and nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..plan import Plan
+from .arrays import DeviceArray
+from .driver import DRIVER
+from .schedule import Call, Schedule, backward, forward
+
+__all__ = ["differentiate", "explain", "explain_backward", "measure", "normalize"]
+
+Arrays = dict[str, "DeviceArray | None"]
+
+
+def run(s: Schedule, x: DeviceArray, arrays: Arrays, eps: float = 0.0) -> None:
+    """Launch all steps on x's stream."""
+    if s.work:
+        arrays["work"] = x.kind.empty((s.work,), "float64", x)
+    prepared = s.prepared.get(x.device)
+    if prepared is None:
+        prepared = s.prepared[x.device] = [(DRIVER.ready(k.kernel, k.kinds, x.device), k) for k in s.steps]
+    stream, pointer = x.kind.stream(x), DRIVER.pointer
+
+    def resolved(a: Any) -> Any:
+        if type(a) is int or type(a) is float:
+            return a
+        if type(a) is str:
+            return eps if a == "eps" else pointer(arrays.get(a), 0)
+        return pointer(None, 0) if a is None else pointer(arrays[a.name], a.offset)
+
+    for ready, step in prepared:
+        DRIVER.launch(ready, step.grid, step.block, stream, tuple([resolved(a) for a in step.arguments]))
+
+
+def types_of(arrays: Arrays) -> tuple[tuple[str, str | None], ...]:
+    return tuple([(name, None if a is None else a.dtype.name) for name, a in arrays.items()])
+
+
+def aligned(*arrays: DeviceArray | None) -> bool:
+    """Whether 16-byte accesses are possible: a misaligned one would end the context."""
+    together = 0
+    for a in arrays:
+        if a is not None:
+            together |= a.address
+    return together & 15 == 0
+
+
+def normalize(
+    plan: Plan,
+    x: DeviceArray,
+    y: DeviceArray,
+    weight: DeviceArray | None,
+    bias: DeviceArray | None,
+    eps: float,
+    center: bool,
+    given: tuple[DeviceArray, DeviceArray] | None,
+    one_read: bool,
+) -> DeviceArray:
+    """Write the normalized x to y (which may be x) and return the statistics; see `numbanorm.cpu.normalize`."""
+    mean, var = given or (None, None)
+    arrays: Arrays = {"x": x, "y": y, "w": weight, "b": bias, "mean": mean, "var": var}
+    pointwise = (weight, bias) if plan.T == 1 else ()
+    call = Call(types_of(arrays), center, given is not None, aligned(x, y, *pointwise), one_read)
+    stats = arrays["stats"] = x.kind.empty((4, plan.B * plan.G), "float64", x)
+    run(forward(plan, call), x, arrays, eps)
+    return stats
+
+
+def measure(plan: Plan, x: DeviceArray, one_read: bool) -> DeviceArray:
+    """The statistics of `normalize` with eps 0, and nothing written."""
+    arrays: Arrays = {"x": x, "w": None, "b": None}
+    stats = arrays["stats"] = x.kind.empty((4, plan.B * plan.G), "float64", x)
+    call = Call(types_of({"x": x, "w": None, "b": None}), True, False, aligned(x), one_read, write=False)
+    run(forward(plan, call), x, arrays)
+    return stats
+
+
+def differentiate(
+    plan: Plan,
+    x: DeviceArray,
+    dy: DeviceArray,
+    dx: DeviceArray | None,
+    weight: DeviceArray | None,
+    mean: DeviceArray | None,
+    rstd: DeviceArray,
+    center: bool,
+    given: bool,
+    parameters: tuple[bool, ...],
+    grads: DeviceArray | None,
+) -> None:
+    """Write the gradient of x to dx (which may be x or dy), and those of weight and bias to grads (2, G * K)."""
+    if not parameters[0] and (dx is None or given):
+        x = dy  # for dbias x need not be read
+    arrays: Arrays = {"x": x, "dy": dy, "dx": dx, "w": weight, "mean": mean, "rstd": rstd, "grads": grads}
+    pointwise = (weight,) if plan.T == 1 else ()
+    call = Call(
+        types_of(arrays),
+        mean is not None,
+        given,
+        aligned(x, dy, dx, *pointwise),
+        write=dx is not None,
+        parameters=any(parameters),
+    )
+    run(backward(plan, call), x, arrays)
+
+
+def explain(plan: Plan, x: DeviceArray, center: bool, given: bool, one_read: bool, affine: bool) -> str:
+    """Which kernels would run, and why."""
+    parameter = x.dtype.name if affine else None
+    types = {"x": x.dtype.name, "y": x.dtype.name, "w": parameter, "b": parameter, "mean": "float64", "var": "float64"}
+    return told(forward(plan, Call(tuple(types.items()), center, given, aligned(x), one_read)))
+
+
+def explain_backward(plan: Plan, x: DeviceArray, center: bool, given: bool, needs: tuple[bool, ...]) -> str:
+    """Which kernels would compute gradients, and why."""
+    name = x.dtype.name
+    types = {"x": name, "dy": name, "dx": name, "w": name, "mean": "float64", "rstd": "float64", "grads": name}
+    call = Call(tuple(types.items()), center, given, aligned(x), write=needs[0], parameters=any(needs[1:]))
+    return told(backward(plan, call))
+
+
+def told(s: Schedule) -> str:
+    launches = ", ".join(f"{k.kernel.build.__name__} {k.grid} x {k.block}" for k in s.steps)
+    return f"cuda, {s.reason}; kernels (blocks x threads): {launches}"

@@ -1,0 +1,138 @@
+"""From a kernel's Python function to machine code, on any machine that has the compiler's wheels; and a disk cache of it.
+
+The cache is keyed on the source of this package and the compiler's versions, as the CPU's is, so it cannot be stale; a cache
+that cannot be read or written costs a compilation and is never an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import os
+import re
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba.misc.appdirs import AppDirs
+
+NAME = re.compile(rb"\.text\.([\w$.]+)")  # the section that holds a kernel's code is called after it
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What `build(*constants)` makes, for blocks of at most `threads` threads."""
+
+    build: Callable[..., Any]
+    constants: tuple[Any, ...]
+    threads: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.build.__name__}{self.constants}"
+
+
+def arguments(kinds: tuple[str, ...]) -> list[Any]:
+    """Numba types of a kernel's arguments: "int", "float", or the dtype behind a pointer."""
+    from .intrinsics import POINTERS, types
+
+    scalars = {"int": types.int64, "float": types.float64}
+    return [scalars[k] if k in scalars else POINTERS[k] for k in kinds]
+
+
+def intermediate(kernel: Kernel, kinds: tuple[str, ...], capability: tuple[int, int]) -> bytes:
+    """LTO-IR of a kernel."""
+    from numba import cuda
+
+    signature = numba.void(*arguments(kinds))
+    built = kernel.build(*kernel.constants)
+    code, _ = cuda.compile(
+        built, signature, device=False, abi="numba", cc=capability, output="ltoir", launch_bounds=kernel.threads
+    )
+    return bytes(code)
+
+
+def linked(code: bytes, capability: tuple[int, int], what: str = "cubin") -> tuple[bytes, str]:
+    """LTO-IR -> a cubin (or the PTX it is made from), and what the linker said of registers and memory."""
+    from cuda.bindings import nvjitlink as linker
+
+    options = [f"-arch=sm_{capability[0]}{capability[1]}", "-lto", "-verbose", *(["-ptx"] if what == "ptx" else [])]
+    handle = linker.create(len(options), options)
+    try:
+        linker.add_data(handle, linker.InputType.LTOIR, code, len(code), "numbanorm")
+        linker.complete(handle)
+        size, get = (
+            (linker.get_linked_ptx_size, linker.get_linked_ptx)
+            if what == "ptx"
+            else (linker.get_linked_cubin_size, linker.get_linked_cubin)
+        )
+        result, log = bytearray(size(handle)), bytearray(linker.get_info_log_size(handle))
+        get(handle, result)
+        if log:
+            linker.get_info_log(handle, log)
+    finally:
+        linker.destroy(handle)
+    return bytes(result), log.decode(errors="replace")
+
+
+@cache
+def source_key() -> str:
+    """Digest of every source file of the kernels, and of the compiler's versions."""
+    here = Path(__file__).parent
+    digest = hashlib.sha256()
+    for package in ("numba", "llvmlite", "numba-cuda", "nvidia-nvjitlink", "nvidia-nvjitlink-cu12", "nvidia-nvvm", "cuda-core"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            digest.update(f"{package} {importlib.metadata.version(package)}\0".encode())
+    for path in [*sorted(here.glob("*.py")), here.parent / "tree.py"]:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def cache_file(kernel: Kernel, kinds: tuple[str, ...], capability: tuple[int, int]) -> Path | None:
+    """Where a cubin is kept; None when NUMBANORM_CACHE=0 switches the cache off."""
+    if os.environ.get("NUMBANORM_CACHE") == "0":
+        return None
+    folder = Path(numba.config.CACHE_DIR or AppDirs("numbanorm", appauthor=False).user_cache_dir)
+    key = hashlib.sha256(f"{kernel.name} {kernel.threads} {kinds} {capability}".encode()).hexdigest()
+    return folder / f"numbanorm-cuda-{source_key()[:16]}" / f"{kernel.build.__name__}-{key[:32]}.cubin"
+
+
+def cubin(kernel: Kernel, kinds: tuple[str, ...], capability: tuple[int, int]) -> bytes:
+    """The machine code of a kernel, from the cache where it is there."""
+    path = cache_file(kernel, kinds, capability)
+    if path is not None:
+        with contextlib.suppress(OSError):
+            found = path.read_bytes()
+            digest, code = found[:32], found[32:]
+            if hashlib.sha256(code).digest() == digest:  # a file that was cut short is not
+                return code
+    code, _ = linked(intermediate(kernel, kinds, capability), capability)
+    if path is not None:
+        with contextlib.suppress(OSError):
+            keep(path, hashlib.sha256(code).digest() + code)
+    return code
+
+
+def keep(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: another process may be writing it too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except OSError:
+        os.unlink(temporary)
+        raise
+
+
+def entry(code: bytes) -> str:
+    """The name of the kernel in a cubin; all that it calls is inlined."""
+    names = set(NAME.findall(code))
+    assert len(names) == 1, f"a cubin must hold one kernel: got {names}"
+    return names.pop().decode()

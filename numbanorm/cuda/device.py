@@ -1,0 +1,19 @@
+"""What kernels are written with: `intrinsics`, or their twins in plain Python where Numba simulates a GPU."""
+
+from __future__ import annotations
+
+from numba import config
+
+SIMULATED = bool(config.ENABLE_CUDASIM)
+if SIMULATED:
+    from . import simulated as chosen
+else:
+    from . import intrinsics as chosen  # type: ignore[no-redef]
+
+barrier, block, compiled, device, div, exchange, fma = (
+    chosen.barrier, chosen.block, chosen.compiled, chosen.device, chosen.div, chosen.exchange, chosen.fma,
+)  # fmt: skip
+load1, load4, mul, read1, read4, root, store1, store4 = (
+    chosen.load1, chosen.load4, chosen.mul, chosen.read1, chosen.read4, chosen.root, chosen.store1, chosen.store4,
+)  # fmt: skip
+quotient, thread, threads = chosen.quotient, chosen.thread, chosen.threads

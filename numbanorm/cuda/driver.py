@@ -1,0 +1,112 @@
+"""Launching kernels: on a device, or in Numba's simulator. One place that knows how."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+from typing import Any
+
+from numba import config
+
+from .compiler import Kernel, cubin, entry
+
+Arguments = tuple[Any, ...]
+
+
+@cache
+def why_not() -> str | None:
+    """Why kernels cannot run here, and what would help; None where they can."""
+    if config.ENABLE_CUDASIM:
+        return None
+    missing = [name for name in ("numba_cuda", "cuda.core") if not installed(name)]
+    if missing:
+        return (
+            f"CUDA must be installed: {' and '.join(missing)} cannot be imported; "
+            f"write pip install 'numbanorm[cuda13]' (or [cuda12] for a CUDA 12 driver)"
+        )
+    from cuda.bindings import driver
+
+    try:
+        (error,) = driver.cuInit(0)
+        count = driver.cuDeviceGetCount()[1] if int(error) == 0 else 0
+    except Exception as e:  # no libcuda.so: cuda.bindings has changed the type of this error
+        return f"CUDA must have a driver: {' '.join(str(e).split())}; install NVIDIA's driver, or leave backend out"
+    if int(error) != 0 or count == 0:
+        return f"CUDA must have a device: the driver answers {error!r} with {count} devices; leave backend out"
+    return None
+
+
+def installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+class Simulator:
+    """Numba's simulator: pointers are NumPy arrays, and a warp exchanges through the block."""
+
+    block_threads = 32  # of kernels that may have any number: each is a thread of the operating system
+
+    def __init__(self) -> None:
+        self.kernels: dict[Kernel, Any] = {}
+
+    def ready(self, kernel: Kernel, kinds: tuple[str, ...], device: int) -> Any:
+        from .device import compiled
+
+        if kernel not in self.kernels:
+            self.kernels[kernel] = compiled(kernel.build(*kernel.constants))
+        return self.kernels[kernel]
+
+    def pointer(self, array: Any, offset: int) -> Any:
+        from .simulated import Pointer
+
+        return None if array is None else Pointer(array.memory, offset)
+
+    def launch(self, ready: Any, grid: int, block: int, stream: int, arguments: Arguments) -> None:
+        ready[grid, block](*arguments)
+
+
+class Hardware:
+    """A device, by way of cuda.core."""
+
+    block_threads = 128
+
+    def __init__(self) -> None:
+        self.kernels: dict[Any, Any] = {}
+        self.streams: dict[int, Any] = {}
+        self.configurations: dict[tuple[int, int], Any] = {}
+
+    def ready(self, kernel: Kernel, kinds: tuple[str, ...], device: int) -> Any:
+        """The loaded kernel; a library is loaded once for all devices of a compute capability."""
+        from cuda.core import Device, ObjectCode
+
+        capability = tuple(Device(device).compute_capability)
+        key = (kernel, kinds, capability)
+        if key not in self.kernels:
+            code = cubin(kernel, kinds, capability)
+            self.kernels[key] = ObjectCode.from_cubin(code).get_kernel(entry(code))
+        return self.kernels[key]
+
+    def pointer(self, array: Any, offset: int) -> int:
+        return 0 if array is None else array.address + offset * array.itemsize
+
+    def stream(self, handle: int) -> Any:
+        found = self.streams.get(handle)
+        if found is None:
+            from cuda.core import LEGACY_DEFAULT_STREAM, Stream
+
+            found = LEGACY_DEFAULT_STREAM if handle == 0 else Stream.from_handle(handle)
+            self.streams[handle] = found
+        return found
+
+    def launch(self, ready: Any, grid: int, block: int, stream: int, arguments: Arguments) -> None:
+        from cuda.core import LaunchConfig, launch
+
+        configuration = self.configurations.get((grid, block))
+        if configuration is None:
+            configuration = self.configurations[grid, block] = LaunchConfig(grid=grid, block=block)
+        launch(self.stream(stream), configuration, ready, *arguments)
+
+
+DRIVER: Any = Simulator() if config.ENABLE_CUDASIM else Hardware()

@@ -1,0 +1,498 @@
+"""Which kernels run, in which launches, and what they are told: integers only, and never a bit of the result.
+
+A *step* is a launch. Its arguments are names of arrays, parts of them, integers and floats, so that a schedule is made once for
+a plan and serves every call of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from ..plan import Plan
+from ..tree import TILE, block_rows, by_columns, fold_for, gradient_family
+from . import apply, joins, partial, rows
+from .compiler import Kernel
+from .driver import DRIVER
+from .elementwise import LOW, MEAN, RSTD
+
+SLOTS = 16  # of a block of 128 threads
+MOST_HELD = 64  # slots of a row that a block holds in registers: 512 threads of 128 registers each
+FEW = 64  # rows below which longer ones are cut up: a device has more than a hundred multiprocessors
+ROWS_TOGETHER = 8  # of each thread in an elementwise kernel for columns
+
+
+@dataclass(frozen=True)
+class Part:
+    """An array from one of its elements on."""
+
+    name: str
+    offset: int
+
+
+@dataclass(frozen=True)
+class Step:
+    kernel: Kernel
+    kinds: tuple[str, ...]
+    grid: int
+    block: int
+    arguments: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a schedule depends on, beside the plan. Types are dtype names; None for what is not there."""
+
+    types: tuple[tuple[str, str | None], ...]
+    center: bool
+    given: bool
+    aligned: bool  # all addresses allow 16-byte accesses
+    one_read: bool = False
+    write: bool = True  # y, or dx
+    parameters: bool = False  # dweight and dbias
+
+
+@dataclass
+class Schedule:
+    """Steps, and float64 elements of work space; made by adding to it."""
+
+    types: dict[str, str | None]
+    work: int = 0
+    steps: list[Step] = field(default_factory=list)
+    reason: str = ""
+    prepared: dict[int, list[Any]] = field(default_factory=dict)  # device -> what to launch
+
+    @property
+    def parts(self) -> int:
+        """float64 numbers of an accumulator."""
+        return 2 if self.types["x"] == "float64" else 1
+
+    def room(self, accumulators: int) -> Part:
+        """Work space."""
+        part = Part("work", self.work)
+        self.work += accumulators * self.parts
+        return part
+
+    def add(
+        self, build: Any, constants: tuple[Any, ...], grid: int, block: int, arguments: tuple[Any, ...], most: int = 0
+    ) -> None:
+        kernel = Kernel(build, constants, most or block)
+        self.steps.append(Step(kernel, tuple(self.kind(a) for a in arguments), grid, block, arguments))
+
+    def kind(self, argument: Any) -> str:
+        """The type of an argument; an array that is not there is never read, so any type does."""
+        if isinstance(argument, float) or argument == "eps":
+            return "float"
+        if isinstance(argument, str):
+            return self.types.get(argument) or "float64"
+        return "int" if isinstance(argument, int) else "float64"
+
+
+def power_of_two_above(n: int) -> int:
+    return 1 << max(0, n - 1).bit_length()
+
+
+def slots_for(length: int) -> int:
+    """Slots of a row: 1, 2 or a multiple of 4 that holds it."""
+    tiles = -(-length // TILE)
+    return tiles if tiles <= 2 else -(-tiles // 4) * 4
+
+
+# --- sums: partial ones, and joining them ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Items:
+    """How runs are cut: into `spans` items of `span` elements, `per` slots each."""
+
+    runs: int
+    length: int
+    per: int
+    wide: bool
+
+    @property
+    def span(self) -> int:
+        return self.per * TILE
+
+    @property
+    def spans(self) -> int:
+        return -(-self.length // self.span)
+
+    @property
+    def n(self) -> int:
+        return self.runs * self.spans
+
+    @property
+    def block(self) -> int:
+        """Threads: of as many items as the driver likes, but of whole ones."""
+        return max(DRIVER.block_threads, 8 * self.per)
+
+    @property
+    def grid(self) -> int:
+        return -(-self.n // (self.block // 8 // self.per))
+
+
+def items_of(runs: int, length: int, wide: bool) -> Items:
+    return Items(runs, length, min(SLOTS, power_of_two_above(-(-length // TILE))), wide and length % 4 == 0)
+
+
+def fewer(s: Schedule, sums: Part, planes: int, n: int, columns: int, most: int) -> tuple[Part, int]:
+    """Parts (planes, n, columns) joined in pairs until there are at most `most`."""
+    while n > most:
+        less = -(-n // joins.FACTOR)
+        size = planes * less * columns
+        out = s.room(size)
+        s.add(joins.pairs, (s.parts,), -(-size // partial.BLOCK), partial.BLOCK, (sums, out, size, n, less, columns))
+        sums, n = out, less
+    return sums, n
+
+
+def join_block(outer: int, inner: int) -> tuple[int, int]:
+    """Threads of a block that joins outer x inner sums, and of each inner group."""
+    width = power_of_two_above(inner)
+    wanted = max(power_of_two_above(outer) * width, 32)
+    return min(joins.MOST, wanted), width
+
+
+def join(
+    s: Schedule, kind: int, out: Any, sums: Part, units: int, outer: int, inner: int, by_rows: bool, strides: tuple[int, ...],
+    count: float = 1.0, eps: Any = 0.0,
+) -> None:  # fmt: skip
+    """strides: groups, a plane, a sample, a group, columns, a row, a part; see `joins.partial_sums`."""
+    tree_rows = block_rows(outer)
+    block, width = join_block(outer, inner)
+    arguments = (sums, out, "stats", units, count, eps, outer, inner, width, tree_rows, *strides)
+    s.add(joins.join, (kind, s.parts, by_rows), units, block, arguments, most=joins.MOST)
+
+
+def most_parts(outer: int) -> int:
+    """Parts that a join takes: a block of 1024 threads must hold those of a block of rows."""
+    return 32 if outer > 1 else joins.MOST
+
+
+def join_runs(
+    s: Schedule, plan: Plan, kind: int, out: Any, sums: Part, i: Items, groups: int, planes: int, **more: Any
+) -> None:
+    """Sums of items of runs, `groups` to a row, to their units."""
+    sums, inner = fewer(s, sums, planes * i.runs, i.spans, 1, most_parts(plan.M))
+    strides = (groups, i.runs * inner, plan.M * groups * inner, inner, 1, groups * inner, 1)
+    join(s, kind, out, sums, plan.B * groups, plan.M, inner, True, strides, **more)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How columns are cut: blocks of threads take `span` columns and `per` blocks of rows. Rows may be folded."""
+
+    samples: int
+    rows: int
+    width: int
+    wide: bool
+
+    @property
+    def span(self) -> int:
+        return 4 * min(32, power_of_two_above(-(-self.width // 4)))
+
+    @property
+    def per(self) -> int:
+        return 4 * partial.BLOCK // self.span
+
+    @property
+    def tree_rows(self) -> int:
+        return block_rows(self.rows)
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.rows // self.tree_rows)
+
+    @property
+    def chunks(self) -> int:
+        return -(-self.blocks // self.per)
+
+    @property
+    def strips(self) -> int:
+        return -(-self.width // self.span)
+
+
+def grid_of(samples: int, rows_: int, width: int, wide: bool) -> Grid:
+    return Grid(samples, rows_, width, wide and width % 4 == 0)
+
+
+def folded(plan: Plan, wide: bool) -> Grid:
+    width = plan.G * plan.K * plan.T
+    fold = fold_for(plan.M, width)
+    return grid_of(plan.B, plan.M // fold, fold * width, wide)
+
+
+def sum_columns(
+    s: Schedule, kind: int, g: Grid, arrays: tuple[Any, ...], real: int, length: int, groups: int, flags: tuple[bool, ...]
+) -> tuple[Part, int]:
+    """Partial sums of columns -> where they are, and how many chunks of them."""
+    planes, both = partial.PLANES[kind], kind == partial.BOTH
+    chunks = g.blocks if both else g.chunks
+    out = s.room(planes * g.samples * chunks * g.width)
+    sizes = (g.samples, g.rows, g.width, real, length, groups, g.span, g.tree_rows, g.chunks, g.per)
+    grid = g.samples * g.chunks * g.strips
+    s.add(partial.columns, (kind, g.wide, s.parts, *flags), grid, partial.BLOCK, (*arrays, out, *sizes))
+    return out, chunks
+
+
+def join_columns(
+    s: Schedule, kind: int, out: Any, sums: Part, g: Grid, chunks: int, planes: int, real: int, columns: int, **more: Any
+) -> None:
+    """Chunks of columns' sums to their units, of `columns` columns each (times what is folded)."""
+    outer = g.width // real * columns
+    sums, inner = fewer(s, sums, planes * g.samples, chunks, g.width, most_parts(outer))
+    strides = (real // columns, g.samples * inner * g.width, inner * g.width, columns, columns, real, g.width)
+    join(s, kind, out, sums, g.samples * (real // columns), outer, inner, False, strides, **more)
+
+
+# --- forward ---------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1024)
+def forward(plan: Plan, call: Call) -> Schedule:
+    """x -> statistics and y. Arrays: x, y, w, b, stats (4, units); mean and var if they are given."""
+    s = Schedule(dict(call.types))
+    measured = not call.given
+    if measured and call.write and not call.one_read and held(plan, call, s.parts):
+        rows_forward(s, plan, call)
+        return s
+    units = plan.B * plan.G
+    columns = by_columns(plan) and (measured or plan.T < 16)
+    if call.given:
+        s.add(apply.prepare, (), -(-units // partial.BLOCK), partial.BLOCK, ("mean", "var", "stats", units, "eps"))
+    elif columns:
+        measure_columns(s, plan, call)
+    else:
+        measure_runs(s, plan, call)
+    if call.write:
+        (write_columns if columns else write_runs)(s, plan, call, ("x", "y"), False)
+    length = plan.K * plan.T
+    how = "columns side by side" if columns else f"runs of {length} contiguous elements"
+    s.reason = f"{how}, {plan.M} a group, {units} groups; sums of parts, then y: {len(s.steps)} launches"
+    return s
+
+
+def held(plan: Plan, call: Call, parts: int) -> bool:
+    """Whether a block of threads holds a whole group in registers, and there are groups enough."""
+    length = plan.K * plan.T
+    per = slots_for(length)
+    most = MOST_HELD if call.aligned and length % 4 == 0 and parts == 1 else MOST_HELD // 2
+    return plan.M == 1 and per <= most and (plan.B * plan.G >= FEW or per <= SLOTS)
+
+
+def row_shape(units: int, per: int) -> tuple[int, int]:
+    """Blocks and threads for rows of `per` slots each."""
+    block = max(DRIVER.block_threads, 8 * per) if per <= 4 else 8 * per
+    return -(-units // (block // 8 // per)), block
+
+
+def most_threads(wide: bool, parts: int) -> int:
+    """Threads that a block of rows may have: registers for all that they hold."""
+    return 8 * MOST_HELD if wide and parts == 1 else 4 * MOST_HELD
+
+
+def rows_forward(s: Schedule, plan: Plan, call: Call) -> None:
+    length, units = plan.K * plan.T, plan.B * plan.G
+    per, wide = slots_for(length), call.aligned and length % 4 == 0
+    grid, block = row_shape(units, per)
+    weighted, biased = s.types["w"] is not None, s.types["b"] is not None
+    t = plan.T if weighted or biased else length
+    constants = (wide, s.parts, call.center, t == 1, weighted, biased)
+    sizes = (units, plan.G, length, t, per, float(plan.count), "eps")
+    s.add(rows.rows_forward, constants, grid, block, ("x", "w", "b", "y", "stats", *sizes), most_threads(wide, s.parts))
+    s.reason = (
+        f"{units} groups of {length} contiguous elements, each held in registers by {max(8 * per, 8)} threads; one launch"
+    )
+
+
+def measure_runs(s: Schedule, plan: Plan, call: Call) -> None:
+    length, runs = plan.K * plan.T, plan.B * plan.M * plan.G
+    count = float(plan.count)
+    if call.one_read and call.center:
+        i = Items(runs, length, 1, call.aligned and length % 4 == 0)
+        moments = s.room(2 * i.n)
+        s.add(partial.tile_moments, (i.wide, s.parts), i.grid, i.block, ("x", moments, i.n, i.spans, length), 128)
+        join_runs(s, plan, joins.CENTER, "stats", moments, i, plan.G, 1, count=count)
+        sizes = (i.n, i.spans, TILE, length, plan.M * plan.G, plan.G, 1, 1)
+        s.add(partial.merge, (s.parts, False), -(-i.n // partial.BLOCK), partial.BLOCK, (moments, Part("stats", 0), *sizes))
+        squares = Part("work", moments.offset + i.n * s.parts)
+        join_runs(s, plan, joins.SPREAD, "stats", squares, i, plan.G, 1, count=count, eps="eps")
+        return
+    i = items_of(runs, length, call.aligned)
+    sums = s.room(i.n)
+    for kind, joined in kinds_of(call):
+        sum_runs(
+            s, kind, i, ("x", "x", None, "stats", sums), plan.M * plan.G, plan.G, 1, length, (call.center, False, False)
+        )
+        join_runs(s, plan, joined, "stats", sums, i, plan.G, 1, count=count, eps="eps")
+
+
+def kinds_of(call: Call) -> tuple[tuple[int, int], ...]:
+    """What is summed, and what becomes of it: a mean first, unless it is 0."""
+    if call.center:
+        return (partial.SUM, joins.CENTER), (partial.SQUARES, joins.SPREAD)
+    return ((partial.SQUARES, joins.SQUARE),)
+
+
+def sum_runs(
+    s: Schedule, kind: int, i: Items, arrays: tuple[Any, ...], per_sample: int, groups: int, channels: int, t: int,
+    flags: tuple[bool, ...],
+) -> None:  # fmt: skip
+    """flags: center, pointwise, weighted; see `partial.tiles`."""
+    sizes = (i.n, i.spans, i.span, i.length, per_sample, groups, channels, t, i.per)
+    s.add(partial.tiles, (kind, i.wide, s.parts, *flags), i.grid, i.block, (*arrays, *sizes), 128)
+
+
+def measure_columns(s: Schedule, plan: Plan, call: Call) -> None:
+    g, length = folded(plan, call.aligned), plan.K * plan.T
+    real, count = plan.G * length, float(plan.count)
+    arrays = ("x", "x", "stats", None, None)
+    if call.one_read and call.center:
+        moments, chunks = sum_columns(s, partial.BOTH, g, arrays, real, length, plan.G, (False, False))
+        join_columns(s, joins.CENTER, "stats", moments, g, chunks, 1, real, length, count=count)
+        n = g.samples * chunks * g.width
+        sizes = (n, chunks, g.tree_rows, g.rows, real, plan.G, length, g.width)
+        s.add(partial.merge, (s.parts, True), -(-n // partial.BLOCK), partial.BLOCK, (moments, "stats", *sizes))
+        squares = Part("work", moments.offset + n * s.parts)
+        join_columns(s, joins.SPREAD, "stats", squares, g, chunks, 1, real, length, count=count, eps="eps")
+        return
+    for kind, joined in kinds_of(call):
+        sums, chunks = sum_columns(s, kind, g, arrays, real, length, plan.G, (call.center, False))
+        join_columns(s, joined, "stats", sums, g, chunks, 1, real, length, count=count, eps="eps")
+
+
+def write_runs(s: Schedule, plan: Plan, call: Call, arrays: tuple[str, str], scaling: bool) -> None:
+    """y from x; or, `scaling`, dx from dy with statistics that were given: y of mean 0 and no bias."""
+    weighted, biased = s.types["w"] is not None, not scaling and s.types["b"] is not None
+    length, units = plan.K * plan.T, plan.B * plan.G
+    t = plan.T if weighted or biased else length
+    i = items_of(plan.B * plan.M * plan.G, length, call.aligned)
+    stats = (None, None, "rstd") if scaling else tuple(Part("stats", row * units) for row in (MEAN, LOW, RSTD))
+    sizes = (i.n, i.spans, i.span, length, plan.M * plan.G, plan.G, 1, t, i.per)
+    constants = (i.wide, call.center and not scaling, t == 1, weighted, biased)
+    s.add(apply.apply_runs, constants, i.grid, i.block, (arrays[0], "w", "b", arrays[1], *stats, *sizes), 128)
+
+
+def write_columns(s: Schedule, plan: Plan, call: Call, arrays: tuple[str, str], scaling: bool) -> None:
+    weighted, biased = s.types["w"] is not None, not scaling and s.types["b"] is not None
+    units = plan.B * plan.G
+    stats = (None, None, "rstd") if scaling else tuple(Part("stats", row * units) for row in (MEAN, LOW, RSTD))
+    flags = (call.center and not scaling, weighted, biased, False)
+    element_columns(s, plan, call, (arrays[0], arrays[0], arrays[1], "w", "b", *stats, None), flags)
+
+
+def element_columns(s: Schedule, plan: Plan, call: Call, arrays: tuple[Any, ...], flags: tuple[bool, ...]) -> None:
+    """flags: center, weighted, biased, gradient; see `apply.apply_columns`."""
+    g = folded(plan, call.aligned)
+    chunk = 4 * partial.BLOCK // g.span * ROWS_TOGETHER
+    chunks, length = -(-g.rows // chunk), plan.K * plan.T
+    sizes = (plan.B * plan.G, g.samples, g.rows, g.width, plan.G * length, length, plan.G, plan.T, g.span, chunk, chunks)
+    grid = g.samples * chunks * g.strips
+    s.add(apply.apply_columns, (g.wide, *flags), grid, partial.BLOCK, (*arrays, *sizes))
+
+
+# --- backward --------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1024)
+def backward(plan: Plan, call: Call) -> Schedule:
+    """x, dy -> dx and grads (2, G * K). Arrays: x, dy, dx, w, mean, rstd (units,), grads."""
+    s = Schedule(dict(call.types))
+    family = gradient_family(plan)
+    scaled = call.write and call.given
+    if call.parameters or not call.given:
+        {"rows": gradients_of_rows, "runs": gradients_of_channels, "columns": gradients_of_channels}[family](s, plan, call)
+    if scaled:
+        columns = by_columns(plan) and plan.T < 16
+        (write_columns if columns else write_runs)(s, plan, call, ("dy", "dx"), True)
+    s.reason = f"family {family}, {plan.M} runs of {plan.K * plan.T} a group, {plan.B * plan.G} groups; {len(s.steps)} launches"
+    return s
+
+
+def gradients_of_channels(s: Schedule, plan: Plan, call: Call) -> None:
+    """Sums of each channel of each sample serve all gradients."""
+    channels = plan.G * plan.K
+    totals = s.room(3 * plan.B * channels)
+    arrays = ("x", "dy", None, "mean")
+    if gradient_family(plan) == "columns":
+        g, real = folded(plan, call.aligned), channels * plan.T
+        columns = ("x", "dy", "mean", None, None)
+        sums, chunks = sum_columns(s, partial.PRODUCTS, g, columns, real, plan.K * plan.T, plan.G, (call.center, False))
+        join_columns(s, joins.CHANNEL, totals, sums, g, chunks, 3, real, plan.T)
+    else:
+        i = items_of(plan.B * plan.M * channels, plan.T, call.aligned)
+        sums = s.room(3 * i.n)
+        flags = (call.center, False, False)
+        sum_runs(s, partial.PRODUCTS, i, (*arrays, sums), plan.M * channels, channels, plan.K, plan.T, flags)
+        join_runs(s, plan, joins.CHANNEL, totals, sums, i, channels, 3)
+    table = settle(s, plan, call, totals, plan.K, s.types["w"] is not None)
+    if call.write and not call.given:
+        write_gradients(s, plan, call, table)
+    if call.parameters:
+        block, width = join_block(plan.B, 1)
+        corrected = call.center and not call.given
+        arguments = (totals, "rstd", table, "grads", channels, plan.B, width, block_rows(plan.B), plan.G)
+        s.add(joins.reduce, (s.parts, corrected), channels, block, arguments, most=joins.MOST)
+
+
+def settle(s: Schedule, plan: Plan, call: Call, totals: Part, channels: int, weighted: bool) -> Part | None:
+    """What dx takes; nothing where the statistics were given."""
+    if call.given:
+        return None
+    units = plan.B * plan.G
+    table = Part("work", s.work)
+    s.work += 3 * units
+    block, width = join_block(channels, 1)
+    arguments = (totals, "w", "rstd", table, units, float(plan.count), channels, width, block_rows(channels), plan.G)
+    s.add(joins.settle, (s.parts, call.center, weighted), units, block, arguments, most=joins.MOST)
+    return table
+
+
+def write_gradients(s: Schedule, plan: Plan, call: Call, table: Part | None) -> None:
+    weighted, units = s.types["w"] is not None, plan.B * plan.G
+    family = gradient_family(plan)
+    if family == "columns":
+        arrays = ("x", "dy", "dx", "w", None, "mean", None, "rstd", table)
+        element_columns(s, plan, call, arrays, (call.center, weighted, False, True))
+        return
+    if family == "runs":  # a run is what shares a weight
+        groups, channels, length, t = plan.G * plan.K, plan.K, plan.T, plan.T
+    else:
+        groups, channels, length, t = plan.G, 1, plan.K * plan.T, plan.T
+    i = items_of(plan.B * plan.M * groups, length, call.aligned)
+    sizes = (units, i.n, i.spans, i.span, length, plan.M * groups, groups, channels, t, i.per)
+    constants = (i.wide, call.center, t == 1, weighted, family == "rows")
+    s.add(apply.apply_gradient_runs, constants, i.grid, i.block, ("x", "dy", "dx", "w", "mean", "rstd", table, *sizes), 128)
+
+
+def gradients_of_rows(s: Schedule, plan: Plan, call: Call) -> None:
+    """Rows whose elements have weights of their own: dx row by row, dweight and dbias down the rows."""
+    length, units, weighted = plan.K * plan.T, plan.B * plan.G, s.types["w"] is not None
+    table: Part | None = None
+    if not call.given and (call.write or call.center):
+        if call.write and held(plan, call, s.parts):
+            per, wide = slots_for(length), call.aligned and length % 4 == 0
+            grid, block = row_shape(units, per)
+            table = Part("work", s.work)
+            s.work += 3 * units
+            constants = (wide, s.parts, call.center, plan.T == 1, weighted)
+            sizes = (units, plan.G, length, plan.T, per, float(plan.count))
+            arrays = ("x", "dy", "dx", "w", "mean", "rstd", table)
+            s.add(rows.rows_backward, constants, grid, block, (*arrays, *sizes), most_threads(wide, s.parts))
+        else:
+            i = items_of(units, length, call.aligned)
+            sums, totals = s.room(3 * i.n), s.room(3 * units)
+            flags = (call.center, plan.T == 1, weighted)
+            sum_runs(s, partial.PRODUCTS, i, ("x", "dy", "w", "mean", sums), plan.G, plan.G, 1, plan.T, flags)
+            join_runs(s, plan, joins.CHANNEL, totals, sums, i, plan.G, 3)
+            table = settle(s, plan, call, totals, 1, False)
+            if call.write:
+                write_gradients(s, plan, call, table)
+    if call.parameters:
+        g, corrected = grid_of(1, plan.B, plan.G * length, call.aligned), call.center and not call.given
+        delta = Part("work", table.offset + 2 * units) if table is not None and corrected else None
+        arrays = ("x", "dy", "mean", "rstd", delta)
+        sums, chunks = sum_columns(s, partial.WEIGHTS, g, arrays, g.width, length, plan.G, (call.center, corrected))
+        join_columns(s, joins.GRADIENTS, "grads", sums, g, chunks, 2, g.width, plan.T)

@@ -1,0 +1,41 @@
+"""The order of every sum: what the CPU and the CUDA kernels must agree on so that their statistics have the same bits.
+
+docs/numerics.md describes the trees. All of it is a function of a plan alone.
+"""
+
+from __future__ import annotations
+
+from .plan import Plan
+
+TILE = 256  # elements of a run that 32 lanes add in 8 steps before pairs begin
+LANE_COUNT = 32
+SHORT = 128  # elements of a run below which a group's runs are summed column by column
+LEAST_RUN = 16  # elements that share a weight, from which on the backward pass sums them as a run
+LEAST_COLUMNS = 64  # narrower rows are summed side by side
+
+
+def block_rows(rows: int) -> int:
+    """How many rows are added in order before pairs begin: fewer when there are few, so that they can be shared out."""
+    if rows >= 4096:
+        return 32
+    return 16 if rows >= 2048 else 8
+
+
+def fold_for(rows: int, width: int) -> int:
+    """Rows that count as one: as many as make LEAST_COLUMNS columns, if they divide the rows."""
+    fold = 1
+    while fold * width < LEAST_COLUMNS and rows % (2 * fold) == 0:
+        fold *= 2
+    return fold
+
+
+def by_columns(plan: Plan) -> bool:
+    """Whether a group's short runs are summed column by column."""
+    return plan.M > 1 and plan.K * plan.T < SHORT
+
+
+def gradient_family(plan: Plan) -> str:
+    """Where the elements lie that share a weight: "columns", "rows" or "runs"."""
+    if plan.M > 1 and (plan.K * plan.T < SHORT or plan.T < LEAST_RUN):
+        return "columns"
+    return "rows" if plan.T < LEAST_RUN else "runs"
