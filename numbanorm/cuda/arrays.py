@@ -381,12 +381,14 @@ def not_contiguous(name: str, a: DeviceArray) -> str:
 
 def ordinal(address: int) -> int:
     """The device in whose memory an address lies."""
-    from cuda.bindings import driver
     from numba import cuda
+    from numba.cuda.cudadrv.driver import binding, driver
 
-    attribute = driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
-    error, found = driver.cuPointerGetAttribute(attribute, address) if address else (1, 0)
-    return int(cuda.get_current_device().id if error else found)
+    here = cuda.current_context().device.id
+    if not address:
+        return int(here)
+    attribute = binding.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+    return int(driver.cuPointerGetAttribute(attribute, binding.CUdeviceptr(address)))
 
 
 def on_device(device: int) -> Any:

@@ -155,7 +155,7 @@ class Device:
         return x if order == tuple(range(x.ndim)) else self.kind.transposed(x, order)
 
     def given(self, mean: DeviceArray, var: DeviceArray) -> tuple[DeviceArray, DeviceArray]:
-        return mean, var
+        return self.kind.contiguous(mean), self.kind.contiguous(var)
 
     def ready(self, *parameters: DeviceArray | None) -> tuple[DeviceArray | None, ...]:
         """Parameters as kernels can take them; `host.parameter` has done it already."""

@@ -16,7 +16,7 @@ from numba import cuda, float64
 
 from .device import barrier, block, device, mul, quotient, read1, store1, thread, threads
 from .elementwise import DELTA, LOW, M2, MEAN, RSTD, SHIFT, SLOPE
-from .partial import BLOCK, get_sum, put_sum
+from .partials import BLOCK, get_sum, put_sum
 from .sums import empty, plus, ratio, settled, spread, value, weighted
 from .tiles import deposit, withdraw
 

@@ -9,13 +9,14 @@ from typing import Any
 
 from numba import cuda, float64, int32
 
-from .device import device, quotient, read1, store1
-from .elementwise import four_affine, four_shares, four_slanted, parameters
+from .device import barrier, block, device, exchange, fma, load1, mul, quotient, read1, store1, thread, threads
+from .elementwise import four_affine, four_shares, four_slanted, parameters, slanted
 from .sums import settled
 from .tiles import (
     HELD,
     ROOM,
     STEPS,
+    WARPS,
     begins,
     fetch,
     first,
@@ -37,6 +38,9 @@ from .tiles import (
     second,
 )
 
+ROW_ROOM = 2 * 3 * WARPS  # three sums of each warp, of this row and of the next
+HALF = STEPS // 2
+HALF_HELD = 4 * HALF
 ROOMS, ROOMS3 = 2 * ROOM, 3 * ROOM  # a place for each sum: so no barrier is needed between them
 
 
@@ -148,6 +152,7 @@ def rows_backward(wide: bool, parts: int, center: bool, pointwise: bool, weighte
 
     def kernel(x, dy, dx, w, mean, rstd, table, units, groups, length, t, per, count):
         room = cuda.shared.array(ROOMS3, float64)
+        held, upstream = cuda.local.array(HALF_HELD, float64), cuda.local.array(HALF_HELD, float64)
         unit, begin = items(wide, per), begins(wide, per)
         at, left = four_starts(unit, begin, length), four_remaining(unit, begin, units, length)
         own = four_parameter_starts(unit, groups, quotient(length, t))
@@ -155,19 +160,98 @@ def rows_backward(wide: bool, parts: int, center: bool, pointwise: bool, weighte
         if center:
             m = four_numbers(unit, mean, units)
         a, q, s = nothing, nothing, nothing
-        for j in range(STEPS):
-            d = four_distances(fetch(wide, x, at, left, j), m, present(left, j))
-            u = four_mul(fetch(wide, dy, at, left, j), weights(w, own, begin, left, j, t))
-            a, q, s = four_terms(a, u), four_products(q, u, d), four_terms(s, d)
+        for h in range(0, STEPS, HALF):
+            for j in range(HALF):
+                hold(held, j, fetch(wide, x, at, left, h + j))
+                hold(upstream, j, fetch(wide, dy, at, left, h + j))
+            for j in range(HALF):
+                d = four_distances(recall(held, j), m, present(left, h + j))
+                u = four_mul(recall(upstream, j), weights(w, own, begin, left, h + j, t))
+                a, q, s = four_terms(a, u), four_products(q, u, d), four_terms(s, d)
         a = join(wide, fold(wide, a), per, room, 0)
         q = join(wide, fold(wide, q), per, room, ROOM)
         s = join(wide, fold(wide, s), per, room, 2 * ROOM)
         slants = four_settled(a, q, s, r, count)
         note_slants(wide, table, unit, units, begin, slants)
         slope, shift = first(slants), second(slants)
-        for j in range(STEPS):  # from the cache: held, x and dy would take all registers
-            v, g = fetch(wide, x, at, left, j), fetch(wide, dy, at, left, j)
-            u = four_mul(four_mul(g, weights(w, own, begin, left, j, t)), r)
-            put(wide, dx, at, left, j, four_slanted(v, u, m, slope, shift))
+        for h in range(0, STEPS, HALF):  # from the cache: held, x and dy would take all registers
+            for j in range(HALF):
+                hold(held, j, fetch(wide, x, at, left, h + j))
+                hold(upstream, j, fetch(wide, dy, at, left, h + j))
+            for j in range(HALF):
+                u = four_mul(four_mul(recall(upstream, j), weights(w, own, begin, left, h + j, t)), r)
+                put(wide, dx, at, left, h + j, four_slanted(recall(held, j), u, m, slope, shift))
+
+    return kernel
+
+
+def rows_gradients(center: bool, weighted: bool) -> Any:
+    """x, dy: (rows, groups, length) -> dx, and dweight and dbias of each block of rows: out (2, blocks, groups * length).
+
+    A warp takes a tile, a thread its lane in the 8 steps, and `warps` warps take a row; they go down the `tree_rows` rows of
+    a block and keep the sums of their columns in registers. Elements of 32 bits or fewer. dx may be x or dy.
+    """
+
+    def kernel(x, dy, dx, w, mean, rstd, out, rows, groups, length, t, warps, tree_rows, count):
+        room = cuda.shared.array(ROW_ROOM, float64)
+        held, upstream = cuda.local.array(STEPS, float64), cuda.local.array(STEPS, float64)
+        dweight, dbias = cuda.local.array(STEPS, float64), cuda.local.array(STEPS, float64)
+        lane, warp = thread() & 31, thread() >> 5
+        own = quotient(warp, warps)
+        item = block() * quotient(threads() >> 5, warps) + own
+        k = quotient(item, groups)
+        g = item - k * groups
+        column = ((warp - own * warps) << 8) + lane
+        left = length - column
+        for j in range(STEPS):
+            dweight[j], dbias[j] = 0.0, 0.0
+        for row in range(k * tree_rows, (k + 1) * tree_rows):
+            there = left if row < rows else 0
+            unit = row * groups + g
+            at = unit * length + column
+            m, r = 0.0, 0.0
+            if row < rows:
+                r = read1(rstd, unit)
+                if center:
+                    m = read1(mean, unit)
+            for j in range(STEPS):
+                held[j] = load1(x, at + 32 * j) if there > 32 * j else m
+                upstream[j] = load1(dy, at + 32 * j) if there > 32 * j else 0.0
+            a, q, s = 0.0, 0.0, 0.0
+            for j in range(STEPS):
+                d, u = held[j] - m, upstream[j]
+                if weighted:
+                    u = mul(u, read1(w, quotient(g * length + column + 32 * j, t)) if there > 32 * j else 0.0)
+                a, q, s = a + u, fma(u, d, q), s + d
+            for h in (16, 8, 4, 2, 1):
+                a, q, s = a + exchange(a, h), q + exchange(q, h), s + exchange(s, h)
+            if warps > 1:
+                phase = (row & 1) * 3 * WARPS
+                if lane == 0:
+                    room[phase + warp], room[phase + WARPS + warp], room[phase + 2 * WARPS + warp] = a, q, s
+                barrier()
+                i = lane & (WARPS - 1)
+                place = phase + own * warps + i
+                a = room[place] if i < warps else 0.0
+                q = room[place + WARPS] if i < warps else 0.0
+                s = room[place + 2 * WARPS] if i < warps else 0.0
+                for h in (1, 2, 4, 8):
+                    a, q, s = a + exchange(a, h), q + exchange(q, h), s + exchange(s, h)
+            slope, shift, delta = settled(center, (a,), (q,), (s,), count, r)
+            offset = -mul(delta, r)
+            for j in range(STEPS):
+                if there > 32 * j:
+                    d, u = held[j] - m, upstream[j]
+                    dweight[j], dbias[j] = fma(u, fma(d, r, offset), dweight[j]), dbias[j] + u
+                    if weighted:
+                        u = mul(u, read1(w, quotient(g * length + column + 32 * j, t)))
+                    store1(dx, at + 32 * j, slanted(d, slope, mul(u, r), shift))
+        if k * tree_rows < rows:
+            blocks, width = quotient(rows + tree_rows - 1, tree_rows), groups * length
+            for j in range(STEPS):
+                if left > 32 * j:
+                    at = k * width + g * length + column + 32 * j
+                    store1(out, at, dweight[j])
+                    store1(out, blocks * width + at, dbias[j])
 
     return kernel

@@ -12,10 +12,10 @@ from typing import Any
 
 from ..plan import Plan
 from ..tree import TILE, block_rows, by_columns, fold_for, gradient_family
-from . import apply, joins, partial, rows
+from . import columns, joins, partials, rows, running, runs, tiles
 from .compiler import Kernel
 from .driver import DRIVER
-from .elementwise import LOW, MEAN, RSTD
+from .elementwise import DELTA, LOW, MEAN, RSTD
 
 SLOTS = 16  # of a block of 128 threads
 MOST_HELD = 64  # slots of a row that a block holds in registers: 512 threads of 128 registers each
@@ -143,7 +143,7 @@ def fewer(s: Schedule, sums: Part, planes: int, n: int, columns: int, most: int)
         less = -(-n // joins.FACTOR)
         size = planes * less * columns
         out = s.room(size)
-        s.add(joins.pairs, (s.parts,), -(-size // partial.BLOCK), partial.BLOCK, (sums, out, size, n, less, columns))
+        s.add(joins.pairs, (s.parts,), -(-size // partials.BLOCK), partials.BLOCK, (sums, out, size, n, less, columns))
         sums, n = out, less
     return sums, n
 
@@ -195,7 +195,7 @@ class Grid:
 
     @property
     def per(self) -> int:
-        return 4 * partial.BLOCK // self.span
+        return 4 * partials.BLOCK // self.span
 
     @property
     def tree_rows(self) -> int:
@@ -228,12 +228,12 @@ def sum_columns(
     s: Schedule, kind: int, g: Grid, arrays: tuple[Any, ...], real: int, length: int, groups: int, flags: tuple[bool, ...]
 ) -> tuple[Part, int]:
     """Partial sums of columns -> where they are, and how many chunks of them."""
-    planes, both = partial.PLANES[kind], kind == partial.BOTH
+    planes, both = partials.PLANES[kind], kind == partials.BOTH
     chunks = g.blocks if both else g.chunks
     out = s.room(planes * g.samples * chunks * g.width)
     sizes = (g.samples, g.rows, g.width, real, length, groups, g.span, g.tree_rows, g.chunks, g.per)
     grid = g.samples * g.chunks * g.strips
-    s.add(partial.columns, (kind, g.wide, s.parts, *flags), grid, partial.BLOCK, (*arrays, out, *sizes))
+    s.add(columns.columns, (kind, g.wide, s.parts, *flags), grid, partials.BLOCK, (*arrays, out, *sizes))
     return out, chunks
 
 
@@ -261,7 +261,7 @@ def forward(plan: Plan, call: Call) -> Schedule:
     units = plan.B * plan.G
     columns = by_columns(plan) and (measured or plan.T < 16)
     if call.given:
-        s.add(apply.prepare, (), -(-units // partial.BLOCK), partial.BLOCK, ("mean", "var", "stats", units, "eps"))
+        s.add(running.prepare, (), -(-units // partials.BLOCK), partials.BLOCK, ("mean", "var", "stats", units, "eps"))
     elif columns:
         measure_columns(s, plan, call)
     else:
@@ -308,41 +308,39 @@ def rows_forward(s: Schedule, plan: Plan, call: Call) -> None:
 
 
 def measure_runs(s: Schedule, plan: Plan, call: Call) -> None:
-    length, runs = plan.K * plan.T, plan.B * plan.M * plan.G
+    length, n = plan.K * plan.T, plan.B * plan.M * plan.G
     count = float(plan.count)
     if call.one_read and call.center:
-        i = Items(runs, length, 1, call.aligned and length % 4 == 0)
+        i = Items(n, length, 1, call.aligned and length % 4 == 0)
         moments = s.room(2 * i.n)
-        s.add(partial.tile_moments, (i.wide, s.parts), i.grid, i.block, ("x", moments, i.n, i.spans, length), 128)
+        s.add(runs.tile_moments, (i.wide, s.parts), i.grid, i.block, ("x", moments, i.n, i.spans, length), 128)
         join_runs(s, plan, joins.CENTER, "stats", moments, i, plan.G, 1, count=count)
         sizes = (i.n, i.spans, TILE, length, plan.M * plan.G, plan.G, 1, 1)
-        s.add(partial.merge, (s.parts, False), -(-i.n // partial.BLOCK), partial.BLOCK, (moments, Part("stats", 0), *sizes))
+        s.add(partials.merge, (s.parts, False), -(-i.n // partials.BLOCK), partials.BLOCK, (moments, Part("stats", 0), *sizes))
         squares = Part("work", moments.offset + i.n * s.parts)
         join_runs(s, plan, joins.SPREAD, "stats", squares, i, plan.G, 1, count=count, eps="eps")
         return
-    i = items_of(runs, length, call.aligned)
+    i = items_of(n, length, call.aligned)
     sums = s.room(i.n)
     for kind, joined in kinds_of(call):
-        sum_runs(
-            s, kind, i, ("x", "x", None, "stats", sums), plan.M * plan.G, plan.G, 1, length, (call.center, False, False)
-        )
+        sum_runs(s, kind, i, ("x", "x", None, "stats", sums), plan.M * plan.G, plan.G, 1, length, (call.center, False, False))
         join_runs(s, plan, joined, "stats", sums, i, plan.G, 1, count=count, eps="eps")
 
 
 def kinds_of(call: Call) -> tuple[tuple[int, int], ...]:
     """What is summed, and what becomes of it: a mean first, unless it is 0."""
     if call.center:
-        return (partial.SUM, joins.CENTER), (partial.SQUARES, joins.SPREAD)
-    return ((partial.SQUARES, joins.SQUARE),)
+        return (partials.SUM, joins.CENTER), (partials.SQUARES, joins.SPREAD)
+    return ((partials.SQUARES, joins.SQUARE),)
 
 
 def sum_runs(
     s: Schedule, kind: int, i: Items, arrays: tuple[Any, ...], per_sample: int, groups: int, channels: int, t: int,
     flags: tuple[bool, ...],
 ) -> None:  # fmt: skip
-    """flags: center, pointwise, weighted; see `partial.tiles`."""
+    """flags: center, pointwise, weighted; see `runs.tiles`."""
     sizes = (i.n, i.spans, i.span, i.length, per_sample, groups, channels, t, i.per)
-    s.add(partial.tiles, (kind, i.wide, s.parts, *flags), i.grid, i.block, (*arrays, *sizes), 128)
+    s.add(runs.tiles, (kind, i.wide, s.parts, *flags), i.grid, i.block, (*arrays, *sizes), 128)
 
 
 def measure_columns(s: Schedule, plan: Plan, call: Call) -> None:
@@ -350,11 +348,11 @@ def measure_columns(s: Schedule, plan: Plan, call: Call) -> None:
     real, count = plan.G * length, float(plan.count)
     arrays = ("x", "x", "stats", None, None)
     if call.one_read and call.center:
-        moments, chunks = sum_columns(s, partial.BOTH, g, arrays, real, length, plan.G, (False, False))
+        moments, chunks = sum_columns(s, partials.BOTH, g, arrays, real, length, plan.G, (False, False))
         join_columns(s, joins.CENTER, "stats", moments, g, chunks, 1, real, length, count=count)
         n = g.samples * chunks * g.width
         sizes = (n, chunks, g.tree_rows, g.rows, real, plan.G, length, g.width)
-        s.add(partial.merge, (s.parts, True), -(-n // partial.BLOCK), partial.BLOCK, (moments, "stats", *sizes))
+        s.add(partials.merge, (s.parts, True), -(-n // partials.BLOCK), partials.BLOCK, (moments, "stats", *sizes))
         squares = Part("work", moments.offset + n * s.parts)
         join_columns(s, joins.SPREAD, "stats", squares, g, chunks, 1, real, length, count=count, eps="eps")
         return
@@ -372,7 +370,7 @@ def write_runs(s: Schedule, plan: Plan, call: Call, arrays: tuple[str, str], sca
     stats = (None, None, "rstd") if scaling else tuple(Part("stats", row * units) for row in (MEAN, LOW, RSTD))
     sizes = (i.n, i.spans, i.span, length, plan.M * plan.G, plan.G, 1, t, i.per)
     constants = (i.wide, call.center and not scaling, t == 1, weighted, biased)
-    s.add(apply.apply_runs, constants, i.grid, i.block, (arrays[0], "w", "b", arrays[1], *stats, *sizes), 128)
+    s.add(runs.apply_runs, constants, i.grid, i.block, (arrays[0], "w", "b", arrays[1], *stats, *sizes), 128)
 
 
 def write_columns(s: Schedule, plan: Plan, call: Call, arrays: tuple[str, str], scaling: bool) -> None:
@@ -384,13 +382,13 @@ def write_columns(s: Schedule, plan: Plan, call: Call, arrays: tuple[str, str], 
 
 
 def element_columns(s: Schedule, plan: Plan, call: Call, arrays: tuple[Any, ...], flags: tuple[bool, ...]) -> None:
-    """flags: center, weighted, biased, gradient; see `apply.apply_columns`."""
+    """flags: center, weighted, biased, gradient; see `columns.apply_columns`."""
     g = folded(plan, call.aligned)
-    chunk = 4 * partial.BLOCK // g.span * ROWS_TOGETHER
+    chunk = 4 * partials.BLOCK // g.span * ROWS_TOGETHER
     chunks, length = -(-g.rows // chunk), plan.K * plan.T
     sizes = (plan.B * plan.G, g.samples, g.rows, g.width, plan.G * length, length, plan.G, plan.T, g.span, chunk, chunks)
     grid = g.samples * chunks * g.strips
-    s.add(apply.apply_columns, (g.wide, *flags), grid, partial.BLOCK, (*arrays, *sizes))
+    s.add(columns.apply_columns, (g.wide, *flags), grid, partials.BLOCK, (*arrays, *sizes))
 
 
 # --- backward --------------------------------------------------------------------------------------------------------
@@ -419,13 +417,13 @@ def gradients_of_channels(s: Schedule, plan: Plan, call: Call) -> None:
     if gradient_family(plan) == "columns":
         g, real = folded(plan, call.aligned), channels * plan.T
         columns = ("x", "dy", "mean", None, None)
-        sums, chunks = sum_columns(s, partial.PRODUCTS, g, columns, real, plan.K * plan.T, plan.G, (call.center, False))
+        sums, chunks = sum_columns(s, partials.PRODUCTS, g, columns, real, plan.K * plan.T, plan.G, (call.center, False))
         join_columns(s, joins.CHANNEL, totals, sums, g, chunks, 3, real, plan.T)
     else:
         i = items_of(plan.B * plan.M * channels, plan.T, call.aligned)
         sums = s.room(3 * i.n)
         flags = (call.center, False, False)
-        sum_runs(s, partial.PRODUCTS, i, (*arrays, sums), plan.M * channels, channels, plan.K, plan.T, flags)
+        sum_runs(s, partials.PRODUCTS, i, (*arrays, sums), plan.M * channels, channels, plan.K, plan.T, flags)
         join_runs(s, plan, joins.CHANNEL, totals, sums, i, channels, 3)
     table = settle(s, plan, call, totals, plan.K, s.types["w"] is not None)
     if call.write and not call.given:
@@ -464,35 +462,63 @@ def write_gradients(s: Schedule, plan: Plan, call: Call, table: Part | None) -> 
     i = items_of(plan.B * plan.M * groups, length, call.aligned)
     sizes = (units, i.n, i.spans, i.span, length, plan.M * groups, groups, channels, t, i.per)
     constants = (i.wide, call.center, t == 1, weighted, family == "rows")
-    s.add(apply.apply_gradient_runs, constants, i.grid, i.block, ("x", "dy", "dx", "w", "mean", "rstd", table, *sizes), 128)
+    s.add(runs.apply_gradient_runs, constants, i.grid, i.block, ("x", "dy", "dx", "w", "mean", "rstd", table, *sizes), 128)
 
 
 def gradients_of_rows(s: Schedule, plan: Plan, call: Call) -> None:
     """Rows whose elements have weights of their own: dx row by row, dweight and dbias down the rows."""
-    length, units, weighted = plan.K * plan.T, plan.B * plan.G, s.types["w"] is not None
-    table: Part | None = None
-    if not call.given and (call.write or call.center):
-        if call.write and held(plan, call, s.parts):
-            per, wide = slots_for(length), call.aligned and length % 4 == 0
-            grid, block = row_shape(units, per)
-            table = Part("work", s.work)
-            s.work += 3 * units
-            constants = (wide, s.parts, call.center, plan.T == 1, weighted)
-            sizes = (units, plan.G, length, plan.T, per, float(plan.count))
-            arrays = ("x", "dy", "dx", "w", "mean", "rstd", table)
-            s.add(rows.rows_backward, constants, grid, block, (*arrays, *sizes), most_threads(wide, s.parts))
-        else:
-            i = items_of(units, length, call.aligned)
-            sums, totals = s.room(3 * i.n), s.room(3 * units)
-            flags = (call.center, plan.T == 1, weighted)
-            sum_runs(s, partial.PRODUCTS, i, ("x", "dy", "w", "mean", sums), plan.G, plan.G, 1, plan.T, flags)
-            join_runs(s, plan, joins.CHANNEL, totals, sums, i, plan.G, 3)
-            table = settle(s, plan, call, totals, 1, False)
-            if call.write:
-                write_gradients(s, plan, call, table)
+    if call.write and call.parameters and not call.given and walked(plan, s.parts):
+        walk_rows(s, plan, call)
+        return
+    table = slants_of_rows(s, plan, call) if not call.given and (call.write or call.center) else None
     if call.parameters:
-        g, corrected = grid_of(1, plan.B, plan.G * length, call.aligned), call.center and not call.given
-        delta = Part("work", table.offset + 2 * units) if table is not None and corrected else None
+        length, corrected = plan.K * plan.T, table is not None and call.center
+        g = grid_of(1, plan.B, plan.G * length, call.aligned)
+        delta = Part("work", table.offset + DELTA * plan.B * plan.G) if table is not None and corrected else None
         arrays = ("x", "dy", "mean", "rstd", delta)
-        sums, chunks = sum_columns(s, partial.WEIGHTS, g, arrays, g.width, length, plan.G, (call.center, corrected))
+        sums, chunks = sum_columns(s, partials.WEIGHTS, g, arrays, g.width, length, plan.G, (call.center, corrected))
         join_columns(s, joins.GRADIENTS, "grads", sums, g, chunks, 2, g.width, plan.T)
+
+
+def walked(plan: Plan, parts: int) -> bool:
+    """Whether threads keep the sums of their columns while they go down a block of rows: short rows, and enough of them."""
+    warps = -(-plan.K * plan.T // TILE)
+    return parts == 1 and warps <= tiles.WARPS and -(-plan.B // block_rows(plan.B)) * plan.G * warps >= 4 * FEW
+
+
+def walk_rows(s: Schedule, plan: Plan, call: Call) -> None:
+    """dx, dweight and dbias with one read of x and dy."""
+    length, weighted, tree_rows = plan.K * plan.T, s.types["w"] is not None, block_rows(plan.B)
+    warps, blocks, width = -(-length // TILE), -(-plan.B // tree_rows), plan.G * length
+    together = max(1, DRIVER.block_threads // 32 // warps)
+    sums = s.room(2 * blocks * width)
+    arrays = ("x", "dy", "dx", "w", "mean", "rstd", sums)
+    sizes = (plan.B, plan.G, length, plan.T, warps, tree_rows, float(plan.count))
+    grid = -(-blocks * plan.G // together)
+    s.add(rows.rows_gradients, (call.center, weighted), grid, 32 * warps * together, (*arrays, *sizes), 32 * tiles.WARPS)
+    join_columns(s, joins.GRADIENTS, "grads", sums, grid_of(1, plan.B, width, False), blocks, 2, width, plan.T)
+
+
+def slants_of_rows(s: Schedule, plan: Plan, call: Call) -> Part:
+    """What dx takes of each row, and dx if it is wanted."""
+    length, units, weighted = plan.K * plan.T, plan.B * plan.G, s.types["w"] is not None
+    if call.write and held(plan, call, s.parts):
+        per, wide = slots_for(length), call.aligned and length % 4 == 0
+        grid, block = row_shape(units, per)
+        table = Part("work", s.work)
+        s.work += 3 * units
+        constants = (wide, s.parts, call.center, plan.T == 1, weighted)
+        sizes = (units, plan.G, length, plan.T, per, float(plan.count))
+        arrays = ("x", "dy", "dx", "w", "mean", "rstd", table)
+        s.add(rows.rows_backward, constants, grid, block, (*arrays, *sizes), most_threads(wide, s.parts))
+        return table
+    i = items_of(units, length, call.aligned)
+    sums, totals = s.room(3 * i.n), s.room(3 * units)
+    flags = (call.center, plan.T == 1, weighted)
+    sum_runs(s, partials.PRODUCTS, i, ("x", "dy", "w", "mean", sums), plan.G, plan.G, 1, plan.T, flags)
+    join_runs(s, plan, joins.CHANNEL, totals, sums, i, plan.G, 3)
+    found = settle(s, plan, call, totals, 1, False)
+    assert found is not None
+    if call.write:
+        write_gradients(s, plan, call, found)
+    return found

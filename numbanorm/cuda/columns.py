@@ -1,0 +1,279 @@
+"""Kernel family *columns*: sums down the rows, and what is written row by row. A thread has four columns.
+
+Rows are taken four at a time, so that many loads are on their way at once; y may be x, and dx may be x or dy.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import cuda, float64
+
+from .device import barrier, block, device, fma, mul, quotient, read1, thread
+from .elementwise import SHIFT, SLOPE, four_affine, four_shares, four_slanted
+from .partials import BLOCK, BOTH, PLANES, PRODUCTS, SQUARES, SUM, WEIGHTS, column_unit, four_own_means, put_sum
+from .sums import plus
+from .tiles import (
+    deposit,
+    fetch,
+    four,
+    four_distances,
+    four_mul,
+    four_products,
+    four_terms,
+    hold,
+    present,
+    put,
+    recall,
+    same,
+    withdraw,
+)
+
+ROOM = 4 * 2 * BLOCK
+BATCH = 4  # rows at a time
+HELD = 4 * BATCH
+
+
+@device
+def column_of(wide, e, first, wide_block):
+    """A thread's column e, the block's `wide_block` columns beginning at `first`."""
+    tx = thread() & ((wide_block >> 2) - 1)
+    return first + (4 * tx + e if wide else tx + (wide_block >> 2) * e)
+
+
+@device
+def columns_of(wide, first, wide_block):
+    """Four columns of a thread: neighbours, or far apart so that neighbouring threads read neighbours."""
+    return (
+        column_of(wide, 0, first, wide_block),
+        column_of(wide, 1, first, wide_block),
+        column_of(wide, 2, first, wide_block),
+        column_of(wide, 3, first, wide_block),
+    )
+
+
+@device
+def within(column, width):
+    return 1 if column < width else 0
+
+
+@device
+def column_mean(unit, there, mean):
+    return read1(mean, unit) if there > 0 else 0.0
+
+
+@device
+def row_offset(rstd, delta):
+    return -mul(delta, rstd)
+
+
+@device
+def normalized(d, rstd, offset):
+    return fma(d, rstd, offset)
+
+
+four_within, four_units, four_column_means = four(within, 1), four(column_unit, 1), four(column_mean, 2)
+four_offsets, four_normalized = four(row_offset, 2), four(normalized, 3)
+
+
+@device
+def pairs_of_blocks(acc, room, row, rows_of_threads, there):
+    """Accumulators of `rows_of_threads` rows of threads -> their pairs' sum, in row 0; `there`: how many have a block."""
+    t, width = thread(), quotient(BLOCK, rows_of_threads)
+    step = 1
+    while step < rows_of_threads:
+        if row & (2 * step - 1) == step:
+            deposit(room, 8 * t, 4, acc[0])
+            deposit(room, 8 * t + 1, 4, acc[1])
+            deposit(room, 8 * t + 2, 4, acc[2])
+            deposit(room, 8 * t + 3, 4, acc[3])
+        barrier()
+        if row & (2 * step - 1) == 0 and row + step < there:
+            at = 8 * (t + step * width)
+            acc = (
+                plus(acc[0], withdraw(room, at, 4, acc[0])),
+                plus(acc[1], withdraw(room, at + 1, 4, acc[1])),
+                plus(acc[2], withdraw(room, at + 2, 4, acc[2])),
+                plus(acc[3], withdraw(room, at + 3, 4, acc[3])),
+            )
+        step *= 2
+    barrier()
+    return acc
+
+
+@device
+def put_column(acc, column, there, p, at):
+    if there > 0:
+        put_sum(p, at + column, acc)
+
+
+four_put = four(put_column, 3)
+
+
+@device
+def put_chunk(acc, room, row, rows_of_threads, blocks, column, there, out, base):
+    """Join a chunk's blocks and write the sums of its columns."""
+    acc = pairs_of_blocks(acc, room, row, rows_of_threads, blocks)
+    if row == 0:
+        four_put(acc, column, there, out, base)
+
+
+@device
+def next_row(column, step):
+    return column + step
+
+
+four_next = four(next_row, 1)
+
+
+@device
+def row_present(there, row, last):
+    """Which of four columns a row has; none, if there is no such row."""
+    return there if row < last else same(0)
+
+
+def columns(kind: int, wide: bool, parts: int, center: bool, corrected: bool = False) -> Any:
+    """x (and dy): (samples, rows, width) -> sums down `per` blocks of rows, out (planes, samples, chunks, width, parts).
+
+    mean (and rstd, delta): float64, of `groups` of `length` columns each, the columns `real` wide before folding; of a
+    sample, or (WEIGHTS) of each row, with delta if `corrected`. A block of threads takes `span` columns and as many blocks of
+    rows as it has rows of threads, BLOCK / (span / 4).
+    """
+    nothing = ((0.0,) * parts,) * 4
+    centered, two = center and kind in (SQUARES, PRODUCTS), kind in (PRODUCTS, WEIGHTS)
+    planes = PLANES[kind]
+
+    def kernel(x, dy, mean, rstd, delta, out, samples, rows, width, real, length, groups, span, per_block, chunks, per):
+        room = cuda.shared.array(ROOM, float64)
+        held, upstream = cuda.local.array(HELD, float64), cuda.local.array(HELD, float64)
+        strips = quotient(width + span - 1, span)
+        strip_chunk = quotient(block(), strips)
+        sample = quotient(strip_chunk, chunks)
+        row_of_threads = quotient(thread(), span >> 2)
+        column = columns_of(wide, (block() - strip_chunk * strips) * span, span)
+        there = four_within(column, width)
+        chunk = strip_chunk - sample * chunks
+        k = chunk * per + row_of_threads
+        first, last = k * per_block, min(rows, (k + 1) * per_block)
+        means = same(0.0)
+        if centered:
+            means = four_column_means(four_units(column, sample, real, length, groups), there, mean)
+        a, q, s = nothing, nothing, nothing
+        at = four_next(column, (sample * rows + first) * width)
+        for row in range(first, last, BATCH):
+            for j in range(BATCH):
+                here = row_present(there, row + j, last)
+                hold(held, j, fetch(wide, x, four_next(at, j * width), here, 0))
+                if two:
+                    hold(upstream, j, fetch(wide, dy, four_next(at, j * width), here, 0))
+            for j in range(BATCH):
+                here, v = present(row_present(there, row + j, last), 0), recall(held, j)
+                if kind == WEIGHTS:
+                    unit, g, offset = four_units(column, row + j, real, length, groups), recall(upstream, j), same(-0.0)
+                    r = four_column_means(unit, row_present(there, row + j, last), rstd)
+                    if center:
+                        means = four_column_means(unit, row_present(there, row + j, last), mean)
+                    if corrected:
+                        offset = four_offsets(r, four_column_means(unit, row_present(there, row + j, last), delta))
+                    a = four_products(a, g, four_normalized(four_distances(v, means, here), r, offset))
+                    q = four_terms(q, g)
+                elif kind in (SUM, BOTH):
+                    a = four_terms(a, v)
+                else:
+                    d = four_distances(v, means, here)
+                    if kind == SQUARES:
+                        a = four_products(a, d, d)
+                    else:
+                        g = recall(upstream, j)
+                        a, q, s = four_terms(a, g), four_products(q, g, d), four_terms(s, d)
+            at = four_next(at, BATCH * width)
+        if kind == BOTH:
+            means = four_own_means(a, same(max(last - first, 1)), same(0))
+            at = four_next(column, (sample * rows + first) * width)
+            for row in range(first, last, BATCH):
+                for j in range(BATCH):
+                    hold(held, j, fetch(wide, x, four_next(at, j * width), row_present(there, row + j, last), 0))
+                for j in range(BATCH):
+                    d = four_distances(recall(held, j), means, present(row_present(there, row + j, last), 0))
+                    q = four_products(q, d, d)
+                at = four_next(at, BATCH * width)
+            if first < rows:
+                blocks = quotient(rows + per_block - 1, per_block)
+                four_put(a, column, there, out, (sample * blocks + k) * width)
+                four_put(q, column, there, out, ((samples + sample) * blocks + k) * width)
+        else:
+            blocks = quotient(rows + per_block - 1, per_block) - chunk * per
+            plane, base = samples * chunks * width, strip_chunk * width
+            put_chunk(a, room, row_of_threads, per, blocks, column, there, out, base)
+            if planes > 1:
+                put_chunk(q, room, row_of_threads, per, blocks, column, there, out, plane + base)
+            if planes > 2:
+                put_chunk(s, room, row_of_threads, per, blocks, column, there, out, 2 * plane + base)
+
+    return kernel
+
+
+@device
+def column_weight(column, there, p, real, t):
+    return read1(p, quotient(column - quotient(column, real) * real, t)) if there > 0 else 0.0
+
+
+@device
+def column_entry(unit, there, table, row, units):
+    return read1(table, row * units + unit) if there > 0 else 0.0
+
+
+four_weights, four_column_entries, four_column_units = four(column_weight, 2), four(column_entry, 2), four(column_unit, 1)
+
+
+def apply_columns(wide: bool, center: bool, weighted: bool, biased: bool, gradient: bool) -> Any:
+    """x (and dy): (samples, rows, width) -> y (dx), `chunk` rows to a block. See `apply_runs` and `partial.columns`."""
+
+    def kernel(
+        x, dy, y, w, b, mean, low, rstd, table, units, samples, rows, width, real, length, groups, t, span, chunk, chunks
+    ):
+        held, upstream = cuda.local.array(HELD, float64), cuda.local.array(HELD, float64)
+        strips, threads_of_row = quotient(width + span - 1, span), span >> 2
+        strip_chunk = quotient(block(), strips)
+        sample = quotient(strip_chunk, chunks)
+        column = columns_of(wide, (block() - strip_chunk * strips) * span, span)
+        there = four_within(column, width)
+        unit = four_column_units(column, sample, real, length, groups)
+        r, m, scale = four_column_entries(unit, there, rstd, 0, units), same(0.0), same(1.0)
+        if center:
+            m = four_column_entries(unit, there, mean, 0, units)
+        if weighted:
+            scale = four_weights(column, there, w, real, t)
+        if gradient:
+            scale = four_mul(r, scale)
+            slope, shift = (
+                four_column_entries(unit, there, table, SLOPE, units),
+                four_column_entries(unit, there, table, SHIFT, units),
+            )
+        else:
+            slope, shift = same(-0.0), same(-0.0)
+            if center:
+                slope = four_shares(four_column_entries(unit, there, low, 0, units), r)
+            if biased:
+                shift = four_weights(column, there, b, real, t)
+        step = quotient(BLOCK, threads_of_row)
+        first = (strip_chunk - sample * chunks) * chunk
+        last, row = min(rows, first + chunk), first + quotient(thread(), threads_of_row)
+        at = four_next(column, (sample * rows + row) * width)
+        while row < last:
+            for j in range(BATCH):
+                here = there if row + j * step < last else same(0)
+                hold(held, j, fetch(wide, x, four_next(at, j * step * width), here, 0))
+                if gradient:
+                    hold(upstream, j, fetch(wide, dy, four_next(at, j * step * width), here, 0))
+            for j in range(BATCH):
+                here, v = there if row + j * step < last else same(0), recall(held, j)
+                if gradient:
+                    v = four_slanted(v, four_mul(recall(upstream, j), scale), m, slope, shift)
+                else:
+                    v = four_affine(v, m, r, slope, scale, shift)
+                put(wide, y, four_next(at, j * step * width), here, 0, v)
+            row += BATCH * step
+            at = four_next(at, BATCH * step * width)
+
+    return kernel

@@ -1,0 +1,221 @@
+"""Kernel family *runs*: long runs, a part of a run at a time. Sums of the parts, and what is written element by element.
+
+A thread reads all its elements of a few steps before it writes, so that many loads are on their way at once; y may be x, and
+dx may be x or dy.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import cuda, float64, int32
+
+from .device import device, quotient, read1
+from .elementwise import SHIFT, SLOPE, four_affine, four_shares, four_slanted, parameters
+from .partials import PRODUCTS, SQUARES, SUM, four_own_means, put_sum, unit_of
+from .tiles import (
+    HELD,
+    ROOM,
+    STEPS,
+    begins,
+    fetch,
+    fold,
+    four,
+    four_distances,
+    four_mul,
+    four_products,
+    four_terms,
+    hold,
+    items,
+    join,
+    present,
+    put,
+    recall,
+    same,
+)
+
+ROOMS = 3 * ROOM  # a place for each sum: so no barrier is needed between them
+HALF = STEPS // 2
+HALF_HELD = 4 * HALF
+
+
+@device
+def note_one(acc, item, begin, p, n, plane):
+    """Write an item's sum, which every thread of it has, in its first thread."""
+    if begin == 0 and item < n:
+        put_sum(p, plane * n + item, acc)
+
+
+@device
+def note_sums(wide, sums, item, begin, p, n, plane):
+    note_one(sums[0], item[0], begin[0], p, n, plane)
+    if not wide:
+        note_one(sums[1], item[1], begin[1], p, n, plane)
+        note_one(sums[2], item[2], begin[2], p, n, plane)
+        note_one(sums[3], item[3], begin[3], p, n, plane)
+
+
+@device
+def place(item, begin, spans, span, length):
+    """Where an item's element lies in x: runs of `length` lie one after the other, each in `spans` items."""
+    run = quotient(item, spans)
+    return run * length + (item - run * spans) * span + begin
+
+
+@device
+def inside(item, begin, n, spans, span, length):
+    """Elements from `begin` to the item's end; none if there is no such item."""
+    rest = length - (item - quotient(item, spans) * spans) * span
+    return int32((span if rest > span else rest) - begin if item < n else 0)
+
+
+@device
+def parameter_base(item, spans, groups, per_run):
+    """Where the parameters of an item's run begin, `groups` runs having `per_run` each of their own."""
+    run = quotient(item, spans)
+    return (run - quotient(run, groups) * groups) * per_run
+
+
+@device
+def in_run(item, begin, spans, span):
+    """Where an item's element lies in its run."""
+    return (item - quotient(item, spans) * spans) * span + begin
+
+
+@device
+def mean_of(item, mean, n, spans, per_sample, groups, channels):
+    return read1(mean, unit_of(quotient(item, spans), per_sample, groups, channels)) if item < n else 0.0
+
+
+four_places, four_inside, four_means = four(place, 2), four(inside, 2), four(mean_of, 1)
+four_bases, four_in_runs = four(parameter_base, 1), four(in_run, 2)
+
+
+def tiles(kind: int, wide: bool, parts: int, center: bool, pointwise: bool, weighted: bool) -> Any:
+    """x (and dy): runs of `length` elements, one after the other -> partials (planes, n, parts) of n items.
+
+    mean: float64 (units,), 0 without `center`; w: the weights of `groups` runs, each for t elements, if `weighted`.
+    """
+    nothing = ((0.0,) * parts,) * 4
+    weights = parameters(wide, pointwise, weighted, 1.0)
+    centered, together = center and kind in (SQUARES, PRODUCTS), HALF if kind == PRODUCTS else STEPS
+
+    def kernel(x, dy, w, mean, out, n, spans, span, length, per_sample, groups, channels, t, per):
+        room = cuda.shared.array(ROOMS, float64)
+        held, upstream = cuda.local.array(HELD, float64), cuda.local.array(HALF_HELD, float64)
+        item, begin = items(wide, per), begins(wide, per)
+        at, left = four_places(item, begin, spans, span, length), four_inside(item, begin, n, spans, span, length)
+        base, where = four_bases(item, spans, groups, quotient(length, t)), four_in_runs(item, begin, spans, span)
+        u, product_, d_ = nothing, nothing, nothing
+        means = same(0.0)
+        if centered:
+            means = four_means(item, mean, n, spans, per_sample, groups, channels)
+        for h in range(0, STEPS, together):
+            for j in range(together):
+                hold(held, j, fetch(wide, x, at, left, h + j))
+                if kind == PRODUCTS:
+                    hold(upstream, j, fetch(wide, dy, at, left, h + j))
+            for j in range(together):
+                if kind == SUM:
+                    u = four_terms(u, recall(held, j))
+                else:
+                    d = four_distances(recall(held, j), means, present(left, h + j))
+                    if kind == SQUARES:
+                        u = four_products(u, d, d)
+                    else:
+                        g = four_mul(recall(upstream, j), weights(w, base, where, left, h + j, t))
+                        u, product_, d_ = four_terms(u, g), four_products(product_, g, d), four_terms(d_, d)
+        note_sums(wide, join(wide, fold(wide, u), per, room, 0), item, begin, out, n, 0)
+        if kind == PRODUCTS:
+            note_sums(wide, join(wide, fold(wide, product_), per, room, ROOM), item, begin, out, n, 1)
+            note_sums(wide, join(wide, fold(wide, d_), per, room, 2 * ROOM), item, begin, out, n, 2)
+
+    return kernel
+
+
+def tile_moments(wide: bool, parts: int) -> Any:
+    """x: runs of `length` elements -> of each tile its sum, and the squares about its own mean: out (2, n, parts)."""
+    nothing = ((0.0,) * parts,) * 4
+
+    def kernel(x, out, n, spans, length):
+        held = cuda.local.array(HELD, float64)
+        item, begin = items(wide, 1), begins(wide, 1)
+        at, left = four_places(item, begin, spans, 256, length), four_inside(item, begin, n, spans, 256, length)
+        a, q = nothing, nothing
+        for j in range(STEPS):
+            v = fetch(wide, x, at, left, j)
+            hold(held, j, v)
+            a = four_terms(a, v)
+        a = fold(wide, a)
+        means = four_own_means(a, left, begin)
+        for j in range(STEPS):
+            d = four_distances(recall(held, j), means, present(left, j))
+            q = four_products(q, d, d)
+        note_sums(wide, a, item, begin, out, n, 0)
+        note_sums(wide, fold(wide, q), item, begin, out, n, 1)
+
+    return kernel
+
+
+@device
+def item_unit(item, n, spans, per_sample, groups, channels):
+    return unit_of(quotient(item, spans), per_sample, groups, channels) if item < n else 0
+
+
+@device
+def entry(unit, table, row, units):
+    return read1(table, row * units + unit)
+
+
+four_item_units, four_entries = four(item_unit, 1), four(entry, 1)
+
+
+def apply_runs(wide: bool, center: bool, pointwise: bool, weighted: bool, biased: bool) -> Any:
+    """x: runs of `length` elements, in n items -> y. mean, low, rstd: float64 (units,)."""
+    weights, biases = parameters(wide, pointwise, weighted, 1.0), parameters(wide, pointwise, biased, -0.0)
+
+    def kernel(x, w, b, y, mean, low, rstd, n, spans, span, length, per_sample, groups, channels, t, per):
+        held = cuda.local.array(HALF_HELD, float64)
+        item, begin = items(wide, per), begins(wide, per)
+        at, left = four_places(item, begin, spans, span, length), four_inside(item, begin, n, spans, span, length)
+        unit = four_item_units(item, n, spans, per_sample, groups, channels)
+        base, where = four_bases(item, spans, groups, quotient(length, t)), four_in_runs(item, begin, spans, span)
+        m, c, r = same(0.0), same(-0.0), four_entries(unit, rstd, 0, 0)
+        if center:
+            m, c = four_entries(unit, mean, 0, 0), four_shares(four_entries(unit, low, 0, 0), r)
+        for h in (0, HALF):
+            for j in range(HALF):
+                hold(held, j, fetch(wide, x, at, left, h + j))
+            for j in range(HALF):
+                scale, shift = weights(w, base, where, left, h + j, t), biases(b, base, where, left, h + j, t)
+                put(wide, y, at, left, h + j, four_affine(recall(held, j), m, r, c, scale, shift))
+
+    return kernel
+
+
+def apply_gradient_runs(wide: bool, center: bool, pointwise: bool, weighted: bool, by_rows: bool) -> Any:
+    """x, dy: runs of `length` elements, in n items -> dx. mean, rstd: float64 (units,); table: (3, units), see `rows`."""
+    weights = parameters(wide, pointwise, weighted, 1.0)
+
+    def kernel(x, dy, dx, w, mean, rstd, table, units, n, spans, span, length, per_sample, groups, channels, t, per):
+        held, upstream = cuda.local.array(HALF_HELD, float64), cuda.local.array(HALF_HELD, float64)
+        item, begin = items(wide, per), begins(wide, per)
+        at, left = four_places(item, begin, spans, span, length), four_inside(item, begin, n, spans, span, length)
+        unit = four_item_units(item, n, spans, per_sample, groups, channels)
+        base, where = four_bases(item, spans, groups, quotient(length, t)), four_in_runs(item, begin, spans, span)
+        r, slope = four_entries(unit, rstd, 0, units), four_entries(unit, table, SLOPE, units)
+        m, shift = same(0.0), four_entries(unit, table, SHIFT, units)
+        if center:
+            m = four_entries(unit, mean, 0, units)
+        for h in (0, HALF):
+            for j in range(HALF):
+                hold(held, j, fetch(wide, x, at, left, h + j))
+                hold(upstream, j, fetch(wide, dy, at, left, h + j))
+            for j in range(HALF):
+                scale = weights(w, base, where, left, h + j, t)
+                g = recall(upstream, j)
+                # rounded as on the CPU: a weight of each element goes with dy, one of a run with rstd
+                u = four_mul(four_mul(g, scale), r) if by_rows else four_mul(g, four_mul(r, scale))
+                put(wide, dx, at, left, h + j, four_slanted(recall(held, j), u, m, slope, shift))
+
+    return kernel
