@@ -14,8 +14,6 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from . import checks, dispatch, plan
 from .checks import Array
 
@@ -50,8 +48,8 @@ def layer_norm_backward(
         Which of dx, dweight, dbias are wanted; what is not costs neither time nor memory traffic.
     out : array like x, optional
         Where to write dx; may be x or dy. One that is not C-contiguous costs a copy.
-    backend : {None, "cpu"}
-        None: where x lies.
+    backend : {None, "cpu", "cuda"}
+        None: where x lies. "cuda" carries NumPy arrays to the device and the results back.
 
     Returns
     -------
@@ -66,6 +64,7 @@ def layer_norm_backward(
 
     Examples
     --------
+    >>> import numpy as np
     >>> from numbanorm import layer_norm
     >>> x = np.array([[1.0, 2.0, 4.0]])
     >>> y, stats = layer_norm(x, 3, return_stats=True)
@@ -73,9 +72,10 @@ def layer_norm_backward(
     >>> dweight.round(4)
     array([-1.069 , -0.2673,  1.3363])
     """
-    x_ = checks.array("x", x)
+    home = dispatch.home(x, backend)
+    x_ = home.array("x", x)
     p = plan.trailing(x_.shape, plan.as_shape("normalized_shape", normalized_shape))
-    return _run(p, dy, x, x_, stats, weight, checks.needs(needs, 3), out, backend, True, False)
+    return _run(p, home, dy, x, x_, stats, weight, checks.needs(needs, 3), out, backend, True, False)
 
 
 def rms_norm_backward(
@@ -110,9 +110,10 @@ def rms_norm_backward(
     TypeError, ValueError
         For arguments that do not fit, before anything is computed.
     """
-    x_ = checks.array("x", x)
+    home = dispatch.home(x, backend)
+    x_ = home.array("x", x)
     p = plan.trailing(x_.shape, plan.as_shape("normalized_shape", normalized_shape))
-    return _run(p, dy, x, x_, stats, weight, checks.needs(needs, 2), out, backend, False, False)
+    return _run(p, home, dy, x, x_, stats, weight, checks.needs(needs, 2), out, backend, False, False)
 
 
 def group_norm_backward(
@@ -152,9 +153,10 @@ def group_norm_backward(
     TypeError, ValueError
         For arguments that do not fit, before anything is computed.
     """
-    x_ = checks.array("x", x)
+    home = dispatch.home(x, backend)
+    x_ = home.array("x", x)
     p = plan.group(x_.shape, plan.as_int("num_groups", num_groups), plan.as_int("channel_axis", channel_axis))
-    return _run(p, dy, x, x_, stats, weight, checks.needs(needs, 3), out, backend, True, False)
+    return _run(p, home, dy, x, x_, stats, weight, checks.needs(needs, 3), out, backend, True, False)
 
 
 def instance_norm_backward(
@@ -194,10 +196,11 @@ def instance_norm_backward(
     TypeError, ValueError
         For arguments that do not fit, before anything is computed.
     """
-    x_ = checks.array("x", x)
+    home = dispatch.home(x, backend)
+    x_ = home.array("x", x)
     p = plan.instance(x_.shape, plan.as_int("channel_axis", channel_axis))
     given = not checks.flag("use_input_stats", use_input_stats)
-    return _run(p, dy, x, x_, stats, weight, checks.needs(needs, 3), out, backend, True, given)
+    return _run(p, home, dy, x, x_, stats, weight, checks.needs(needs, 3), out, backend, True, given)
 
 
 def batch_norm_backward(
@@ -237,50 +240,33 @@ def batch_norm_backward(
     TypeError, ValueError
         For arguments that do not fit, before anything is computed.
     """
-    x_ = checks.array("x", x)
+    home = dispatch.home(x, backend)
+    x_ = home.array("x", x)
     p = plan.batch(x_.shape, plan.as_int("channel_axis", channel_axis))
     given = not checks.flag("training", training)
-    return _run(p, dy, x, x_, stats, weight, checks.needs(needs, 3), out, backend, True, given)
+    return _run(p, home, dy, x, x_, stats, weight, checks.needs(needs, 3), out, backend, True, given)
 
 
 def _run(
-    p: plan.Plan, dy: Any, x: Array, x_: Array, stats: Any, weight: Any, needs: tuple[bool, ...], out: Any, backend: Any,
-    center: bool, given: bool,
+    p: plan.Plan, home: Any, dy: Any, x: Any, x_: Any, stats: Any, weight: Any, needs: tuple[bool, ...], out: Any,
+    backend: Any, center: bool, given: bool,
 ) -> Gradients:  # fmt: skip
     """Check what is left, run, and return the gradients. x: as it came; x_: of a known dtype."""
-    dy_ = checks.like("dy", dy, x_)
-    mean, rstd = checks.stats(stats, p.stats_shape, center)
-    w = checks.parameter("weight", weight, p.weight_shape)
+    dy_ = home.like("dy", dy, x_)
+    mean, rstd = home.stats(stats, p.stats_shape, center)
+    w = home.parameter("weight", weight, p.weight_shape)
     if weight is None and getattr(stats, "weighted", False):
         raise ValueError("weight must be given, for the forward call had one: got None; pass the same weight")
     if out is not None:
         if not needs[0]:
             raise ValueError(f"out is where dx is written: got needs={needs}; leave out away, or ask for dx")
         others = (("x", x), ("dy", dy), ("weight", weight), ("mean", mean), ("rstd", rstd))
-        checks.output(out, x_, others, may_be=("x", "dy"))
-    module = dispatch.select(backend)
-    if isinstance(module, dispatch.Explaining):
-        module.tell_backward(p, x_, center, given, needs)
-    x_c, dy_c = checks.contiguous(x_), checks.contiguous(dy_)
-    dx = _destination(out, x_c) if needs[0] else None
-    if p.size == 0:
-        sums = np.zeros((2, p.G * p.K))
-    else:
-        sums = module.differentiate(p, x_c, dy_c, dx, w, mean, rstd, center, given, needs[1:])
-    if out is not None:
-        if not out.flags.carray:
-            out[...] = dx
-        dx = out
-    if not any(needs[1:]):
-        return (dx, *[None] * len(needs[1:]))
-    kind = x_.dtype if weight is None else checks.array("weight", weight).dtype
-    with np.errstate(over="ignore", invalid="ignore"):  # what is too large for the dtype is inf there
-        dweight, dbias = sums.astype(kind).reshape(2, *p.weight_shape)
-    return (dx, *[g if n else None for g, n in zip((dweight, dbias), needs[1:], strict=False)])
-
-
-def _destination(out: Any, x: Array) -> Array:
-    """Where dx is written: `out` where the kernels can, which may be x or dy."""
-    if out is None:
-        return np.empty(x.shape, x.dtype)
-    return out.view(np.ndarray) if out.flags.carray else np.empty(x.shape, x.dtype)
+        home.output(out, x_, others, may_be=("x", "dy"))
+    if isinstance(backend, dispatch.Explaining):
+        backend.tell_backward(home, p, x_, center, given, needs)
+    x_c, dy_c = home.contiguous(x_), home.contiguous(dy_)
+    if home.on_device:
+        w, mean, rstd = home.ready(w, mean, rstd)
+    dx = home.destination(out, x_, x_c, dy_c) if needs[0] else None
+    grads = home.differentiate(p, x_c, dy_c, dx, w, mean, rstd, center, given, needs[1:], weight)
+    return (home.written(out, dx) if needs[0] else None, *grads)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import sys
 from typing import Any
 
 import numpy as np
@@ -33,10 +34,24 @@ def array(name: str, x: Any) -> Array:
         return x  # type: ignore[no-any-return]
     native = x.dtype if x.dtype.isnative else x.dtype.newbyteorder("=")
     if not is_float(native):
-        raise TypeError(
-            f"{name} must hold {', '.join(FLOATS[:-1])} or {FLOATS[-1]}: got {x.dtype}; write {name}.astype(np.float32)"
-        )
+        raise TypeError(not_float(name, x.dtype, f"{name}.astype(np.float32)"))
     return x if x.dtype.isnative else x.astype(native)  # type: ignore[no-any-return]
+
+
+def not_float(name: str, dtype: Any, remedy: str) -> str:
+    return f"{name} must hold {', '.join(FLOATS[:-1])} or {FLOATS[-1]}: got {dtype}; write {remedy}"
+
+
+def device_library(x: Any) -> str | None:
+    """Whose array x is, if its memory is that of a CUDA device; no library is imported to ask."""
+    if isinstance(x, np.ndarray):
+        return None
+    torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
+    if torch is not None and isinstance(x, torch.Tensor):  # whose __cuda_array_interface__ may raise
+        return "torch" if x.is_cuda else None
+    if cupy is not None and isinstance(x, cupy.ndarray):
+        return "cupy"
+    return "numba" if hasattr(x, "__cuda_array_interface__") or hasattr(x, "__cuda_ndarray__") else None
 
 
 def plain(name: str, x: Any) -> Array:
@@ -45,11 +60,15 @@ def plain(name: str, x: Any) -> Array:
         raise TypeError(f"{name} must not be a masked array: the mask would be lost; pass {name}.filled(value)")
     if isinstance(x, np.ndarray):
         return x.view(np.ndarray)
-    if hasattr(x, "__cuda_array_interface__"):
+    if device_library(x):
         raise TypeError(
-            f"{name} must be in host memory, for this version has no CUDA backend: got {type(x).__name__}; copy it to the host"
+            f"{name} must be in host memory, as x is: got {type(x).__name__} on a CUDA device; copy it to the host, "
+            f"or all arrays to the device"
         )
-    raise TypeError(f"{name} must be a NumPy array: got {type(x).__name__}; write np.asarray({name}, dtype=np.float32)")
+    remedy = f"write np.asarray({name}, dtype=np.float32)"
+    if hasattr(x, "is_cuda"):  # a tensor of torch on the CPU
+        remedy = f"write np.asarray({name}) or {name}.numpy(), or {name}.cuda() to compute on the GPU"
+    raise TypeError(f"{name} must be a NumPy array: got {type(x).__name__}; {remedy}")
 
 
 def contiguous(x: Array) -> Array:
@@ -66,15 +85,18 @@ def parameter(name: str, w: Any, shape: tuple[int, ...]) -> Array | None:
         return None
     w = array(name, w)
     if w.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}: got {w.shape}; {fitting(name, w, shape)}")
+        fits_parameter(name, w, shape)
     flat: Array = w.astype(np.float64).reshape(-1)
     return flat
 
 
-def fitting(name: str, w: Array, shape: tuple[int, ...]) -> str:
-    if w.size == math.prod(shape):
-        return f"write {name}.reshape({shape})"
-    return f"{name} needs one element for each of the {math.prod(shape)} places that share a parameter"
+def fits_parameter(name: str, w: Any, shape: tuple[int, ...]) -> None:
+    """A weight or bias, wherever it lies, has an element for each place."""
+    if w.shape != shape:
+        remedy = f"{name} needs one element for each of the {math.prod(shape)} places that share a parameter"
+        if w.size == math.prod(shape):
+            remedy = f"write {name}.reshape({shape})"
+        raise ValueError(f"{name} must have shape {shape}: got {w.shape}; {remedy}")
 
 
 def eps(value: Any) -> float:
@@ -133,13 +155,18 @@ def running(name: str, value: Any, channels: int, update: bool) -> Array | None:
         plain(name, value)
     if value.dtype.newbyteorder("=") not in KNOWN and not is_float(value.dtype.newbyteorder("=")):
         raise TypeError(f"{name} must hold floating-point numbers: got {value.dtype}; write {name}.astype(np.float32)")
+    fits_running(name, value, channels, update, not value.flags.writeable)
+    return plain(name, value) if type(value) is not np.ndarray else value
+
+
+def fits_running(name: str, value: Any, channels: int, update: bool, read_only: bool, copy: str = "{}.copy()") -> None:
+    """A running statistic, wherever it lies, has a number a channel, and memory for it."""
     if value.shape != (channels,):
         raise ValueError(f"{name} must have shape {(channels,)}: got {value.shape}; it holds one number a channel")
-    if update and not value.flags.writeable:
-        raise ValueError(f"{name} must be writable, for training updates it: got a read-only array; pass {name}.copy()")
+    if update and read_only:
+        raise ValueError(f"{name} must be writable, for training updates it: got a read-only array; pass {copy.format(name)}")
     if update and channels > 1 and value.strides == (0,):
-        raise ValueError(f"{name} must have memory for every channel: got a broadcast view; pass {name}.copy()")
-    return plain(name, value) if type(value) is not np.ndarray else value
+        raise ValueError(f"{name} must have memory for every channel: got a broadcast view; pass {copy.format(name)}")
 
 
 def counter(value: Any) -> Array | None:
@@ -160,28 +187,43 @@ def counter(value: Any) -> Array | None:
 def like(name: str, value: Any, x: Array) -> Array:
     """An array of x's shape and dtype."""
     a = array(name, value)
+    fits_like(name, a, x)
+    return a
+
+
+def fits_like(name: str, a: Any, x: Any, cast: str = "{}.astype(x.dtype)") -> None:
+    """An array, wherever it lies, has x's shape and dtype."""
     if a.shape != x.shape:
         raise ValueError(f"{name} must have the shape of x, {x.shape}: got {a.shape}; it is the gradient of the norm's result")
     if a.dtype != x.dtype:
-        raise TypeError(f"{name} must have the dtype of x, {x.dtype}: got {a.dtype}; write {name}.astype(x.dtype)")
-    return a
+        raise TypeError(f"{name} must have the dtype of x, {x.dtype}: got {a.dtype}; write {cast.format(name)}")
 
 
 def stats(value: Any, shape: tuple[int, ...], center: bool) -> tuple[Array | None, Array]:
     """(mean, rstd) as a norm returned them -> flat; the mean is None unless `center`."""
+    mean, rstd = pair(value, center)
+    return (statistic("mean", mean, shape) if center else None), statistic("rstd", rstd, shape)
+
+
+def pair(value: Any, center: bool) -> tuple[Any, Any]:
+    """(mean, rstd), of whatever they are."""
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         came = f"{len(value)} elements" if isinstance(value, (tuple, list)) else type(value).__name__
         raise TypeError(f"stats must be (mean, rstd): got {came}; pass what the norm returned with return_stats=True")
     if not center and value[0] is not None:
         raise ValueError("stats of rms_norm have no mean: got one; pass what rms_norm returned, or write (None, rstd)")
-    return (statistic("mean", value[0], shape) if center else None), statistic("rstd", value[1], shape)
+    return value[0], value[1]
 
 
 def statistic(name: str, value: Any, shape: tuple[int, ...]) -> Array:
     a = array(name, value)
+    fits_statistic(name, a, shape)
+    return a.reshape(-1)
+
+
+def fits_statistic(name: str, a: Any, shape: tuple[int, ...]) -> None:
     if a.shape != shape:
         raise ValueError(f"{name} must have shape {shape}: got {a.shape}; pass the stats of the forward call as they came")
-    return a.reshape(-1)
 
 
 def needs(value: Any, n: int) -> tuple[bool, ...]:
@@ -196,14 +238,24 @@ def output(out: Any, x: Array, others: tuple[tuple[str, Any], ...], may_be: tupl
     """`out` fits x, and shares memory with nothing that is read, unless it is one of `may_be` itself."""
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(f"out must be a NumPy array: got {type(out).__name__}; write np.empty_like(x)")
+    fits_output(out, x, not out.flags.writeable)
+    unshared(out, others, may_be)
+
+
+def fits_output(out: Any, x: Any, read_only: bool, make: str = "np.empty_like(x)") -> None:
+    """`out`, wherever it lies, can hold what x can."""
     if out.shape != x.shape:
-        raise ValueError(f"out must have the shape of x, {x.shape}: got {out.shape}; write np.empty_like(x)")
+        raise ValueError(f"out must have the shape of x, {x.shape}: got {out.shape}; write {make}")
     if out.dtype != x.dtype:
-        raise TypeError(f"out must have the dtype of x, {x.dtype}: got {out.dtype}; write np.empty_like(x)")
-    if not out.flags.writeable:
-        raise ValueError("out must be writable: got a read-only array; write np.empty_like(x)")
+        raise TypeError(f"out must have the dtype of x, {x.dtype}: got {out.dtype}; write {make}")
+    if read_only:
+        raise ValueError(f"out must be writable: got a read-only array; write {make}")
+
+
+def unshared(out: Array, others: tuple[tuple[str, Any], ...], may_be: tuple[str, ...], make: str = "np.empty_like(x)") -> None:
+    """`out` shares memory with nothing that is read, unless it is one of `may_be` itself."""
     if overlaps_itself(out):
-        raise ValueError("out must have memory of its own for every element: got a broadcast view; write np.empty_like(x)")
+        raise ValueError(f"out must have memory of its own for every element: got a broadcast view; write {make}")
     for name, other in others:
         if other is None or (other is out and name in may_be) or not np.may_share_memory(out, other):
             continue
@@ -244,7 +296,7 @@ def shares_memory(a: Array, b: Any) -> bool:
         return True
 
 
-def apart(updated: tuple[tuple[str, Any], ...], others: tuple[tuple[str, Any], ...]) -> None:
+def apart(updated: tuple[tuple[str, Any], ...], others: tuple[tuple[str, Any], ...], copy: str = "{}.copy()") -> None:
     """What is updated in place shares memory with nothing else."""
     for k, (name, a) in enumerate(updated):
         if a is not None:
@@ -252,5 +304,5 @@ def apart(updated: tuple[tuple[str, Any], ...], others: tuple[tuple[str, Any], .
                 if other is not None and np.may_share_memory(a, other) and shares_memory(a, other):
                     raise ValueError(
                         f"{name} must not share memory with {other_name}, for it is updated: got arrays that do; "
-                        f"pass {name}.copy()"
+                        f"pass {copy.format(name)}"
                     )

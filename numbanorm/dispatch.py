@@ -1,16 +1,22 @@
 """Which backend computes: the one where the arrays live. No fallback, no global state.
 
-A backend is a module with `normalize`, `measure` and `explain` over a plan and contiguous arrays. Adding one touches its
-module and one line here.
+Every call has a home, chosen once, from x and `backend`: the module `host` for NumPy arrays, a `cuda.home.Device` for arrays
+on a device and for those that backend="cuda" carries there. It checks, makes and copies arrays and knows the backend: a
+module with `normalize`, `measure`, `differentiate`, `explain` and `explain_backward` over a plan and contiguous arrays.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from functools import cache
-from types import ModuleType
 from typing import Any, NoReturn
 
-BACKENDS = ("cpu",)
+import numba
+import numpy as np
+
+from . import checks, host
+
+INSTALL = "pip install 'numbanorm[cuda13]' (or 'numbanorm[cuda12]' where the driver is of CUDA 12)"
 
 
 class Explained(Exception):
@@ -23,34 +29,76 @@ class Explaining:
     def __init__(self, backend: str | None) -> None:
         self.backend = backend
 
-    def tell(self, plan: Any, x: Any, center: bool, given: bool, one_read: bool, affine: bool) -> NoReturn:
+    def tell(self, home: Any, plan: Any, x: Any, center: bool, given: bool, one_read: bool, affine: bool) -> NoReturn:
         if plan.size == 0:
             raise Explained("nothing: x is empty")
-        raise Explained(select(self.backend).explain(plan, x, center, given, one_read, affine))
+        raise Explained(home.module().explain(plan, home.foreseen(x), center, given, one_read, affine))
 
-    def tell_backward(self, plan: Any, x: Any, center: bool, given: bool, needs: tuple[bool, ...]) -> NoReturn:
+    def tell_backward(self, home: Any, plan: Any, x: Any, center: bool, given: bool, needs: tuple[bool, ...]) -> NoReturn:
         if plan.size == 0:
             raise Explained("nothing: x is empty")
-        raise Explained(select(self.backend).explain_backward(plan, x, center, given, needs))
+        raise Explained(home.module().explain_backward(plan, home.foreseen(x), center, given, needs))
 
-    def measure(self, plan: Any, x: Any, one_read: bool) -> NoReturn:
-        raise TypeError("explain wants one of the norms: got moments; write explain(layer_norm, x, 768)")
+
+class NoCuda(Exception):
+    """Carries why the CUDA backend cannot be used."""
 
 
 @cache
-def cpu_backend() -> ModuleType:
-    """Imported at the first call: Numba's compiler is half of the import time."""
-    from . import cpu
+def cuda_backend(compute: bool) -> Any:
+    """The module, imported at the first call that wants it, as all of numba.cuda; to `compute`, there must be a GPU."""
+    if importlib.util.find_spec("numba_cuda") is None and not numba.config.ENABLE_CUDASIM:
+        raise NoCuda(f"numba-cuda is not installed; {INSTALL}")
+    from . import cuda
 
-    return cpu
+    if compute:
+        from .cuda import driver
+
+        reason = driver.why_not()
+        if reason is not None:
+            raise NoCuda(reason)
+    return cuda
 
 
-def select(backend: Any) -> ModuleType | Any:
-    """The module that computes."""
-    if backend is None or backend == "cpu":
-        return cpu_backend()
-    if isinstance(backend, Explaining):
-        return backend
-    if backend == "cuda":
-        raise ValueError("backend must be 'cpu' or None: this version has no CUDA backend; leave backend out")
-    raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))} or None: got {backend!r}; leave it out")
+def why_no_cuda() -> str | None:
+    """Why the CUDA backend cannot compute on this machine, and what helps; None where it can."""
+    try:
+        cuda_backend(True)
+    except NoCuda as why:
+        return str(why)
+    return None
+
+
+def home(x: Any, backend: Any) -> Any:
+    """Where x lives, or is to be carried."""
+    if backend is None and type(x) is np.ndarray:
+        return host
+    asking = isinstance(backend, Explaining)
+    wanted = backend.backend if isinstance(backend, Explaining) else backend
+    if wanted is not None and not (isinstance(wanted, str) and wanted in ("cpu", "cuda")):
+        raise ValueError(f"backend must be one of 'cpu' or None, or 'cuda' for a GPU: got {wanted!r}; leave it out")
+    library = checks.device_library(x)
+    if library is None and wanted != "cuda":
+        return host
+    came = f"{type(x).__name__} on a CUDA device"
+    if wanted == "cpu":
+        raise TypeError(f"x must be in host memory for backend='cpu': got {came}; copy it to the host, or leave backend out")
+    try:
+        module = cuda_backend(not asking or library is not None)
+    except NoCuda as why:
+        if library is None:
+            raise ValueError(f"backend must be 'cpu' or None here: got 'cuda', and no CUDA backend that can compute; "
+                             f"leave backend out, or mend this: {why}") from None  # fmt: skip
+        raise TypeError(f"x must be in host memory here: got {came}, and no CUDA backend that can compute; "
+                        f"copy it to the host, or mend this: {why}") from None  # fmt: skip
+    device, kind = _device(library)
+    return device(kind, module)
+
+
+@cache
+def _device(library: str | None) -> tuple[Any, Any]:
+    """What makes homes on a device, and the kind of a library's arrays; None carries NumPy's."""
+    from .cuda import arrays
+    from .cuda.home import Device
+
+    return Device, arrays.NUMPY if library is None else arrays.KINDS[library]

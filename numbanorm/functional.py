@@ -9,6 +9,7 @@ x's dtype, in native byte order.
 from __future__ import annotations
 
 import inspect
+import math
 from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
@@ -67,8 +68,8 @@ def layer_norm(
         Where to write the result; may be x. One that is not C-contiguous costs a copy.
     return_stats : bool
         Also return `Stats(mean, rstd)`, float64 of shape x.shape[:-len(normalized_shape)].
-    backend : {None, "cpu"}
-        None: where x lies.
+    backend : {None, "cpu", "cuda"}
+        None: where x lies. "cuda" carries NumPy arrays to the device and the results back.
 
     Returns
     -------
@@ -84,10 +85,11 @@ def layer_norm(
     >>> layer_norm(np.array([[1.0, 2.0, 3.0]]), 3, eps=0.0).round(4)
     array([[-1.2247,  0.    ,  1.2247]])
     """
-    x_, with_stats = checks.array("x", x), checks.flag("return_stats", return_stats)
+    home = dispatch.home(x, backend)
+    x_, with_stats = home.array("x", x), checks.flag("return_stats", return_stats)
     p = plan.trailing(x_.shape, plan.as_shape("normalized_shape", normalized_shape))
-    y, stats = _run(p, x, x_, weight, bias, checks.eps(eps), out, backend, True, None, method)
-    return (y, _stats(p, stats, weight)) if with_stats else y
+    y, stats = _run(p, home, x, x_, weight, bias, checks.eps(eps), out, backend, True, None, method)
+    return (y, _stats(p, home, stats, weight)) if with_stats else y
 
 
 def rms_norm(
@@ -126,11 +128,12 @@ def rms_norm(
     TypeError, ValueError
         For arguments that do not fit, before anything is computed.
     """
-    x_, with_stats = checks.array("x", x), checks.flag("return_stats", return_stats)
+    home = dispatch.home(x, backend)
+    x_, with_stats = home.array("x", x), checks.flag("return_stats", return_stats)
     p = plan.trailing(x_.shape, plan.as_shape("normalized_shape", normalized_shape))
     number = _epsilon(x_.dtype) if eps is None else checks.eps(eps)
-    y, stats = _run(p, x, x_, weight, None, number, out, backend, False, None, method)
-    return (y, _stats(p, stats, weight, mean=False)) if with_stats else y
+    y, stats = _run(p, home, x, x_, weight, None, number, out, backend, False, None, method)
+    return (y, _stats(p, home, stats, weight, mean=False)) if with_stats else y
 
 
 def group_norm(
@@ -173,12 +176,13 @@ def group_norm(
     TypeError, ValueError
         For arguments that do not fit, and (as torch) for a single value in all; before anything is computed.
     """
-    x_, with_stats = checks.array("x", x), checks.flag("return_stats", return_stats)
+    home = dispatch.home(x, backend)
+    x_, with_stats = home.array("x", x), checks.flag("return_stats", return_stats)
     p = plan.group(x_.shape, plan.as_int("num_groups", num_groups), plan.as_int("channel_axis", channel_axis))
     if p.B * p.count == 1:
         raise ValueError(_one_value("group", x_.shape))
-    y, stats = _run(p, x, x_, weight, bias, checks.eps(eps), out, backend, True, None, method)
-    return (y, _stats(p, stats, weight)) if with_stats else y
+    y, stats = _run(p, home, x, x_, weight, bias, checks.eps(eps), out, backend, True, None, method)
+    return (y, _stats(p, home, stats, weight)) if with_stats else y
 
 
 def instance_norm(
@@ -230,20 +234,23 @@ def instance_norm(
     TypeError, ValueError
         For arguments that do not fit, and for a single value a channel; before anything is computed.
     """
-    x_, with_stats = checks.array("x", x), checks.flag("return_stats", return_stats)
+    home = dispatch.home(x, backend)
+    x_, with_stats = home.array("x", x), checks.flag("return_stats", return_stats)
     axis = plan.as_int("channel_axis", channel_axis)
     p = plan.instance(x_.shape, axis)
     own = checks.flag("use_input_stats", use_input_stats)
     if own and p.count == 1:
         raise ValueError(_one_value("channel", x_.shape))
-    tracked = Running(running_mean, running_var, momentum, num_batches_tracked, convention, p.G, own, "use_input_stats=True")
-    used = p if own else plan.batch(x_.shape, axis)  # given statistics are the same for all samples
-    y, stats = _run(used, x, x_, weight, bias, checks.eps(eps), out, backend, True, tracked, method)
+    numbers = running_mean, running_var, momentum, num_batches_tracked, convention
+    tracked = Running(home, *numbers, p.G, own, "use_input_stats=True")
+    shared = not own and not (with_stats and home.on_device)  # given statistics, and nothing that would repeat them
+    used = plan.batch(x_.shape, axis) if shared else p
+    y, stats = _run(used, home, x, x_, weight, bias, checks.eps(eps), out, backend, True, tracked, method)
     if own:
-        tracked.update(stats.reshape(4, p.B, p.G), p.count)
-    elif with_stats:
+        tracked.update(stats, p)
+    elif with_stats and shared:
         stats = np.repeat(stats[:, None], p.B, axis=1).reshape(4, -1)
-    return (y, _stats(p, stats, weight)) if with_stats else y
+    return (y, _stats(p, home, stats, weight)) if with_stats else y
 
 
 def batch_norm(
@@ -302,31 +309,34 @@ def batch_norm(
     TypeError, ValueError
         For arguments that do not fit, and for a single value a channel in training; before anything is computed.
     """
-    x_, with_stats = checks.array("x", x), checks.flag("return_stats", return_stats)
+    home = dispatch.home(x, backend)
+    x_, with_stats = home.array("x", x), checks.flag("return_stats", return_stats)
     p = plan.batch(x_.shape, plan.as_int("channel_axis", channel_axis))
     own = checks.flag("training", training)
     if own and p.count == 1:
         raise ValueError(_one_value("channel", x_.shape))
-    tracked = Running(running_mean, running_var, momentum, num_batches_tracked, convention, p.G, own, "training=True")
-    y, stats = _run(p, x, x_, weight, bias, checks.eps(eps), out, backend, True, tracked, method)
+    numbers = running_mean, running_var, momentum, num_batches_tracked, convention
+    tracked = Running(home, *numbers, p.G, own, "training=True")
+    y, stats = _run(p, home, x, x_, weight, bias, checks.eps(eps), out, backend, True, tracked, method)
     if own:
-        tracked.update(stats[:, None], p.count)
-    return (y, _stats(p, stats, weight)) if with_stats else y
+        tracked.update(stats, p)
+    return (y, _stats(p, home, stats, weight)) if with_stats else y
 
 
 class Running:
     """Running statistics: checked on the way in, used or updated on the way out."""
 
-    __slots__ = ("counter", "keras", "mean", "momentum", "own", "var")
+    __slots__ = ("counter", "home", "keras", "mean", "momentum", "own", "var")
 
     def __init__(
-        self, mean: Any, var: Any, momentum: Any, counter: Any, convention: Any, channels: int, own: bool, remedy: str
-    ) -> None:
-        self.own = own
-        self.mean = checks.running("running_mean", mean, channels, own)
-        self.var = checks.running("running_var", var, channels, own)
+        self, home: Any, mean: Any, var: Any, momentum: Any, counter: Any, convention: Any, channels: int, own: bool,
+        remedy: str,
+    ) -> None:  # fmt: skip
+        self.own, self.home = own, home
+        self.mean = home.running("running_mean", mean, channels, own)
+        self.var = home.running("running_var", var, channels, own)
         self.momentum = checks.momentum(momentum)
-        self.counter = checks.counter(counter)
+        self.counter = home.counter(counter)
         self.keras = checks.choice("convention", convention, ("torch", "keras")) == "keras"
         if not own and (self.mean is None or self.var is None):
             raise ValueError(f"running_mean and running_var must be given to normalize with them: got None; or pass {remedy}")
@@ -337,33 +347,11 @@ class Running:
     def arrays(self) -> tuple[tuple[str, Any], ...]:
         return (("running_mean", self.mean), ("running_var", self.var), ("num_batches_tracked", self.counter))
 
-    def given(self) -> tuple[Array, Array]:
-        """Mean and variance to normalize with, float64 (C,)."""
-        assert self.mean is not None
-        assert self.var is not None
-        return self.mean.astype(np.float64), self.var.astype(np.float64)
-
-    def update(self, stats: Array, count: int) -> None:
-        """Take in one batch. stats: float64 (4, samples, C); count: elements behind each."""
-        if count == 0 or stats.shape[1] == 0:
-            return
-        if self.counter is not None:
-            self.counter += 1
-        if self.mean is None and self.var is None:
-            return
-        if self.momentum is None:
-            assert self.counter is not None
-            new = 1.0 / float(self.counter.reshape(-1)[0])
-        else:
-            new = 1.0 - self.momentum if self.keras else self.momentum
-        old = self.momentum if self.keras and self.momentum is not None else 1.0 - new
-        for running, batch, n in ((self.mean, stats[0], 1), (self.var, stats[2], count if self.keras else count - 1)):
-            if running is not None:
-                with np.errstate(over="ignore", invalid="ignore"):  # nan and inf pass on, as they do through y
-                    total = running.astype(np.float64)
-                    total *= old
-                    total += (batch[0] if len(batch) == 1 else batch.mean(axis=0)) / n * new
-                    running[...] = total
+    def update(self, stats: Any, p: plan.Plan) -> None:
+        """Take in one batch, of any number of samples."""
+        something = self.mean is not None or self.var is not None or self.counter is not None
+        if something and p.count and p.B:
+            self.home.update(stats, p.B, p.count, self.mean, self.var, self.counter, self.momentum, self.keras)
 
 
 def _one_value(what: str, shape: tuple[int, ...]) -> str:
@@ -371,56 +359,50 @@ def _one_value(what: str, shape: tuple[int, ...]) -> str:
 
 
 @cache
-def _epsilon(dtype: np.dtype[Any]) -> float:
+def _epsilon(dtype: Any) -> float:
     """Distance from 1 to the next number of the dtype."""
     return 2.0**-7 if dtype.name == "bfloat16" else float(np.finfo(dtype).eps)
 
 
 def _run(
-    p: plan.Plan, x: Array, x_: Array, weight: Any, bias: Any, eps: float, out: Any, backend: Any, center: bool,
+    p: plan.Plan, home: Any, x: Any, x_: Any, weight: Any, bias: Any, eps: float, out: Any, backend: Any, center: bool,
     tracked: Running | None, method: Any,
-) -> tuple[Array, Array]:  # fmt: skip
+) -> tuple[Any, Any]:  # fmt: skip
     """Check what is left, run, and return y and the statistics (4, B * G). x: as it came; x_: of a known dtype."""
-    w = checks.parameter("weight", weight, p.weight_shape)
-    b = checks.parameter("bias", bias, p.weight_shape)
+    w = home.parameter("weight", weight, p.weight_shape)
+    b = home.parameter("bias", bias, p.weight_shape)
     one_read = checks.one_read(method)
     if out is not None:
         running = () if tracked is None else tracked.arrays()
-        checks.output(out, x_, (("x", x), ("weight", weight), ("bias", bias), *running))
+        home.output(out, x_, (("x", x), ("weight", weight), ("bias", bias), *running))
     if tracked is not None and tracked.own:
-        checks.apart(tracked.arrays(), (("x", x), ("weight", weight), ("bias", bias)))
-    module = dispatch.select(backend)
-    given = tracked.given() if tracked is not None and not tracked.own else None
-    if isinstance(module, dispatch.Explaining):
-        module.tell(p, x_, center, given is not None, one_read, w is not None or b is not None)
-    source = checks.contiguous(x_)
-    if out is None:
-        y = np.empty(x_.shape, x_.dtype)
-    elif source is x_ and np.may_share_memory(out, source) and checks.same_memory(out, source):
-        y = source
+        home.apart(tracked.arrays(), (("x", x), ("weight", weight), ("bias", bias)))
+    has_given = tracked is not None and not tracked.own
+    if isinstance(backend, dispatch.Explaining):
+        backend.tell(home, p, x_, center, has_given, one_read, w is not None or b is not None)
+    module, source = home.module(), home.contiguous(x_)
+    if home.on_device:
+        w, b = home.ready(w, b)
+    given = home.given(tracked.mean, tracked.var) if has_given and tracked is not None else None
+    y = home.destination(out, x_, source)
+    if p.size:
+        stats = module.normalize(p, source, y, w, b, eps, center, given, one_read)
     else:
-        y = out.view(np.ndarray) if out.flags.carray else np.empty(x_.shape, x_.dtype)
-    if p.size == 0:
-        return (y if out is None else out), _of_nothing(p, eps, module, given)
-    stats = module.normalize(p, source, y, w, b, eps, center, given, one_read)
-    if out is None:
-        return y, stats
-    if y is not source and not out.flags.carray:
-        out[...] = y
-    return out, stats
+        stats = _of_nothing(p, home, eps, module, given)
+    return home.written(out, y), stats
 
 
-def _of_nothing(p: plan.Plan, eps: float, module: Any, given: tuple[Array, Array] | None) -> Array:
+def _of_nothing(p: plan.Plan, home: Any, eps: float, module: Any, given: tuple[Any, Any] | None) -> Any:
     """Statistics of an empty x: those that were given, or nan."""
-    if given is None or p.G == 0:
-        return np.full((4, p.B * p.G), np.nan)
+    if given is None or p.B * p.G == 0:
+        return home.full((4, p.B * p.G), math.nan)
     one = plan.Plan(p.B, 1, p.G, 1, 1, p.stats_shape, p.weight_shape)
-    x = np.zeros(p.B * p.G)
-    return module.normalize(one, x, x, None, None, eps, True, given, False)  # type: ignore[no-any-return]
+    x = home.full((p.B * p.G,), 0.0)
+    return module.normalize(one, x, x, None, None, eps, True, given, False)
 
 
-def _stats(p: plan.Plan, stats: Array, weight: Any, mean: bool = True) -> Stats:
-    measured = Stats(stats[0].reshape(p.stats_shape) if mean else None, stats[3].reshape(p.stats_shape))
+def _stats(p: plan.Plan, home: Any, stats: Any, weight: Any, mean: bool = True) -> Stats:
+    measured = Stats(home.row(stats, 0, p.stats_shape) if mean else None, home.row(stats, 3, p.stats_shape))
     measured.weighted = weight is not None
     return measured
 

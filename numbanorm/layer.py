@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 from numpy.typing import DTypeLike
 
-from . import backward, checks, functional
+from . import backward, checks, dispatch, functional
 from .checks import Array
 
 # every array that a layer may have, in the order of torch's state_dict, and what fills it at first
@@ -114,10 +114,12 @@ class Layer:
         TypeError, ValueError
             For arguments that do not fit; the layer is then as it was.
         """
-        x_ = checks.array("x", x)
+        home = dispatch.home(x, self.backend)
+        x_ = home.array("x", x)
         self._fits(x_.shape)
-        y, gradients = self._forward(x_, out)
-        self._last = OVERWRITTEN if out is not None and checks.shares_memory(out, x_) else (x_, gradients)
+        x = home.users(x_)
+        y, gradients = self._forward(x, out)
+        self._last = OVERWRITTEN if out is not None and home.shares(out, x_) else (x, gradients)
         return y
 
     def backward(self, dy: Array, out: Array | None = None) -> Array:
@@ -143,7 +145,7 @@ class Layer:
             raise ValueError(f"{type(self).__name__}.backward wants the x of the last call: got {self._last}")
         x, gradients = self._last
         dx, *rest = gradients(dy, out=out)
-        if out is not None and checks.shares_memory(out, x):
+        if out is not None and dispatch.home(x, self.backend).shares(out, x):
             self._last = OVERWRITTEN
         self.grad = {name: g for name, g in zip(PARAMETERS, rest, strict=False) if g is not None}
         return dx  # type: ignore[no-any-return]

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 from numpy.typing import DTypeLike
 
-from . import checks, plan
+from . import checks, dispatch, plan
 from .checks import Array
 from .layer import COUNTER, PARAMETERS, RUNNING, Gradients, IncompatibleKeys, Layer, affine_parameters, refill
 
@@ -220,15 +220,18 @@ class _InstanceNorm(_Tracking):
         if x.ndim == len(self._axes[-1]):
             return super()._forward(x, out)
 
+        home = dispatch.home(x, self.backend)
+        x_ = home.array("x", x)
+
         def batched(out: Array | None) -> Array | None:
             if out is not None:
-                checks.output(out, x, ())
+                home.output(out, x_, ())
             return None if out is None else out[None]
 
         y, of_batch = super()._forward(x[None], batched(out))
 
         def gradients(dy: Array, out: Array | None) -> tuple[Array | None, ...]:
-            dx, *rest = of_batch(checks.like("dy", dy, x)[None], out=batched(out))
+            dx, *rest = of_batch(home.users(home.like("dy", dy, x_))[None], out=batched(out))
             return (dx[0] if out is None else out, *rest)
 
         return (y[0] if out is None else out), gradients

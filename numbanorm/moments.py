@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +62,7 @@ class Moments:
             return NotImplemented
         if self.count == 0 or other.count == 0:
             one = other if self.count == 0 else self
-            return Moments(one.count, np.copy(one.mean), np.copy(one.m2), self.axis if self.axis is not None else other.axis)
+            return Moments(one.count, fresh(one.mean), fresh(one.m2), self.axis if self.axis is not None else other.axis)
         if np.shape(self.mean) != np.shape(other.mean):
             raise ValueError(
                 f"moments must have the same shape to be merged: got {np.shape(self.mean)} and {np.shape(other.mean)}; "
@@ -77,17 +79,17 @@ class Moments:
     def var(self, ddof: int = 0) -> Array:
         """Variance m2 / (count - ddof); ddof=1 is the unbiased one. nan where count <= ddof."""
         if self.count <= ddof:
-            return np.full(np.shape(self.m2), np.nan)
-        return np.asarray(self.m2 / (self.count - ddof))
+            return array(self.m2 * math.nan)
+        return array(self.m2 / (self.count - ddof))
 
     def std(self, ddof: int = 0) -> Array:
         """Square root of the variance."""
-        return np.sqrt(self.var(ddof))
+        return root(self.var(ddof))
 
     def rstd(self, eps: float = 0.0) -> Array:
         """1 / sqrt(var + eps), what a norm multiplies with."""
         with np.errstate(divide="ignore"):
-            return np.asarray(1.0 / np.sqrt(self.var() + checks.eps(eps)))
+            return array(1.0 / root(self.var() + checks.eps(eps)))
 
 
 def moments(x: Array, axis: Axes = None, *, method: str = "two_pass", backend: str | None = None) -> Moments:
@@ -102,20 +104,21 @@ def moments(x: Array, axis: Axes = None, *, method: str = "two_pass", backend: s
         Axes to reduce; None is all.
     method : {"two_pass", "welford"}
         See `layer_norm`.
-    backend : {None, "cpu"}
-        None: where x lies.
+    backend : {None, "cpu", "cuda"}
+        None: where x lies. "cuda" carries NumPy arrays to the device and the results back.
 
     Returns
     -------
     Moments
-        With float64 arrays of the shape of the axes that are kept.
+        With float64 arrays of x's kind, of the shape of the axes that are kept.
 
     Raises
     ------
     TypeError, ValueError
         For arguments that do not fit.
     """
-    x = checks.array("x", x)
+    home = dispatch.home(x, backend)
+    x = home.array("x", x)
     one_read = checks.one_read(method)
     axes = tuple(range(x.ndim)) if axis is None else plan.as_shape("axis", axis)
     for a in axes:
@@ -125,8 +128,30 @@ def moments(x: Array, axis: Axes = None, *, method: str = "two_pass", backend: s
     if len(set(axes)) != len(axes):
         raise ValueError(f"axis must name each axis once: got {axis} for shape {x.shape}; leave out the second one")
     p, order = plan.over_axes(x.shape, tuple(sorted(axes)))
-    module = dispatch.select(backend)
+    if isinstance(backend, dispatch.Explaining):
+        raise TypeError("explain wants one of the norms: got moments; write explain(layer_norm, x, 768)")
     if p.size == 0:
-        return Moments(0, np.zeros(p.stats_shape), np.zeros(p.stats_shape), axis)
-    mean, _, m2, _ = module.measure(p, checks.contiguous(x.transpose(order)), one_read)
-    return Moments(p.count, mean.reshape(p.stats_shape).copy(), m2.reshape(p.stats_shape).copy(), axis)
+        stats = home.full((4, math.prod(p.stats_shape)), 0.0)
+    else:
+        stats = home.module().measure(p, home.contiguous(home.transposed(x, order)), one_read)
+    mean, m2 = (fresh(home.row(stats, k, p.stats_shape)) for k in (0, 2))  # not views that keep all statistics
+    return Moments(p.count if p.size else 0, mean, m2, axis)
+
+
+def fresh(a: Any) -> Any:
+    """A copy of a number or an array; one of Numba's device arrays, which have no arithmetic either, as it is."""
+    if isinstance(a, (float, np.ndarray, np.generic)):
+        return np.copy(a)
+    return getattr(a, "clone", getattr(a, "copy", lambda: a))()
+
+
+def array(a: Any) -> Array:
+    """A number as an array; arrays as they are."""
+    whole: Array = np.asarray(a) if isinstance(a, (float, np.generic)) else a
+    return whole
+
+
+def root(a: Any) -> Array:
+    """Square root, by the library whose array it is."""
+    roots: Array = a.sqrt() if hasattr(a, "sqrt") else np.sqrt(a)
+    return roots

@@ -214,7 +214,6 @@ NUMBERS = [
     *each(wrong, READERS, "method", "must be 'two_pass' or 'welford'", "'two_pass' is the", "Welford", "", None, 1, b"welford"),
     *each(wrong, TRACKED, "convention", "must be 'torch' or 'keras'", "'torch' is the default", "tf", None, 1),
     *each(wrong, NORMS + " moments", "backend", "must be one of 'cpu' or None", "leave it out", "gpu", "CPU", "", 0),
-    *each(wrong, NORMS + " moments", "backend", "must be 'cpu' or None", "leave backend out", "cuda", got="no CUDA backend"),
     *each(alien, NORMS, "return_stats", FLAG, "write bool(return_stats)", 1, None, "yes"),
     *each(alien, "batch", "training", FLAG, "write bool(training)", 1, None, "yes"),
     *each(alien, "instance", "use_input_stats", FLAG, "write bool(use_input_stats)", 1, None, "yes"),

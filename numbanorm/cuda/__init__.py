@@ -11,14 +11,14 @@ from typing import Any
 from ..plan import Plan
 from .arrays import DeviceArray
 from .driver import DRIVER
-from .schedule import Call, Schedule, backward, forward
+from .schedule import Call, Schedule, backward, forward, tracking
 
-__all__ = ["differentiate", "explain", "explain_backward", "measure", "normalize"]
+__all__ = ["differentiate", "explain", "explain_backward", "measure", "normalize", "update_running"]
 
 Arrays = dict[str, "DeviceArray | None"]
 
 
-def run(s: Schedule, x: DeviceArray, arrays: Arrays, eps: float = 0.0) -> None:
+def run(s: Schedule, x: DeviceArray, arrays: Arrays, **numbers: float) -> None:
     """Launch all steps on x's stream."""
     if s.work:
         arrays["work"] = x.kind.empty((s.work,), "float64", x)
@@ -31,7 +31,7 @@ def run(s: Schedule, x: DeviceArray, arrays: Arrays, eps: float = 0.0) -> None:
         if type(a) is int or type(a) is float:
             return a
         if type(a) is str:
-            return eps if a == "eps" else pointer(arrays.get(a), 0)
+            return numbers[a] if a in numbers else pointer(arrays.get(a), 0)
         return pointer(None, 0) if a is None else pointer(arrays[a.name], a.offset)
 
     for ready, step in prepared:
@@ -68,7 +68,7 @@ def normalize(
     pointwise = (weight, bias) if plan.T == 1 else ()
     call = Call(types_of(arrays), center, given is not None, aligned(x, y, *pointwise), one_read)
     stats = arrays["stats"] = x.kind.empty((4, plan.B * plan.G), "float64", x)
-    run(forward(plan, call), x, arrays, eps)
+    run(forward(plan, call), x, arrays, eps=eps)
     return stats
 
 
@@ -77,7 +77,7 @@ def measure(plan: Plan, x: DeviceArray, one_read: bool) -> DeviceArray:
     arrays: Arrays = {"x": x, "w": None, "b": None}
     stats = arrays["stats"] = x.kind.empty((4, plan.B * plan.G), "float64", x)
     call = Call(types_of({"x": x, "w": None, "b": None}), True, False, aligned(x), one_read, write=False)
-    run(forward(plan, call), x, arrays)
+    run(forward(plan, call), x, arrays, eps=0.0)
     return stats
 
 
@@ -108,6 +108,26 @@ def differentiate(
         parameters=any(parameters),
     )
     run(backward(plan, call), x, arrays)
+
+
+def update_running(
+    stats: DeviceArray,
+    samples: int,
+    channels: int,
+    count: int,
+    mean: DeviceArray | None,
+    var: DeviceArray | None,
+    counter: DeviceArray | None,
+    momentum: float | None,
+    keras: bool,
+) -> None:
+    """Running statistics in place, from those of a batch (4, samples * channels); see `functional.Running`."""
+    new = 0.0 if momentum is None else 1.0 - momentum if keras else momentum
+    old = momentum if keras and momentum is not None else 1.0 - new
+    arrays: Arrays = {"mean": mean, "var": var, "counter": counter}
+    s = tracking(types_of(arrays), samples, channels, momentum is None)
+    arrays["stats"] = stats
+    run(s, stats, arrays, n=float(count if keras else count - 1), old=old, new=new)
 
 
 def explain(plan: Plan, x: DeviceArray, center: bool, given: bool, one_read: bool, affine: bool) -> str:

@@ -112,6 +112,11 @@ def c_order(shape: Shape, strides: Shape | None, itemsize: int) -> bool:
     return True
 
 
+def c_strides(shape: Shape, step: int) -> Shape:
+    """Those of C order, where neighbours are `step` apart."""
+    return tuple([prod(shape[k + 1 :]) * step for k in range(len(shape))])
+
+
 class _Placed:
     def __init__(self, a: DeviceArray) -> None:
         self.__array_interface__ = {
@@ -187,7 +192,8 @@ class Torch(Kind):
 
     def empty(self, shape: Shape, dtype: str, like: DeviceArray) -> DeviceArray:
         torch = sys.modules["torch"]
-        return self.describe(torch.empty(shape, dtype=getattr(torch, dtype), device=like.owner.device))
+        owner = torch.empty(shape, dtype=getattr(torch, dtype), device=like.owner.device)
+        return DeviceArray(self, owner, owner.data_ptr(), shape, dtype_of(dtype), device=like.device)
 
     def full(self, shape: Shape, value: float, dtype: str, like: DeviceArray) -> DeviceArray:
         torch = sys.modules["torch"]
@@ -201,6 +207,13 @@ class Torch(Kind):
 
     def assign(self, out: DeviceArray, y: DeviceArray) -> None:
         out.owner.copy_(self.result(y))
+
+    def result(self, a: DeviceArray) -> Any:
+        if a.start is None:
+            return a.owner
+        return a.owner.as_strided(
+            a.shape, c_strides(a.shape, 1), a.owner.storage_offset() + a.start
+        )  # one operation, not three
 
     def stream(self, a: DeviceArray) -> int:
         return int(sys.modules["torch"].cuda.current_stream(a.device).cuda_stream)
@@ -315,7 +328,7 @@ class Numba(Kind):
         if a.size == 0:
             return self.empty(a.shape, a.dtype.name, a).owner
         begin = a.start * a.itemsize
-        steps = tuple(prod(a.shape[k + 1 :]) * a.itemsize for k in range(a.ndim))
+        steps = c_strides(a.shape, a.itemsize)
         data = a.owner.gpu_data.view(begin, begin + a.nbytes)
         return type(a.owner)(shape=a.shape, strides=steps, dtype=a.dtype, gpu_data=data)
 

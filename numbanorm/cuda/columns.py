@@ -18,6 +18,7 @@ from .tiles import (
     fetch,
     four,
     four_distances,
+    four_minus,
     four_mul,
     four_products,
     four_terms,
@@ -262,17 +263,17 @@ def apply_columns(wide: bool, center: bool, weighted: bool, biased: bool, gradie
         at = four_next(column, (sample * rows + row) * width)
         while row < last:
             for j in range(BATCH):
-                here = there if row + j * step < last else same(0)
+                here = row_present(there, row + j * step, last)
                 hold(held, j, fetch(wide, x, four_next(at, j * step * width), here, 0))
                 if gradient:
                     hold(upstream, j, fetch(wide, dy, four_next(at, j * step * width), here, 0))
             for j in range(BATCH):
-                here, v = there if row + j * step < last else same(0), recall(held, j)
+                here, d = row_present(there, row + j * step, last), four_minus(recall(held, j), m)
                 if gradient:
-                    v = four_slanted(v, four_mul(recall(upstream, j), scale), m, slope, shift)
+                    d = four_slanted(d, slope, four_mul(recall(upstream, j), scale), shift)
                 else:
-                    v = four_affine(v, m, r, slope, scale, shift)
-                put(wide, y, four_next(at, j * step * width), here, 0, v)
+                    d = four_affine(d, r, slope, scale, shift)
+                put(wide, y, four_next(at, j * step * width), here, 0, d)
             row += BATCH * step
             at = four_next(at, BATCH * step * width)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .device import device, fma, mul, quotient, read1
-from .tiles import fetch_constant, four, four_add, four_fma, four_minus, four_mul, same
+from .tiles import fetch, fetch_constant, four, four_add, four_fma, four_mul, same
 
 MEAN, LOW, M2, RSTD = 0, 1, 2, 3  # rows of the statistics, float64 (4, units): the mean is MEAN + LOW, unevaluated
 SLOPE, SHIFT, DELTA = 0, 1, 2  # rows of what a gradient takes, float64 (3, units)
@@ -21,9 +21,9 @@ four_shares = four(share, 2)
 
 
 @device
-def four_affine(v, mean, rstd, c, w, b):
-    """The one place of the formula: y = (x - mean) * (rstd * weight) + (c * weight + bias)."""
-    return four_fma(four_minus(v, mean), four_mul(rstd, w), four_fma(c, w, b))
+def four_affine(d, rstd, c, w, b):
+    """The one place of the formula: y = (x - mean) * (rstd * weight) + (c * weight + bias), d being x - mean."""
+    return four_fma(d, four_mul(rstd, w), four_fma(c, w, b))
 
 
 @device
@@ -32,14 +32,7 @@ def slanted(d, slope, u, shift):
     return fma(d, slope, u + shift)
 
 
-@device
-def four_slanted(v, u, mean, slope, shift):
-    return (
-        slanted(v[0] - mean[0], slope[0], u[0], shift[0]),
-        slanted(v[1] - mean[1], slope[1], u[1], shift[1]),
-        slanted(v[2] - mean[2], slope[2], u[2], shift[2]),
-        slanted(v[3] - mean[3], slope[3], u[3], shift[3]),
-    )
+four_slanted = four(slanted, 4)
 
 
 @device
@@ -54,14 +47,16 @@ def shared_parameters(wide, p, start, begin, left, j, t):
     )
 
 
-def parameters(wide: bool, pointwise: bool, given: bool, default: float) -> Any:
+def parameters(wide: bool, pointwise: bool, given: bool, default: float, early: bool = True) -> Any:
     """A function that loads the parameters of a step: one an element, or one for t; or what is neutral."""
 
     def none(p, at, begin, left, j, t):
         return same(default)
 
     def one_each(p, at, begin, left, j, t):
-        return fetch_constant(wide, p, four_add(at, begin), left, j)
+        if early:
+            return fetch_constant(wide, p, four_add(at, begin), left, j)
+        return fetch(wide, p, four_add(at, begin), left, j)
 
     def one_for_t(p, at, begin, left, j, t):
         return shared_parameters(wide, p, at, begin, left, j, t)

@@ -23,6 +23,7 @@ from .tiles import (
     fold,
     four,
     four_distances,
+    four_minus,
     four_mul,
     four_products,
     four_ratios,
@@ -39,8 +40,10 @@ from .tiles import (
 )
 
 ROW_ROOM = 2 * 3 * WARPS  # three sums of each warp, of this row and of the next
-HALF = STEPS // 2
-HALF_HELD = 4 * HALF
+BATCH = 2  # steps whose parameters are loaded at once: all eight took more registers than 512 threads have
+BATCH_HELD = 4 * BATCH
+TOGETHER = 2  # steps of x and dy that are loaded at once; four took more registers than 512 threads have
+TOGETHER_HELD = 4 * TOGETHER
 ROOMS, ROOMS3 = 2 * ROOM, 3 * ROOM  # a place for each sum: so no barrier is needed between them
 
 
@@ -107,10 +110,11 @@ four_beside = four(beside, 2)
 def rows_forward(wide: bool, parts: int, center: bool, pointwise: bool, weighted: bool, biased: bool) -> Any:
     """x: (units, length) -> y and statistics."""
     nothing = ((0.0,) * parts,) * 4
-    weights, biases = parameters(wide, pointwise, weighted, 1.0), parameters(wide, pointwise, biased, -0.0)
+    weights, biases = (parameters(wide, pointwise, g, v, early=False) for g, v in ((weighted, 1.0), (biased, -0.0)))
 
     def kernel(x, w, b, y, stats, units, groups, length, t, per, count, eps):
         room, held = cuda.shared.array(ROOMS, float64), cuda.local.array(HELD, float64)
+        scales, shifts = cuda.local.array(BATCH_HELD, float64), cuda.local.array(BATCH_HELD, float64)
         unit, begin = items(wide, per), begins(wide, per)
         at, left = four_starts(unit, begin, length), four_remaining(unit, begin, units, length)
         for j in range(STEPS):
@@ -125,16 +129,19 @@ def rows_forward(wide: bool, parts: int, center: bool, pointwise: bool, weighted
         a = nothing
         for j in range(STEPS):
             d = four_distances(recall(held, j), mean, present(left, j))
+            hold(held, j, d)
             a = four_products(a, d, d)
         spreads = four_spreads(join(wide, fold(wide, a), per, room, ROOM), low, count, eps)
         rstd = second(spreads)
         note_statistics(wide, stats, unit, units, begin, four_beside(means, spreads))
         own = four_parameter_starts(unit, groups, quotient(length, t))
         c = four_shares(low, rstd)
-        for j in range(STEPS):
-            v = recall(held, j)
-            v = four_affine(v, mean, rstd, c, weights(w, own, begin, left, j, t), biases(b, own, begin, left, j, t))
-            put(wide, y, at, left, j, v)
+        for h in range(0, STEPS, BATCH):
+            for j in range(BATCH):
+                hold(scales, j, weights(w, own, begin, left, h + j, t))
+                hold(shifts, j, biases(b, own, begin, left, h + j, t))
+            for j in range(BATCH):
+                put(wide, y, at, left, h + j, four_affine(recall(held, h + j), rstd, c, recall(scales, j), recall(shifts, j)))
 
     return kernel
 
@@ -152,7 +159,7 @@ def rows_backward(wide: bool, parts: int, center: bool, pointwise: bool, weighte
 
     def kernel(x, dy, dx, w, mean, rstd, table, units, groups, length, t, per, count):
         room = cuda.shared.array(ROOMS3, float64)
-        held, upstream = cuda.local.array(HALF_HELD, float64), cuda.local.array(HALF_HELD, float64)
+        held, upstream = cuda.local.array(TOGETHER_HELD, float64), cuda.local.array(TOGETHER_HELD, float64)
         unit, begin = items(wide, per), begins(wide, per)
         at, left = four_starts(unit, begin, length), four_remaining(unit, begin, units, length)
         own = four_parameter_starts(unit, groups, quotient(length, t))
@@ -160,11 +167,11 @@ def rows_backward(wide: bool, parts: int, center: bool, pointwise: bool, weighte
         if center:
             m = four_numbers(unit, mean, units)
         a, q, s = nothing, nothing, nothing
-        for h in range(0, STEPS, HALF):
-            for j in range(HALF):
+        for h in range(0, STEPS, TOGETHER):
+            for j in range(TOGETHER):
                 hold(held, j, fetch(wide, x, at, left, h + j))
                 hold(upstream, j, fetch(wide, dy, at, left, h + j))
-            for j in range(HALF):
+            for j in range(TOGETHER):
                 d = four_distances(recall(held, j), m, present(left, h + j))
                 u = four_mul(recall(upstream, j), weights(w, own, begin, left, h + j, t))
                 a, q, s = four_terms(a, u), four_products(q, u, d), four_terms(s, d)
@@ -174,23 +181,27 @@ def rows_backward(wide: bool, parts: int, center: bool, pointwise: bool, weighte
         slants = four_settled(a, q, s, r, count)
         note_slants(wide, table, unit, units, begin, slants)
         slope, shift = first(slants), second(slants)
-        for h in range(0, STEPS, HALF):  # from the cache: held, x and dy would take all registers
-            for j in range(HALF):
+        for h in range(0, STEPS, TOGETHER):  # from the cache: held, x and dy would take all registers
+            for j in range(TOGETHER):
                 hold(held, j, fetch(wide, x, at, left, h + j))
                 hold(upstream, j, fetch(wide, dy, at, left, h + j))
-            for j in range(HALF):
+            for j in range(TOGETHER):
                 u = four_mul(four_mul(recall(upstream, j), weights(w, own, begin, left, h + j, t)), r)
-                put(wide, dx, at, left, h + j, four_slanted(recall(held, j), u, m, slope, shift))
+                put(wide, dx, at, left, h + j, four_slanted(four_minus(recall(held, j), m), slope, u, shift))
 
     return kernel
 
 
-def rows_gradients(center: bool, weighted: bool) -> Any:
+def rows_gradients(center: bool, pointwise: bool, weighted: bool) -> Any:
     """x, dy: (rows, groups, length) -> dx, and dweight and dbias of each block of rows: out (2, blocks, groups * length).
 
     A warp takes a tile, a thread its lane in the 8 steps, and `warps` warps take a row; they go down the `tree_rows` rows of
     a block and keep the sums of their columns in registers. Elements of 32 bits or fewer. dx may be x or dy.
     """
+
+    @device
+    def weight(w, i, t):
+        return read1(w, i if pointwise else quotient(i, t))
 
     def kernel(x, dy, dx, w, mean, rstd, out, rows, groups, length, t, warps, tree_rows, count):
         room = cuda.shared.array(ROW_ROOM, float64)
@@ -202,7 +213,7 @@ def rows_gradients(center: bool, weighted: bool) -> Any:
         k = quotient(item, groups)
         g = item - k * groups
         column = ((warp - own * warps) << 8) + lane
-        left = length - column
+        left = int32(length - column)
         for j in range(STEPS):
             dweight[j], dbias[j] = 0.0, 0.0
         for row in range(k * tree_rows, (k + 1) * tree_rows):
@@ -221,7 +232,7 @@ def rows_gradients(center: bool, weighted: bool) -> Any:
             for j in range(STEPS):
                 d, u = held[j] - m, upstream[j]
                 if weighted:
-                    u = mul(u, read1(w, quotient(g * length + column + 32 * j, t)) if there > 32 * j else 0.0)
+                    u = mul(u, weight(w, g * length + column + 32 * j, t) if there > 32 * j else 0.0)
                 a, q, s = a + u, fma(u, d, q), s + d
             for h in (16, 8, 4, 2, 1):
                 a, q, s = a + exchange(a, h), q + exchange(q, h), s + exchange(s, h)
@@ -244,7 +255,7 @@ def rows_gradients(center: bool, weighted: bool) -> Any:
                     d, u = held[j] - m, upstream[j]
                     dweight[j], dbias[j] = fma(u, fma(d, r, offset), dweight[j]), dbias[j] + u
                     if weighted:
-                        u = mul(u, read1(w, quotient(g * length + column + 32 * j, t)))
+                        u = mul(u, weight(w, g * length + column + 32 * j, t))
                     store1(dx, at + 32 * j, slanted(d, slope, mul(u, r), shift))
         if k * tree_rows < rows:
             blocks, width = quotient(rows + tree_rows - 1, tree_rows), groups * length

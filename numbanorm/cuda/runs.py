@@ -22,6 +22,7 @@ from .tiles import (
     fold,
     four,
     four_distances,
+    four_minus,
     four_mul,
     four_products,
     four_terms,
@@ -188,7 +189,7 @@ def apply_runs(wide: bool, center: bool, pointwise: bool, weighted: bool, biased
                 hold(held, j, fetch(wide, x, at, left, h + j))
             for j in range(HALF):
                 scale, shift = weights(w, base, where, left, h + j, t), biases(b, base, where, left, h + j, t)
-                put(wide, y, at, left, h + j, four_affine(recall(held, j), m, r, c, scale, shift))
+                put(wide, y, at, left, h + j, four_affine(four_minus(recall(held, j), m), r, c, scale, shift))
 
     return kernel
 
@@ -216,6 +217,6 @@ def apply_gradient_runs(wide: bool, center: bool, pointwise: bool, weighted: boo
                 g = recall(upstream, j)
                 # rounded as on the CPU: a weight of each element goes with dy, one of a run with rstd
                 u = four_mul(four_mul(g, scale), r) if by_rows else four_mul(g, four_mul(r, scale))
-                put(wide, dx, at, left, h + j, four_slanted(recall(held, j), u, m, slope, shift))
+                put(wide, dx, at, left, h + j, four_slanted(four_minus(recall(held, j), m), slope, u, shift))
 
     return kernel

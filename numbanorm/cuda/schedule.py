@@ -23,6 +23,9 @@ FEW = 64  # rows below which longer ones are cut up: a device has more than a hu
 ROWS_TOGETHER = 8  # of each thread in an elementwise kernel for columns
 
 
+NUMBERS = ("eps", "n", "old", "new")  # arguments that differ from call to call
+
+
 @dataclass(frozen=True)
 class Part:
     """An array from one of its elements on."""
@@ -82,7 +85,7 @@ class Schedule:
 
     def kind(self, argument: Any) -> str:
         """The type of an argument; an array that is not there is never read, so any type does."""
-        if isinstance(argument, float) or argument == "eps":
+        if isinstance(argument, float) or argument in NUMBERS:
             return "float"
         if isinstance(argument, str):
             return self.types.get(argument) or "float64"
@@ -261,7 +264,7 @@ def forward(plan: Plan, call: Call) -> Schedule:
     units = plan.B * plan.G
     columns = by_columns(plan) and (measured or plan.T < 16)
     if call.given:
-        s.add(running.prepare, (), -(-units // partials.BLOCK), partials.BLOCK, ("mean", "var", "stats", units, "eps"))
+        s.add(running.prepare, (), -(-units // partials.BLOCK), partials.BLOCK, ("mean", "var", "stats", units, plan.G, "eps"))
     elif columns:
         measure_columns(s, plan, call)
     else:
@@ -391,6 +394,19 @@ def element_columns(s: Schedule, plan: Plan, call: Call, arrays: tuple[Any, ...]
     s.add(columns.apply_columns, (g.wide, *flags), grid, partials.BLOCK, (*arrays, *sizes))
 
 
+@lru_cache(maxsize=1024)
+def tracking(types: tuple[tuple[str, str | None], ...], samples: int, channels: int, averaging: bool) -> Schedule:
+    """Running statistics from a batch's. Arrays: stats (4, samples * channels), mean, var, counter; numbers: n, old, new."""
+    s = Schedule(dict(types))
+    flags = (s.types["mean"] is not None, s.types["var"] is not None, averaging)
+    if any(flags[:2]):
+        arguments = ("stats", "mean", "var", "counter", samples * channels, channels, "n", "old", "new")
+        s.add(running.update, flags, -(-channels // partials.BLOCK), partials.BLOCK, arguments)
+    if s.types["counter"] is not None:
+        s.add(running.count, (), 1, 32, ("counter",))
+    return s
+
+
 # --- backward --------------------------------------------------------------------------------------------------------
 
 
@@ -495,7 +511,14 @@ def walk_rows(s: Schedule, plan: Plan, call: Call) -> None:
     arrays = ("x", "dy", "dx", "w", "mean", "rstd", sums)
     sizes = (plan.B, plan.G, length, plan.T, warps, tree_rows, float(plan.count))
     grid = -(-blocks * plan.G // together)
-    s.add(rows.rows_gradients, (call.center, weighted), grid, 32 * warps * together, (*arrays, *sizes), 32 * tiles.WARPS)
+    s.add(
+        rows.rows_gradients,
+        (call.center, plan.T == 1, weighted),
+        grid,
+        32 * warps * together,
+        (*arrays, *sizes),
+        32 * tiles.WARPS,
+    )
     join_columns(s, joins.GRADIENTS, "grads", sums, grid_of(1, plan.B, width, False), blocks, 2, width, plan.T)
 
 

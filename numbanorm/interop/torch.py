@@ -1,4 +1,4 @@
-"""Drop-ins for torch's norm layers on CPU tensors, forward and backward by `numbanorm`.
+"""Drop-ins for torch's norm layers on CPU and CUDA tensors, forward and backward by `numbanorm`.
 
     from numbanorm.interop.torch import convert
     model = convert(model)  # its norm layers compute with numbanorm from now on
@@ -14,7 +14,7 @@ Where they are not like torch's:
 - weight, bias and running statistics may have another float type than the input, whichever it is.
 - They are differentiable once: a gradient of a gradient raises RuntimeError. Forward-mode derivatives are not there either.
 - rms_norm returns contiguous tensors, whatever the input's strides.
-- Tensors on other devices are refused; tensors on the meta device give the shapes.
+- Tensors on devices other than the CPU and CUDA's are refused; tensors on the meta device give the shapes.
 - A batch that is refused is not counted in num_batches_tracked.
 - torch.fx.symbolic_trace, which takes torch's own modules for leaves, must be told that these are.
 """
@@ -30,6 +30,7 @@ from torch.autograd.forward_ad import unpack_dual
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from .. import dispatch
 from .torch_ops import normalize
 
 __all__ = [
@@ -344,6 +345,12 @@ def _apply(
     return y
 
 
+@torch.compiler.assume_constant_result
+def _no_cuda() -> str:
+    """Why tensors on a CUDA device cannot be computed with, or nothing; not for torch.compile to look into."""
+    return dispatch.why_no_cuda() or ""
+
+
 def _check(**tensors: Any) -> None:
     """Every tensor is one that the arrays' functions can read."""
     x = tensors["input"]
@@ -352,9 +359,11 @@ def _check(**tensors: Any) -> None:
             continue
         if not isinstance(t, Tensor):
             raise TypeError(f"{name} must be a tensor: got {type(t).__name__}; write torch.as_tensor({name})")
-        if t.device.type not in ("cpu", "meta"):
-            raise TypeError(f"{name} must be on the CPU, where this version computes: got {t.device}; write {name}.cpu()")
-        if t.device.type != x.device.type:
+        if t.device.type not in ("cpu", "cuda", "meta"):
+            raise TypeError(f"{name} must be on the CPU or a CUDA device: got {t.device}; write {name}.cpu()")
+        if t.is_cuda and _no_cuda():
+            raise TypeError(f"{name} must be on the CPU here: got {t.device}; write {name}.cpu(), or mend this: {_no_cuda()}")
+        if t.device != x.device:
             raise TypeError(f"{name} must be on the input's device, {x.device}: got {t.device}; write {name}.to(input.device)")
         if t.layout != torch.strided:
             raise TypeError(f"{name} must be dense: got {t.layout}; write {name}.to_dense()")

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .. import backward, functional, plan
-from ..checks import Array
+from .. import backward, checks, functional, plan
 
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -49,7 +48,7 @@ KINDS = {
 }
 
 
-@torch.library.custom_op("numbanorm::normalize", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("numbanorm::normalize", mutates_args=(), device_types=("cpu", "cuda"))
 def normalize(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None, running_var: Tensor | None,
     num_batches_tracked: Tensor | None, kind: str, size: list[int], own: bool, momentum: float | None, eps: float,
@@ -66,7 +65,7 @@ def normalize(
     norm = getattr(functional, kind)
     _, (mean, rstd) = norm(_array(x, axis), **arrays, **options, eps=eps, out=_array(y, axis), return_stats=True)
     updated = (running.get(name, x.new_empty(0)) for name in ("running_mean", "running_var"))
-    return y, _tensor(np.empty(0) if mean is None else mean), _tensor(rstd), *updated
+    return y, x.new_empty(0, dtype=torch.float64) if mean is None else _apart(mean), _tensor(rstd), *updated
 
 
 @normalize.register_fake
@@ -79,7 +78,7 @@ def normalize_shapes(
     return torch.empty_like(x, memory_format=_layout(kind, x)[0]), mean, rstd, *updated
 
 
-@torch.library.custom_op("numbanorm::differentiate", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("numbanorm::differentiate", mutates_args=(), device_types=("cpu", "cuda"))
 def differentiate(
     dy: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, rstd: Tensor, kind: str, size: list[int], own: bool,
     needs: list[bool],
@@ -96,8 +95,8 @@ def differentiate(
         needs=tuple(needs[: 2 if kind == "rms_norm" else 3]),
         out=_array(dx, axis) if needs[0] else None,
     )
-    dweight, dbias = (x.new_empty(0) if g is None else _tensor(g) for g in (*gradients, None)[1:3])
-    return dx, dweight, dbias
+    dweight, dbias = (*gradients, None)[1:3]
+    return dx, x.new_empty(0) if dweight is None else _tensor(dweight), x.new_empty(0) if dbias is None else _apart(dbias)
 
 
 @differentiate.register_fake
@@ -135,21 +134,30 @@ def _layout(kind: str, x: Tensor) -> tuple[Any, int]:
     return last, -1
 
 
-def _array(t: Tensor, channel_axis: int = 1) -> Array:
-    """The memory of a tensor as an array, seen with its channels there."""
+def _array(t: Tensor, channel_axis: int = 1) -> Any:
+    """The memory of a tensor as what the functions take, seen with its channels there: on a device, the tensor itself."""
     t = t.detach()
     if channel_axis == -1:
         t = t.movedim(1, -1)
+    if checks.device_library(t):
+        return t
     if t.dtype != torch.bfloat16:
-        return t.numpy()  # type: ignore[no-any-return]
+        return t.numpy()
     try:
         import ml_dtypes
     except ImportError:
         raise ImportError("bfloat16 tensors need ml_dtypes: it is not installed; pip install 'numbanorm[bfloat16]'") from None
-    return t.view(torch.int16).numpy().view(ml_dtypes.bfloat16)  # type: ignore[no-any-return]
+    return t.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
 
 
-def _tensor(a: Array) -> Tensor:
-    """The memory of an array as a tensor; a copy where it is read-only, which tensors cannot be."""
+def _apart(a: Any) -> Tensor:
+    """`_tensor` of one row of two that a device's tensors share: results of an operator must not share storage."""
+    return a.clone() if isinstance(a, Tensor) else _tensor(a)
+
+
+def _tensor(a: Any) -> Tensor:
+    """The memory of what the functions give as a tensor; a copy where it is read-only, which tensors cannot be."""
+    if isinstance(a, Tensor):
+        return a
     a = a if a.flags.writeable else a.copy()
     return torch.from_numpy(a.view(np.int16)).view(torch.bfloat16) if a.dtype.name == "bfloat16" else torch.from_numpy(a)

@@ -1,0 +1,339 @@
+"""Arrays and a backend of a pretended CUDA device, whose memory is the host's: enough of torch, CuPy and Numba for a call.
+
+What the pretended kernels compute, the CPU backend computes; so all that is not a kernel can be compared to the bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import ml_dtypes
+import numba
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import numbanorm
+from numbanorm import dispatch, host
+
+if find_spec("numba_cuda") is None:  # the package imports it; what is tested with these arrays does not
+    package = sys.modules["numbanorm.cuda"] = ModuleType("numbanorm.cuda")
+    package.__path__ = [str(Path(numbanorm.__file__).parent / "cuda")]
+    numbanorm.cuda = package
+
+from numbanorm.cuda.arrays import DeviceArray
+
+Array = NDArray[Any]
+CALLS: list[str] = []  # what the kinds were asked to do beside describing and making arrays
+
+
+class Tensor:
+    """torch.Tensor on CUDA device `device`, or on the CPU with None."""
+
+    __module__ = "torch"
+    layout = "strided"
+
+    def __init__(self, a: Array, device: int | None = 0, requires_grad: bool = False, negative: bool = False) -> None:
+        self.a, self.ordinal, self.requires_grad, self.negative = a, device, requires_grad, negative
+        self.is_cuda, self.device = device is not None, f"cuda:{device}"
+
+    @property
+    def __cuda_array_interface__(self) -> Any:
+        raise RuntimeError("torch raises here for tensors that require a gradient; data_ptr is to be asked")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.a.shape
+
+    @property
+    def ndim(self) -> int:
+        return self.a.ndim
+
+    @property
+    def dtype(self) -> str:
+        return f"torch.{self.a.dtype.name}"
+
+    def view(self, a: Array) -> Tensor:
+        return Tensor(a, self.ordinal)
+
+    def detach(self) -> Tensor:
+        return self.view(self.a)
+
+    def is_neg(self) -> bool:
+        return self.negative
+
+    def resolve_neg(self) -> Tensor:
+        return self.view(-self.a)
+
+    def element_size(self) -> int:
+        return self.a.itemsize
+
+    def is_contiguous(self) -> bool:
+        return self.a.flags.c_contiguous
+
+    def data_ptr(self) -> int:
+        return int(self.a.ctypes.data)
+
+    def stride(self) -> tuple[int, ...]:
+        return tuple(s // self.a.itemsize for s in self.a.strides)
+
+    def get_device(self) -> int:
+        return -1 if self.ordinal is None else self.ordinal
+
+    def contiguous(self) -> Tensor:
+        CALLS.append("contiguous")
+        return self.view(np.ascontiguousarray(self.a))
+
+    def permute(self, order: Any) -> Tensor:
+        return self.view(self.a.transpose(order))
+
+    def reshape(self, shape: Any) -> Tensor:
+        return self.view(self.a.reshape(shape))
+
+    def __getitem__(self, key: Any) -> Tensor:
+        return self.view(self.a[key])
+
+    def storage_offset(self) -> int:
+        return 0
+
+    def as_strided(self, shape: Any, strides: Any, offset: int) -> Tensor:
+        steps = tuple(s * self.a.itemsize for s in strides)
+        return self.view(np.lib.stride_tricks.as_strided(self.a.reshape(-1)[offset:], shape, steps))
+
+    def clone(self) -> Tensor:
+        return self.view(self.a.copy())
+
+    def copy_(self, other: Tensor) -> None:
+        assert not self.requires_grad, "torch refuses to write to a leaf that requires a gradient"
+        assert isinstance(other, Tensor)
+        CALLS.append("copy_")
+        self.a[...] = other.a
+
+
+def made(shape: Any, dtype: Any, value: Any = np.nan) -> Array:
+    """nan where nothing was written."""
+    return np.full(shape, value, dtype)
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    return np.dtype(getattr(ml_dtypes, name, name))
+
+
+def torch() -> Any:
+    def empty(shape: Any, dtype: str, device: str) -> Tensor:
+        return Tensor(made(shape, numpy_dtype(dtype)), int(device.removeprefix("cuda:")))
+
+    def full(shape: Any, value: float, dtype: str, device: str) -> Tensor:
+        return Tensor(made(shape, numpy_dtype(dtype), value), int(device.removeprefix("cuda:")))
+
+    def current_stream(device: int) -> Any:
+        return SimpleNamespace(cuda_stream=1000 + device)
+
+    names = {name: name for name in ("float16", "bfloat16", "float32", "float64", "int64")}
+    return SimpleNamespace(
+        Tensor=Tensor, strided="strided", empty=empty, full=full, cuda=SimpleNamespace(current_stream=current_stream), **names
+    )
+
+
+class CupyArray:
+    """cupy.ndarray."""
+
+    __module__ = "cupy"
+
+    def __init__(self, a: Array, device: int = 0) -> None:
+        self.a, self.shape, self.strides, self.dtype, self.ndim = a, a.shape, a.strides, a.dtype, a.ndim
+        self.flags = SimpleNamespace(c_contiguous=a.flags.c_contiguous)
+        self.data = SimpleNamespace(ptr=a.ctypes.data, device_id=device)
+
+    def view(self, a: Array) -> CupyArray:
+        return CupyArray(a, self.data.device_id)
+
+    def transpose(self, order: Any) -> CupyArray:
+        return self.view(self.a.transpose(order))
+
+    def reshape(self, shape: Any) -> CupyArray:
+        return self.view(self.a.reshape(shape))
+
+    def __getitem__(self, key: Any) -> CupyArray:
+        return self.view(self.a[key])
+
+    def __setitem__(self, key: Any, value: CupyArray) -> None:
+        assert isinstance(value, CupyArray)
+        CALLS.append("setitem")
+        self.a[key] = value.a
+
+    def fill(self, value: float) -> None:
+        self.a.fill(value)
+
+    def copy(self) -> CupyArray:
+        return self.view(self.a.copy())
+
+
+def cupy() -> Any:
+    current = [0]
+
+    @contextlib.contextmanager
+    def device(ordinal: int) -> Any:
+        before, current[0] = current[0], ordinal
+        yield
+        current[0] = before
+
+    def ascontiguousarray(x: CupyArray) -> CupyArray:
+        CALLS.append("contiguous")
+        assert current[0] == x.data.device_id
+        return x.view(np.ascontiguousarray(x.a))
+
+    return SimpleNamespace(
+        ndarray=CupyArray, empty=lambda shape, dtype: CupyArray(made(shape, dtype), current[0]),
+        ascontiguousarray=ascontiguousarray,
+        cuda=SimpleNamespace(Device=device, get_current_stream=lambda: SimpleNamespace(ptr=2000 + current[0])),
+    )  # fmt: skip
+
+
+class Simulated:
+    """The device array of Numba's simulator."""
+
+    __cuda_ndarray__ = True
+
+    def __init__(self, a: Array) -> None:
+        self._ary, self.stream = a, 0
+
+    @property
+    def size(self) -> int:
+        return self._ary.size
+
+    def __getitem__(self, key: Any) -> Simulated:
+        return Simulated(self._ary[key])
+
+    def copy_to_host(self) -> Array:
+        return self._ary.copy()
+
+
+def numba_cuda() -> Any:
+    def to_device(a: Array) -> Simulated:
+        CALLS.append("to_device")
+        return Simulated(a.copy())
+
+    one = contextlib.nullcontext()
+    return SimpleNamespace(
+        device_array=lambda shape, dtype: Simulated(made(shape, dtype, 0 if np.dtype(dtype).kind in "iu" else np.nan)),
+        to_device=to_device, gpus=[one, one],
+    )  # fmt: skip
+
+
+class Foreign:
+    """Any object with a __cuda_array_interface__."""
+
+    def __init__(self, a: Array, **facts: Any) -> None:
+        self.a = a
+        self.__cuda_array_interface__ = {
+            "shape": a.shape, "typestr": a.dtype.str, "data": (a.ctypes.data, not a.flags.writeable), "version": 3,
+            "strides": None if a.flags.c_contiguous else a.strides,
+        } | facts  # fmt: skip
+
+
+class _Memory:
+    def __init__(self, address: int, nbytes: int) -> None:
+        self.__array_interface__ = {"shape": (nbytes,), "typestr": "|u1", "data": (address, False), "version": 3}
+
+
+def memory(a: DeviceArray | None) -> Array | None:
+    """What the pretended device holds there."""
+    if a is None:
+        return None
+    assert a.contiguous, "kernels take contiguous arrays only"
+    dtype = numpy_dtype(a.dtype.name)
+    if a.size == 0:
+        return np.empty(a.shape, dtype)
+    return np.asarray(_Memory(a.address, a.nbytes)).view(dtype).reshape(a.shape)
+
+
+def wide(a: DeviceArray | None) -> Array | None:
+    values = memory(a)
+    return None if values is None else values.astype(np.float64).reshape(-1)
+
+
+def whole(x: DeviceArray, *others: DeviceArray | None) -> None:
+    """All of one kind, on one device."""
+    assert all(a.kind is x.kind and a.device == x.device for a in others if a is not None)
+
+
+def kept(x: DeviceArray, values: Array) -> DeviceArray:
+    """Statistics, made by the library of x."""
+    assert x.kind.stream(x) >= 0
+    a = x.kind.empty(values.shape, "float64", x)
+    memory(a)[...] = values  # type: ignore[index]
+    return a
+
+
+def normalize(plan: Any, x: Any, y: Any, w: Any, b: Any, eps: Any, center: Any, given: Any, one_read: Any) -> DeviceArray:
+    whole(x, y, w, b, *(given or ()))
+    x_ = memory(x)
+    y_ = x_ if y is x else memory(y)
+    assert y is x or x.size == 0 or not np.shares_memory(x_, y_), "in place is when y is x"
+    given = given and (wide(given[0]), wide(given[1]))
+    return kept(x, host.module().normalize(plan, x_, y_, wide(w), wide(b), eps, center, given, one_read))
+
+
+def measure(plan: Any, x: Any, one_read: Any) -> DeviceArray:
+    return kept(x, host.module().measure(plan, memory(x), one_read))
+
+
+def differentiate(
+    plan: Any, x: Any, dy: Any, dx: Any, w: Any, mean: Any, rstd: Any, center: Any, given: Any, parameters: Any, grads: Any
+) -> None:
+    whole(x, dy, dx, w, mean, rstd, grads)
+    x_, dy_ = memory(x), memory(dy)
+    dx_ = x_ if dx is x else dy_ if dx is dy else memory(dx)
+    assert (grads is None) is (not any(parameters))
+    sums = host.module().differentiate(
+        plan, x_, dy_, dx_, wide(w), wide(mean), wide(rstd), center, given, parameters
+    )  # fmt: skip
+    if grads is not None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            memory(grads)[...] = sums  # type: ignore[index]
+
+
+def update_running(
+    stats: Any, samples: Any, channels: Any, count: Any, mean: Any, var: Any, counter: Any, momentum: Any, keras: Any
+) -> None:
+    whole(stats, mean, var, counter)
+    assert stats.shape == (4, samples * channels)
+    assert counter is None or counter.dtype.name == "int64"
+    values = [memory(a) for a in (mean, var)]
+    number = memory(counter)
+    host.update(memory(stats), samples, count, *values, number, momentum, keras)  # type: ignore[arg-type]
+
+
+def explain(plan: Any, x: Any, center: Any, given: Any, one_read: Any, affine: Any) -> str:
+    return f"cuda, {x.kind.library}, aligned {x.address % 16 == 0}"
+
+
+def explain_backward(plan: Any, x: Any, center: Any, given: Any, needs: Any) -> str:
+    return f"cuda backward, {x.kind.library}"
+
+
+BACKEND = SimpleNamespace(
+    normalize=normalize, measure=measure, differentiate=differentiate, update_running=update_running, explain=explain,
+    explain_backward=explain_backward,
+)  # fmt: skip
+ONTO = {"torch": Tensor, "cupy": CupyArray, "numba": Simulated, "numpy": lambda a: a}
+
+
+def back(a: Any) -> Array:
+    """The values of any of these arrays."""
+    return a if isinstance(a, np.ndarray) else a._ary if isinstance(a, Simulated) else a.a  # type: ignore[no-any-return]
+
+
+def install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on there are torch, CuPy, Numba's CUDA and a GPU."""
+    monkeypatch.setitem(sys.modules, "torch", torch())
+    monkeypatch.setitem(sys.modules, "cupy", cupy())
+    monkeypatch.setattr(numba, "cuda", numba_cuda(), raising=False)
+    monkeypatch.setattr(dispatch, "cuda_backend", lambda compute: BACKEND)
+    CALLS.clear()
