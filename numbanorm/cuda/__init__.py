@@ -6,6 +6,7 @@ A backend is a module that offers these functions over a plan and arrays; `dispa
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from ..plan import Plan
@@ -25,21 +26,24 @@ def run(s: Schedule, x: DeviceArray, arrays: Arrays, **numbers: float) -> None:
     prepared = s.prepared.get(x.device)
     if prepared is None:
         prepared = s.prepared[x.device] = [(DRIVER.ready(k.kernel, k.kinds, x.device), k) for k in s.steps]
-    stream, pointer = x.kind.stream(x), DRIVER.pointer
-
-    def resolved(a: Any) -> Any:
-        if type(a) is int or type(a) is float:
-            return a
-        if type(a) is str:
-            return numbers[a] if a in numbers else pointer(arrays.get(a), 0)
-        return pointer(None, 0) if a is None else pointer(arrays[a.name], a.offset)
-
+    stream, pointer, launch = x.kind.stream(x), DRIVER.pointer, DRIVER.launch
     for ready, step in prepared:
-        DRIVER.launch(ready, step.grid, step.block, stream, tuple([resolved(a) for a in step.arguments]))
+        arguments = step.template.copy()
+        for at, name, offset in step.pointers:
+            arguments[at] = pointer(arrays[name], offset)
+        for at, name in step.numbers:
+            arguments[at] = numbers[name]
+        launch(ready, step.grid, step.block, stream, arguments)
+
+
+@lru_cache(maxsize=64)
+def name_of(dtype: Any) -> str:
+    """A dtype's name, which NumPy makes anew each time it is asked for."""
+    return str(dtype.name)
 
 
 def types_of(arrays: Arrays) -> tuple[tuple[str, str | None], ...]:
-    return tuple([(name, None if a is None else a.dtype.name) for name, a in arrays.items()])
+    return tuple([(name, None if a is None else name_of(a.dtype)) for name, a in arrays.items()])
 
 
 def aligned(*arrays: DeviceArray | None) -> bool:

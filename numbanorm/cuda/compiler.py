@@ -135,4 +135,4 @@ def entry(code: bytes) -> str:
     """The name of the kernel in a cubin; all that it calls is inlined."""
     names = set(NAME.findall(code))
     assert len(names) == 1, f"a cubin must hold one kernel: got {names}"
-    return names.pop().decode()
+    return str(names.pop().decode())

@@ -10,7 +10,7 @@ from numba import config
 
 from .compiler import Kernel, cubin, entry
 
-Arguments = tuple[Any, ...]
+Arguments = list[Any]
 
 
 @cache
@@ -46,6 +46,7 @@ def installed(name: str) -> bool:
 class Simulator:
     """Numba's simulator: pointers are NumPy arrays, and a warp exchanges through the block."""
 
+    null = None
     block_threads = 32  # of kernels that may have any number: each is a thread of the operating system
 
     def __init__(self) -> None:
@@ -61,7 +62,7 @@ class Simulator:
     def pointer(self, array: Any, offset: int) -> Any:
         from .simulated import Pointer
 
-        return None if array is None else Pointer(array.memory, offset)
+        return Pointer(array.memory, offset)
 
     def launch(self, ready: Any, grid: int, block: int, stream: int, arguments: Arguments) -> None:
         ready[grid, block](*arguments)
@@ -70,6 +71,7 @@ class Simulator:
 class Hardware:
     """A device, by way of cuda.core."""
 
+    null = 0
     block_threads = 128
 
     def __init__(self) -> None:
@@ -89,7 +91,7 @@ class Hardware:
         return self.kernels[key]
 
     def pointer(self, array: Any, offset: int) -> int:
-        return 0 if array is None else array.address + offset * array.itemsize
+        return array.address + offset * array.itemsize  # type: ignore[no-any-return]
 
     def stream(self, handle: int) -> Any:
         found = self.streams.get(handle)

@@ -125,9 +125,7 @@ def loads(lanes: int, constant: bool) -> Any:
     def load(tc: Any, p: Any, i: Any) -> Any:
         def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
             at = b.gep(a[0], [a[1]])
-            v = b.load(at) if lanes == 1 else None
-            if lanes != 1:
-                v, elements = four_elements(b, p.dtype, at)
+            v, elements = (b.load(at), []) if lanes == 1 else four_elements(b, p.dtype, at)
             if constant:
                 v.set_metadata("invariant.load", b.module.add_metadata([]))
             if lanes == 1:

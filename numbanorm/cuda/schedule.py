@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..plan import Plan
 from ..tree import TILE, block_rows, by_columns, fold_for, gradient_family
@@ -36,15 +36,18 @@ class Part:
 
 @dataclass(frozen=True)
 class Step:
+    """A launch: `template` holds its arguments but for pointers (place, array, element) and numbers (place, name)."""
+
     kernel: Kernel
     kinds: tuple[str, ...]
     grid: int
     block: int
-    arguments: tuple[Any, ...]
+    template: list[Any]
+    pointers: tuple[tuple[int, str, int], ...]
+    numbers: tuple[tuple[int, str], ...]
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """What a schedule depends on, beside the plan. Types are dtype names; None for what is not there."""
 
     types: tuple[tuple[str, str | None], ...]
@@ -80,8 +83,13 @@ class Schedule:
     def add(
         self, build: Any, constants: tuple[Any, ...], grid: int, block: int, arguments: tuple[Any, ...], most: int = 0
     ) -> None:
-        kernel = Kernel(build, constants, most or block)
-        self.steps.append(Step(kernel, tuple(self.kind(a) for a in arguments), grid, block, arguments))
+        kinds = tuple(self.kind(a) for a in arguments)
+        parts = [Part(a, 0) if isinstance(a, str) and a not in NUMBERS else a for a in arguments]
+        there = [isinstance(a, Part) and self.types.get(a.name, "") is not None for a in parts]
+        pointers = tuple((k, a.name, a.offset) for k, a in enumerate(parts) if there[k])
+        numbers = tuple((k, a) for k, a in enumerate(parts) if a in NUMBERS)
+        template = [a if isinstance(a, (int, float)) else DRIVER.null for a in parts]
+        self.steps.append(Step(Kernel(build, constants, most or block), kinds, grid, block, template, pointers, numbers))
 
     def kind(self, argument: Any) -> str:
         """The type of an argument; an array that is not there is never read, so any type does."""
@@ -93,7 +101,7 @@ class Schedule:
 
 
 def power_of_two_above(n: int) -> int:
-    return 1 << max(0, n - 1).bit_length()
+    return int(1 << max(0, n - 1).bit_length())
 
 
 def slots_for(length: int) -> int:
@@ -165,7 +173,7 @@ def join(
     """strides: groups, a plane, a sample, a group, columns, a row, a part; see `joins.partial_sums`."""
     tree_rows = block_rows(outer)
     block, width = join_block(outer, inner)
-    arguments = (sums, out, "stats", units, count, eps, outer, inner, width, tree_rows, *strides)
+    arguments = (sums, out, "stats" if kind == joins.SPREAD else None, units, count, eps, outer, inner, width, tree_rows, *strides)
     s.add(joins.join, (kind, s.parts, by_rows), units, block, arguments, most=joins.MOST)
 
 
