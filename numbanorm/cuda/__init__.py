@@ -20,7 +20,15 @@ Arrays = dict[str, "DeviceArray | None"]
 
 
 def run(s: Schedule, x: DeviceArray, arrays: Arrays, **numbers: float) -> None:
-    """Launch all steps on x's stream."""
+    """Launch all steps on x's stream and device."""
+    before = DRIVER.enter(x.device)
+    try:
+        launch_all(s, x, arrays, numbers)
+    finally:
+        DRIVER.leave(before)
+
+
+def launch_all(s: Schedule, x: DeviceArray, arrays: Arrays, numbers: dict[str, float]) -> None:
     if s.work:
         arrays["work"] = x.kind.empty((s.work,), "float64", x)
     prepared = s.prepared.get(x.device)

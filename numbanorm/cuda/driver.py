@@ -52,6 +52,12 @@ class Simulator:
     def __init__(self) -> None:
         self.kernels: dict[Kernel, Any] = {}
 
+    def enter(self, device: int) -> None:
+        """There is one device."""
+
+    def leave(self, before: None) -> None:
+        """Nothing to restore."""
+
     def ready(self, kernel: Kernel, kinds: tuple[str, ...], device: int) -> Any:
         from .device import compiled
 
@@ -78,6 +84,23 @@ class Hardware:
         self.kernels: dict[Any, Any] = {}
         self.streams: dict[int, Any] = {}
         self.configurations: dict[tuple[int, int], Any] = {}
+
+    def enter(self, device: int) -> int | None:
+        """Make a device current if it is not, and say which one was, for `leave`: a launch goes to the current one."""
+        from cuda.bindings import driver
+        from cuda.core import Device
+
+        error, here = driver.cuCtxGetDevice()
+        if int(error) == 0 and int(here) == device:
+            return None
+        Device(device).set_current()
+        return int(here) if int(error) == 0 else None
+
+    def leave(self, before: int | None) -> None:
+        if before is not None:
+            from cuda.core import Device
+
+            Device(before).set_current()
 
     def ready(self, kernel: Kernel, kinds: tuple[str, ...], device: int) -> Any:
         """The loaded kernel; a library is loaded once for all devices of a compute capability."""

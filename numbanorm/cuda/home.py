@@ -53,6 +53,9 @@ class Device:
                 raise TypeError(self._elsewhere(name, value, a.device))
             if not a.contiguous and not self.kind.strided:
                 raise ValueError(arrays.not_contiguous(name, a))
+            if a.address % a.itemsize:
+                raise ValueError(f"{name} must be aligned to its elements: got {a.dtype} at {a.address:#x}; "
+                                 f"pass {self.kind.copy.format(name)}")  # fmt: skip
         self.seen[name] = a
         return a
 

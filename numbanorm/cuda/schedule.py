@@ -173,7 +173,19 @@ def join(
     """strides: groups, a plane, a sample, a group, columns, a row, a part; see `joins.partial_sums`."""
     tree_rows = block_rows(outer)
     block, width = join_block(outer, inner)
-    arguments = (sums, out, "stats" if kind == joins.SPREAD else None, units, count, eps, outer, inner, width, tree_rows, *strides)
+    arguments = (
+        sums,
+        out,
+        "stats" if kind == joins.SPREAD else None,
+        units,
+        count,
+        eps,
+        outer,
+        inner,
+        width,
+        tree_rows,
+        *strides,
+    )
     s.add(joins.join, (kind, s.parts, by_rows), units, block, arguments, most=joins.MOST)
 
 
