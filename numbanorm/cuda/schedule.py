@@ -137,7 +137,7 @@ class Items:
     @property
     def block(self) -> int:
         """Threads: of as many items as the driver likes, but of whole ones."""
-        return max(DRIVER.block_threads, 8 * self.per)
+        return max(int(DRIVER.block_threads), 8 * self.per)
 
     @property
     def grid(self) -> int:
