@@ -7,7 +7,7 @@ import platform
 import sys
 from typing import TextIO
 
-PACKAGES = ("numbanorm", "numba", "llvmlite", "numpy", "ml_dtypes", "torch", "numba-cuda")
+PACKAGES = ("numbanorm", "numba", "llvmlite", "numpy", "ml_dtypes", "torch", "numba-cuda", "cuda-core")
 
 
 def version(package: str) -> str:
@@ -41,6 +41,18 @@ def threading_layer() -> str:
     return str(numba.threading_layer())
 
 
+def gpu() -> str:
+    """What the CUDA backend runs on, or why it does not."""
+    from .dispatch import why_no_cuda
+
+    reason = why_no_cuda()
+    if reason is not None:
+        return f"not used: {reason}"
+    from .cuda.driver import device_name
+
+    return device_name()
+
+
 def info() -> dict[str, str]:
     """Versions of numbanorm and what it stands on, and what this machine offers.
 
@@ -66,7 +78,7 @@ def info() -> dict[str, str]:
         "threads": str(numba.get_num_threads()),
         "threading layer": threading_layer(),
         "kernel cache": "off" if folder is None else str(folder),
-        "gpu": "not used: this version has no CUDA backend",
+        "gpu": gpu(),
     }
 
 

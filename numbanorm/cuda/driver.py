@@ -36,6 +36,16 @@ def why_not() -> str | None:
     return None
 
 
+def device_name() -> str:
+    """The first device."""
+    if config.ENABLE_CUDASIM:
+        return "simulated by Numba"
+    from cuda.core import Device
+
+    device = Device(0)
+    return f"{device.name}, compute capability {'.'.join(map(str, device.compute_capability))}"
+
+
 def installed(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is not None
