@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from .device import device, fma, mul, quotient, read1
-from .tiles import fetch, fetch_constant, four, four_add, four_fma, four_mul, same
+from .tiles import fetch, fetch_constant, four, four_add, four_fma, four_mul, four_reads, same
 
 MEAN, LOW, M2, RSTD = 0, 1, 2, 3  # rows of the statistics, float64 (4, units): the mean is MEAN + LOW, unevaluated
+SOME, EACH, FOURS = 0, 1, 2  # elements that share a parameter: any number, one, a multiple of a thread's four neighbours
 SLOPE, SHIFT, DELTA = 0, 1, 2  # rows of what a gradient takes, float64 (3, units)
 
 
@@ -36,29 +37,52 @@ four_slanted = four(slanted, 4)
 
 
 @device
-def shared_parameters(wide, p, start, begin, left, j, t):
-    """The parameters of step j where t elements of a run share one: p[start + (begin + 32 j) // t]."""
-    k, one = 32 * j, 1 if wide else 0
+def shared_place(start, begin, left, k, e, t):
+    return start + quotient(begin + k + e, t) if left > k else 0
+
+
+@device
+def shared_places(wide, start, begin, left, k, t):
+    """Where the parameters of four elements are, t elements of a run sharing one."""
+    one = 1 if wide else 0
     return (
-        read1(p, start[0] + quotient(begin[0] + k, t)) if left[0] > k else 0.0,
-        read1(p, start[1] + quotient(begin[1] + k + one, t)) if left[1] > k else 0.0,
-        read1(p, start[2] + quotient(begin[2] + k + 2 * one, t)) if left[2] > k else 0.0,
-        read1(p, start[3] + quotient(begin[3] + k + 3 * one, t)) if left[3] > k else 0.0,
+        shared_place(start[0], begin[0], left[0], k, 0, t),
+        shared_place(start[1], begin[1], left[1], k, one, t),
+        shared_place(start[2], begin[2], left[2], k, 2 * one, t),
+        shared_place(start[3], begin[3], left[3], k, 3 * one, t),
     )
 
 
-def parameters(wide: bool, pointwise: bool, given: bool, default: float, early: bool = True) -> Any:
-    """A function that loads the parameters of a step: one an element, or one for t; or what is neutral."""
+def parameters(wide: bool, sharing: int, weighted: bool, biased: bool, early: bool = True) -> Any:
+    """A function that loads weight and bias of a step's elements; 1 and -0.0 where there are none.
 
-    def none(p, at, begin, left, j, t):
-        return same(default)
+    sharing: how many elements have one, EACH, FOURS (all four of a thread) or SOME. Loads that need not be `early` cannot pass
+    stores, and so take fewer registers.
+    """
+    load = fetch_constant if early else fetch
 
-    def one_each(p, at, begin, left, j, t):
-        if early:
-            return fetch_constant(wide, p, four_add(at, begin), left, j)
-        return fetch(wide, p, four_add(at, begin), left, j)
+    def each(w, b, start, begin, left, j, t):
+        at, scale, shift = four_add(start, begin), same(1.0), same(-0.0)
+        if weighted:
+            scale = load(wide, w, at, left, j)
+        if biased:
+            shift = load(wide, b, at, left, j)
+        return scale, shift
 
-    def one_for_t(p, at, begin, left, j, t):
-        return shared_parameters(wide, p, at, begin, left, j, t)
+    def by_fours(w, b, start, begin, left, j, t):
+        at, scale, shift = shared_place(start[0], begin[0], left[0], 32 * j, 0, t), 1.0, -0.0
+        if weighted:
+            scale = read1(w, at)
+        if biased:
+            shift = read1(b, at)
+        return same(scale), same(shift)
 
-    return device(none if not given else one_each if pointwise else one_for_t)
+    def by_some(w, b, start, begin, left, j, t):
+        at, scale, shift = shared_places(wide, start, begin, left, 32 * j, t), same(1.0), same(-0.0)
+        if weighted:
+            scale = four_reads(at, w)
+        if biased:
+            shift = four_reads(at, b)
+        return scale, shift
+
+    return device({EACH: each, FOURS: by_fours, SOME: by_some}[sharing])

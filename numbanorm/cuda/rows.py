@@ -26,23 +26,24 @@ from .tiles import (
     four_minus,
     four_mul,
     four_products,
-    four_ratios,
-    four_spreads,
     four_terms,
     hold,
     items,
     join,
+    once,
     present,
     put,
+    ratios,
     recall,
     same,
     second,
+    spreads,
 )
 
 ROW_ROOM = 2 * 3 * WARPS  # three sums of each warp, of this row and of the next
-BATCH = 2  # steps whose parameters are loaded at once: all eight took more registers than 512 threads have
+BATCH = 2  # steps whose parameters are loaded at once: with all eight ptxas takes more registers than 512 threads have
 BATCH_HELD = 4 * BATCH
-TOGETHER = 2  # steps of x and dy that are loaded at once; four took more registers than 512 threads have
+TOGETHER = 4  # steps of x and dy that are loaded at once
 TOGETHER_HELD = 4 * TOGETHER
 ROOMS, ROOMS3 = 2 * ROOM, 3 * ROOM  # a place for each sum: so no barrier is needed between them
 
@@ -107,10 +108,10 @@ def beside(means, spreads):
 four_beside = four(beside, 2)
 
 
-def rows_forward(wide: bool, parts: int, center: bool, pointwise: bool, weighted: bool, biased: bool) -> Any:
+def rows_forward(wide: bool, parts: int, center: bool, sharing: int, weighted: bool, biased: bool) -> Any:
     """x: (units, length) -> y and statistics."""
     nothing = ((0.0,) * parts,) * 4
-    weights, biases = (parameters(wide, pointwise, g, v, early=False) for g, v in ((weighted, 1.0), (biased, -0.0)))
+    both = parameters(wide, sharing, weighted, biased, early=False)
 
     def kernel(x, w, b, y, stats, units, groups, length, t, per, count, eps):
         room, held = cuda.shared.array(ROOMS, float64), cuda.local.array(HELD, float64)
@@ -124,38 +125,39 @@ def rows_forward(wide: bool, parts: int, center: bool, pointwise: bool, weighted
             a = nothing
             for j in range(STEPS):
                 a = four_terms(a, recall(held, j))
-            means = four_ratios(join(wide, fold(wide, a), per, room, 0), count)
+            means = ratios(wide, join(wide, fold(wide, a), per, room, 0), count)
         mean, low = first(means), second(means)
         a = nothing
         for j in range(STEPS):
             d = four_distances(recall(held, j), mean, present(left, j))
             hold(held, j, d)
             a = four_products(a, d, d)
-        spreads = four_spreads(join(wide, fold(wide, a), per, room, ROOM), low, count, eps)
-        rstd = second(spreads)
-        note_statistics(wide, stats, unit, units, begin, four_beside(means, spreads))
+        found = spreads(wide, join(wide, fold(wide, a), per, room, ROOM), low, count, eps)
+        rstd = second(found)
+        note_statistics(wide, stats, unit, units, begin, four_beside(means, found))
         own = four_parameter_starts(unit, groups, quotient(length, t))
         c = four_shares(low, rstd)
         for h in range(0, STEPS, BATCH):
             for j in range(BATCH):
-                hold(scales, j, weights(w, own, begin, left, h + j, t))
-                hold(shifts, j, biases(b, own, begin, left, h + j, t))
+                scale, shift = both(w, b, own, begin, left, h + j, t)
+                hold(scales, j, scale)
+                hold(shifts, j, shift)
             for j in range(BATCH):
                 put(wide, y, at, left, h + j, four_affine(recall(held, h + j), rstd, c, recall(scales, j), recall(shifts, j)))
 
     return kernel
 
 
-def rows_backward(wide: bool, parts: int, center: bool, pointwise: bool, weighted: bool) -> Any:
+def rows_backward(wide: bool, parts: int, center: bool, sharing: int, weighted: bool) -> Any:
     """x, dy: (units, length) -> dx, and table (3, units); mean, rstd: float64 (units,). dx may be x or dy."""
     nothing = ((0.0,) * parts,) * 4
-    weights = parameters(wide, pointwise, weighted, 1.0)
+    weights = parameters(wide, sharing, weighted, False)
 
     @device
     def settled_one(u, ud, d, rstd, count):
         return settled(center, u, ud, d, count, rstd)
 
-    four_settled = four(settled_one, 4)
+    slants_of = once(settled_one, 4)
 
     def kernel(x, dy, dx, w, mean, rstd, table, units, groups, length, t, per, count):
         room = cuda.shared.array(ROOMS3, float64)
@@ -173,12 +175,12 @@ def rows_backward(wide: bool, parts: int, center: bool, pointwise: bool, weighte
                 hold(upstream, j, fetch(wide, dy, at, left, h + j))
             for j in range(TOGETHER):
                 d = four_distances(recall(held, j), m, present(left, h + j))
-                u = four_mul(recall(upstream, j), weights(w, own, begin, left, h + j, t))
+                u = four_mul(recall(upstream, j), weights(w, w, own, begin, left, h + j, t)[0])
                 a, q, s = four_terms(a, u), four_products(q, u, d), four_terms(s, d)
         a = join(wide, fold(wide, a), per, room, 0)
         q = join(wide, fold(wide, q), per, room, ROOM)
         s = join(wide, fold(wide, s), per, room, 2 * ROOM)
-        slants = four_settled(a, q, s, r, count)
+        slants = slants_of(wide, a, q, s, r, count)
         note_slants(wide, table, unit, units, begin, slants)
         slope, shift = first(slants), second(slants)
         for h in range(0, STEPS, TOGETHER):  # from the cache: held, x and dy would take all registers
@@ -186,24 +188,20 @@ def rows_backward(wide: bool, parts: int, center: bool, pointwise: bool, weighte
                 hold(held, j, fetch(wide, x, at, left, h + j))
                 hold(upstream, j, fetch(wide, dy, at, left, h + j))
             for j in range(TOGETHER):
-                u = four_mul(four_mul(recall(upstream, j), weights(w, own, begin, left, h + j, t)), r)
+                u = four_mul(four_mul(recall(upstream, j), weights(w, w, own, begin, left, h + j, t)[0]), r)
                 put(wide, dx, at, left, h + j, four_slanted(four_minus(recall(held, j), m), slope, u, shift))
 
     return kernel
 
 
-def rows_gradients(center: bool, pointwise: bool, weighted: bool) -> Any:
+def rows_gradients(center: bool, weighted: bool) -> Any:
     """x, dy: (rows, groups, length) -> dx, and dweight and dbias of each block of rows: out (2, blocks, groups * length).
 
     A warp takes a tile, a thread its lane in the 8 steps, and `warps` warps take a row; they go down the `tree_rows` rows of
     a block and keep the sums of their columns in registers. Elements of 32 bits or fewer. dx may be x or dy.
     """
 
-    @device
-    def weight(w, i, t):
-        return read1(w, i if pointwise else quotient(i, t))
-
-    def kernel(x, dy, dx, w, mean, rstd, out, rows, groups, length, t, warps, tree_rows, count):
+    def kernel(x, dy, dx, w, mean, rstd, out, rows, groups, length, warps, tree_rows, count):
         room = cuda.shared.array(ROW_ROOM, float64)
         held, upstream = cuda.local.array(STEPS, float64), cuda.local.array(STEPS, float64)
         dweight, dbias = cuda.local.array(STEPS, float64), cuda.local.array(STEPS, float64)
@@ -232,7 +230,7 @@ def rows_gradients(center: bool, pointwise: bool, weighted: bool) -> Any:
             for j in range(STEPS):
                 d, u = held[j] - m, upstream[j]
                 if weighted:
-                    u = mul(u, weight(w, g * length + column + 32 * j, t) if there > 32 * j else 0.0)
+                    u = mul(u, read1(w, g * length + column + 32 * j) if there > 32 * j else 0.0)
                 a, q, s = a + u, fma(u, d, q), s + d
             for h in (16, 8, 4, 2, 1):
                 a, q, s = a + exchange(a, h), q + exchange(q, h), s + exchange(s, h)
@@ -255,7 +253,7 @@ def rows_gradients(center: bool, pointwise: bool, weighted: bool) -> Any:
                     d, u = held[j] - m, upstream[j]
                     dweight[j], dbias[j] = fma(u, fma(d, r, offset), dweight[j]), dbias[j] + u
                     if weighted:
-                        u = mul(u, weight(w, g * length + column + 32 * j, t))
+                        u = mul(u, read1(w, g * length + column + 32 * j))
                     store1(dx, at + 32 * j, slanted(d, slope, mul(u, r), shift))
         if k * tree_rows < rows:
             blocks, width = quotient(rows + tree_rows - 1, tree_rows), groups * length

@@ -12,7 +12,7 @@ from numba import cuda, float64, int32
 
 from .device import device, quotient, read1
 from .elementwise import SHIFT, SLOPE, four_affine, four_shares, four_slanted, parameters
-from .partials import PRODUCTS, SQUARES, SUM, four_own_means, put_sum, unit_of
+from .partials import PRODUCTS, SQUARES, SUM, own_means, put_sum, unit_of
 from .tiles import (
     HELD,
     ROOM,
@@ -88,24 +88,24 @@ def mean_of(item, mean, n, spans, per_sample, groups, channels):
     return read1(mean, unit_of(quotient(item, spans), per_sample, groups, channels)) if item < n else 0.0
 
 
-four_places, four_inside, four_means = four(place, 2), four(inside, 2), four(mean_of, 1)
+item_places, four_inside, four_means = four(place, 2), four(inside, 2), four(mean_of, 1)
 four_bases, four_in_runs = four(parameter_base, 1), four(in_run, 2)
 
 
-def tiles(kind: int, wide: bool, parts: int, center: bool, pointwise: bool, weighted: bool) -> Any:
+def tiles(kind: int, wide: bool, parts: int, center: bool, sharing: int, weighted: bool) -> Any:
     """x (and dy): runs of `length` elements, one after the other -> partials (planes, n, parts) of n items.
 
     mean: float64 (units,), 0 without `center`; w: the weights of `groups` runs, each for t elements, if `weighted`.
     """
     nothing = ((0.0,) * parts,) * 4
-    weights = parameters(wide, pointwise, weighted, 1.0)
+    weights = parameters(wide, sharing, weighted, False)
     centered, together = center and kind in (SQUARES, PRODUCTS), HALF if kind == PRODUCTS else STEPS
 
     def kernel(x, dy, w, mean, out, n, spans, span, length, per_sample, groups, channels, t, per):
         room = cuda.shared.array(ROOMS, float64)
         held, upstream = cuda.local.array(HELD, float64), cuda.local.array(HALF_HELD, float64)
         item, begin = items(wide, per), begins(wide, per)
-        at, left = four_places(item, begin, spans, span, length), four_inside(item, begin, n, spans, span, length)
+        at, left = item_places(item, begin, spans, span, length), four_inside(item, begin, n, spans, span, length)
         base, where = four_bases(item, spans, groups, quotient(length, t)), four_in_runs(item, begin, spans, span)
         u, product_, d_ = nothing, nothing, nothing
         means = same(0.0)
@@ -124,7 +124,7 @@ def tiles(kind: int, wide: bool, parts: int, center: bool, pointwise: bool, weig
                     if kind == SQUARES:
                         u = four_products(u, d, d)
                     else:
-                        g = four_mul(recall(upstream, j), weights(w, base, where, left, h + j, t))
+                        g = four_mul(recall(upstream, j), weights(w, w, base, where, left, h + j, t)[0])
                         u, product_, d_ = four_terms(u, g), four_products(product_, g, d), four_terms(d_, d)
         note_sums(wide, join(wide, fold(wide, u), per, room, 0), item, begin, out, n, 0)
         if kind == PRODUCTS:
@@ -141,14 +141,14 @@ def tile_moments(wide: bool, parts: int) -> Any:
     def kernel(x, out, n, spans, length):
         held = cuda.local.array(HELD, float64)
         item, begin = items(wide, 1), begins(wide, 1)
-        at, left = four_places(item, begin, spans, 256, length), four_inside(item, begin, n, spans, 256, length)
+        at, left = item_places(item, begin, spans, 256, length), four_inside(item, begin, n, spans, 256, length)
         a, q = nothing, nothing
         for j in range(STEPS):
             v = fetch(wide, x, at, left, j)
             hold(held, j, v)
             a = four_terms(a, v)
         a = fold(wide, a)
-        means = four_own_means(a, left, begin)
+        means = own_means(wide, a, left, begin)
         for j in range(STEPS):
             d = four_distances(recall(held, j), means, present(left, j))
             q = four_products(q, d, d)
@@ -171,14 +171,14 @@ def entry(unit, table, row, units):
 four_item_units, four_entries = four(item_unit, 1), four(entry, 1)
 
 
-def apply_runs(wide: bool, center: bool, pointwise: bool, weighted: bool, biased: bool) -> Any:
+def apply_runs(wide: bool, center: bool, sharing: int, weighted: bool, biased: bool) -> Any:
     """x: runs of `length` elements, in n items -> y. mean, low, rstd: float64 (units,)."""
-    weights, biases = parameters(wide, pointwise, weighted, 1.0), parameters(wide, pointwise, biased, -0.0)
+    both = parameters(wide, sharing, weighted, biased)
 
     def kernel(x, w, b, y, mean, low, rstd, n, spans, span, length, per_sample, groups, channels, t, per):
         held = cuda.local.array(HALF_HELD, float64)
         item, begin = items(wide, per), begins(wide, per)
-        at, left = four_places(item, begin, spans, span, length), four_inside(item, begin, n, spans, span, length)
+        at, left = item_places(item, begin, spans, span, length), four_inside(item, begin, n, spans, span, length)
         unit = four_item_units(item, n, spans, per_sample, groups, channels)
         base, where = four_bases(item, spans, groups, quotient(length, t)), four_in_runs(item, begin, spans, span)
         m, c, r = same(0.0), same(-0.0), four_entries(unit, rstd, 0, 0)
@@ -188,20 +188,20 @@ def apply_runs(wide: bool, center: bool, pointwise: bool, weighted: bool, biased
             for j in range(HALF):
                 hold(held, j, fetch(wide, x, at, left, h + j))
             for j in range(HALF):
-                scale, shift = weights(w, base, where, left, h + j, t), biases(b, base, where, left, h + j, t)
+                scale, shift = both(w, b, base, where, left, h + j, t)
                 put(wide, y, at, left, h + j, four_affine(four_minus(recall(held, j), m), r, c, scale, shift))
 
     return kernel
 
 
-def apply_gradient_runs(wide: bool, center: bool, pointwise: bool, weighted: bool, by_rows: bool) -> Any:
+def apply_gradient_runs(wide: bool, center: bool, sharing: int, weighted: bool, by_rows: bool) -> Any:
     """x, dy: runs of `length` elements, in n items -> dx. mean, rstd: float64 (units,); table: (3, units), see `rows`."""
-    weights = parameters(wide, pointwise, weighted, 1.0)
+    weights = parameters(wide, sharing, weighted, False)
 
     def kernel(x, dy, dx, w, mean, rstd, table, units, n, spans, span, length, per_sample, groups, channels, t, per):
         held, upstream = cuda.local.array(HALF_HELD, float64), cuda.local.array(HALF_HELD, float64)
         item, begin = items(wide, per), begins(wide, per)
-        at, left = four_places(item, begin, spans, span, length), four_inside(item, begin, n, spans, span, length)
+        at, left = item_places(item, begin, spans, span, length), four_inside(item, begin, n, spans, span, length)
         unit = four_item_units(item, n, spans, per_sample, groups, channels)
         base, where = four_bases(item, spans, groups, quotient(length, t)), four_in_runs(item, begin, spans, span)
         r, slope = four_entries(unit, rstd, 0, units), four_entries(unit, table, SLOPE, units)
@@ -213,7 +213,7 @@ def apply_gradient_runs(wide: bool, center: bool, pointwise: bool, weighted: boo
                 hold(held, j, fetch(wide, x, at, left, h + j))
                 hold(upstream, j, fetch(wide, dy, at, left, h + j))
             for j in range(HALF):
-                scale = weights(w, base, where, left, h + j, t)
+                scale = weights(w, w, base, where, left, h + j, t)[0]
                 g = recall(upstream, j)
                 # rounded as on the CPU: a weight of each element goes with dy, one of a run with rstd
                 u = four_mul(four_mul(g, scale), r) if by_rows else four_mul(g, four_mul(r, scale))

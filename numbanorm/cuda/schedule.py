@@ -15,7 +15,7 @@ from ..tree import TILE, block_rows, by_columns, fold_for, gradient_family
 from . import columns, joins, partials, rows, running, runs, tiles
 from .compiler import Kernel
 from .driver import DRIVER
-from .elementwise import DELTA, LOW, MEAN, RSTD
+from .elementwise import DELTA, EACH, FOURS, LOW, MEAN, RSTD, SOME
 
 SLOTS = 16  # of a block of 128 threads
 MOST_HELD = 64  # slots of a row that a block holds in registers: 512 threads of 128 registers each
@@ -102,6 +102,11 @@ class Schedule:
 
 def power_of_two_above(n: int) -> int:
     return int(1 << max(0, n - 1).bit_length())
+
+
+def sharing(wide: bool, t: int) -> int:
+    """How the weights lie of which each serves t elements; see `elementwise.parameters`."""
+    return EACH if t == 1 else FOURS if wide and t % 4 == 0 else SOME
 
 
 def slots_for(length: int) -> int:
@@ -322,7 +327,7 @@ def rows_forward(s: Schedule, plan: Plan, call: Call) -> None:
     grid, block = row_shape(units, per)
     weighted, biased = s.types["w"] is not None, s.types["b"] is not None
     t = plan.T if weighted or biased else length
-    constants = (wide, s.parts, call.center, t == 1, weighted, biased)
+    constants = (wide, s.parts, call.center, sharing(wide, t), weighted, biased)
     sizes = (units, plan.G, length, t, per, float(plan.count), "eps")
     s.add(rows.rows_forward, constants, grid, block, ("x", "w", "b", "y", "stats", *sizes), most_threads(wide, s.parts))
     s.reason = (
@@ -346,7 +351,7 @@ def measure_runs(s: Schedule, plan: Plan, call: Call) -> None:
     i = items_of(n, length, call.aligned)
     sums = s.room(i.n)
     for kind, joined in kinds_of(call):
-        sum_runs(s, kind, i, ("x", "x", None, "stats", sums), plan.M * plan.G, plan.G, 1, length, (call.center, False, False))
+        sum_runs(s, kind, i, ("x", "x", None, "stats", sums), plan.M * plan.G, plan.G, 1, length, (call.center, EACH, False))
         join_runs(s, plan, joined, "stats", sums, i, plan.G, 1, count=count, eps="eps")
 
 
@@ -361,7 +366,7 @@ def sum_runs(
     s: Schedule, kind: int, i: Items, arrays: tuple[Any, ...], per_sample: int, groups: int, channels: int, t: int,
     flags: tuple[bool, ...],
 ) -> None:  # fmt: skip
-    """flags: center, pointwise, weighted; see `runs.tiles`."""
+    """flags: center, sharing, weighted; see `runs.tiles`."""
     sizes = (i.n, i.spans, i.span, i.length, per_sample, groups, channels, t, i.per)
     s.add(runs.tiles, (kind, i.wide, s.parts, *flags), i.grid, i.block, (*arrays, *sizes), 128)
 
@@ -392,8 +397,10 @@ def write_runs(s: Schedule, plan: Plan, call: Call, arrays: tuple[str, str], sca
     i = items_of(plan.B * plan.M * plan.G, length, call.aligned)
     stats = (None, None, "rstd") if scaling else tuple(Part("stats", row * units) for row in (MEAN, LOW, RSTD))
     sizes = (i.n, i.spans, i.span, length, plan.M * plan.G, plan.G, 1, t, i.per)
-    constants = (i.wide, call.center and not scaling, t == 1, weighted, biased)
-    s.add(runs.apply_runs, constants, i.grid, i.block, (arrays[0], "w", "b", arrays[1], *stats, *sizes), 128)
+    constants = (i.wide, call.center and not scaling, sharing(i.wide, t), weighted, biased)
+    s.add(
+        runs.apply_runs, constants, i.grid, i.block, (arrays[0], "w", "b" if biased else None, arrays[1], *stats, *sizes), 128
+    )
 
 
 def write_columns(s: Schedule, plan: Plan, call: Call, arrays: tuple[str, str], scaling: bool) -> None:
@@ -401,7 +408,7 @@ def write_columns(s: Schedule, plan: Plan, call: Call, arrays: tuple[str, str], 
     units = plan.B * plan.G
     stats = (None, None, "rstd") if scaling else tuple(Part("stats", row * units) for row in (MEAN, LOW, RSTD))
     flags = (call.center and not scaling, weighted, biased, False)
-    element_columns(s, plan, call, (arrays[0], arrays[0], arrays[1], "w", "b", *stats, None), flags)
+    element_columns(s, plan, call, (arrays[0], arrays[0], arrays[1], "w", "b" if biased else None, *stats, None), flags)
 
 
 def element_columns(s: Schedule, plan: Plan, call: Call, arrays: tuple[Any, ...], flags: tuple[bool, ...]) -> None:
@@ -458,7 +465,7 @@ def gradients_of_channels(s: Schedule, plan: Plan, call: Call) -> None:
     else:
         i = items_of(plan.B * plan.M * channels, plan.T, call.aligned)
         sums = s.room(3 * i.n)
-        flags = (call.center, False, False)
+        flags = (call.center, EACH, False)
         sum_runs(s, partials.PRODUCTS, i, (*arrays, sums), plan.M * channels, channels, plan.K, plan.T, flags)
         join_runs(s, plan, joins.CHANNEL, totals, sums, i, channels, 3)
     table = settle(s, plan, call, totals, plan.K, s.types["w"] is not None)
@@ -497,7 +504,7 @@ def write_gradients(s: Schedule, plan: Plan, call: Call, table: Part | None) -> 
         groups, channels, length, t = plan.G, 1, plan.K * plan.T, plan.T
     i = items_of(plan.B * plan.M * groups, length, call.aligned)
     sizes = (units, i.n, i.spans, i.span, length, plan.M * groups, groups, channels, t, i.per)
-    constants = (i.wide, call.center, t == 1, weighted, family == "rows")
+    constants = (i.wide, call.center, sharing(i.wide, t), weighted, family == "rows")
     s.add(runs.apply_gradient_runs, constants, i.grid, i.block, ("x", "dy", "dx", "w", "mean", "rstd", table, *sizes), 128)
 
 
@@ -519,7 +526,7 @@ def gradients_of_rows(s: Schedule, plan: Plan, call: Call) -> None:
 def walked(plan: Plan, parts: int) -> bool:
     """Whether threads keep the sums of their columns while they go down a block of rows: short rows, and enough of them."""
     warps = -(-plan.K * plan.T // TILE)
-    return parts == 1 and warps <= tiles.WARPS and -(-plan.B // block_rows(plan.B)) * plan.G * warps >= 4 * FEW
+    return parts == 1 and plan.T == 1 and warps <= tiles.WARPS and -(-plan.B // block_rows(plan.B)) * plan.G * warps >= 4 * FEW
 
 
 def walk_rows(s: Schedule, plan: Plan, call: Call) -> None:
@@ -529,11 +536,11 @@ def walk_rows(s: Schedule, plan: Plan, call: Call) -> None:
     together = max(1, DRIVER.block_threads // 32 // warps)
     sums = s.room(2 * blocks * width)
     arrays = ("x", "dy", "dx", "w", "mean", "rstd", sums)
-    sizes = (plan.B, plan.G, length, plan.T, warps, tree_rows, float(plan.count))
+    sizes = (plan.B, plan.G, length, warps, tree_rows, float(plan.count))
     grid = -(-blocks * plan.G // together)
     s.add(
         rows.rows_gradients,
-        (call.center, plan.T == 1, weighted),
+        (call.center, weighted),
         grid,
         32 * warps * together,
         (*arrays, *sizes),
@@ -550,14 +557,14 @@ def slants_of_rows(s: Schedule, plan: Plan, call: Call) -> Part:
         grid, block = row_shape(units, per)
         table = Part("work", s.work)
         s.work += 3 * units
-        constants = (wide, s.parts, call.center, plan.T == 1, weighted)
+        constants = (wide, s.parts, call.center, sharing(wide, plan.T), weighted)
         sizes = (units, plan.G, length, plan.T, per, float(plan.count))
         arrays = ("x", "dy", "dx", "w", "mean", "rstd", table)
         s.add(rows.rows_backward, constants, grid, block, (*arrays, *sizes), most_threads(wide, s.parts))
         return table
     i = items_of(units, length, call.aligned)
     sums, totals = s.room(3 * i.n), s.room(3 * units)
-    flags = (call.center, plan.T == 1, weighted)
+    flags = (call.center, sharing(i.wide, plan.T), weighted)
     sum_runs(s, partials.PRODUCTS, i, ("x", "dy", "w", "mean", sums), plan.G, plan.G, 1, plan.T, flags)
     join_runs(s, plan, joins.CHANNEL, totals, sums, i, plan.G, 3)
     found = settle(s, plan, call, totals, 1, False)

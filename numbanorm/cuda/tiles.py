@@ -56,6 +56,32 @@ def same(v):
     return v, v, v, v
 
 
+def once(f, kinds):
+    """As `four`, for what belongs to items: a wide thread's four elements are of one, and LLVM would divide four times."""
+    all_four = four(f, kinds)
+
+    def one(wide, a, *others):
+        return same(f(a[0], *others)) if wide else all_four(a, *others)
+
+    def two(wide, a, b, *others):
+        return same(f(a[0], b[0], *others)) if wide else all_four(a, b, *others)
+
+    def every(wide, a, b, c, d, *others):
+        return same(f(a[0], b[0], c[0], d[0], *others)) if wide else all_four(a, b, c, d, *others)
+
+    return device({1: one, 2: two, 4: every}[kinds])
+
+
+@device
+def load_at(i, p):
+    return load1(p, i)
+
+
+@device
+def read_at(i, p):
+    return read1(p, i)
+
+
 @device
 def distance(v, mean, present):
     """v - mean, and 0 for an element that is absent: it must add nothing."""
@@ -74,7 +100,7 @@ def add(x, y):
 
 four_terms, four_products, four_empty = four(term, 2), four(product, 3), four(empty, 1)
 four_distances, four_minus, four_add = four(distance, 3), four(minus, 2), four(add, 2)
-four_mul, four_fma, four_ratios, four_spreads = four(mul, 2), four(fma, 3), four(ratio, 1), four(spread, 2)
+four_mul, four_fma, ratios, spreads = four(mul, 2), four(fma, 3), once(ratio, 1), once(spread, 2)
 
 
 @device
@@ -140,35 +166,33 @@ def present(left, j):
 
 
 @device
+def place_of(at, left, k):
+    return at + k if left > k else 0
+
+
+@device
+def kept(v, there):
+    return v if there else 0.0
+
+
+four_places, four_kept, four_loads, four_reads = four(place_of, 2), four(kept, 2), four(load_at, 1), four(read_at, 1)
+
+
+@device
 def fetch(wide, p, at, left, j):
-    """Step j of p, from the four places `at`; 0 where `left`, the elements from there to the end, says there is none."""
-    k = 32 * j
-    if wide:
-        if left[0] > k:
-            return load4(p, at[0] + k)
-        return 0.0, 0.0, 0.0, 0.0
-    return (
-        load1(p, at[0] + k) if left[0] > k else 0.0,
-        load1(p, at[1] + k) if left[1] > k else 0.0,
-        load1(p, at[2] + k) if left[2] > k else 0.0,
-        load1(p, at[3] + k) if left[3] > k else 0.0,
-    )
+    """Step j of p, from the four places `at`; 0 where `left`, the elements from there to the end, says there is none.
+
+    What is absent is read from p's first element: without a branch the loads of several steps stay together.
+    """
+    places = four_places(at, left, 32 * j)
+    return four_kept(load4(p, places[0]) if wide else four_loads(places, p), present(left, j))
 
 
 @device
 def fetch_constant(wide, p, at, left, j):
     """As `fetch`, where nothing is written while the kernel runs."""
-    k = 32 * j
-    if wide:
-        if left[0] > k:
-            return read4(p, at[0] + k)
-        return 0.0, 0.0, 0.0, 0.0
-    return (
-        read1(p, at[0] + k) if left[0] > k else 0.0,
-        read1(p, at[1] + k) if left[1] > k else 0.0,
-        read1(p, at[2] + k) if left[2] > k else 0.0,
-        read1(p, at[3] + k) if left[3] > k else 0.0,
-    )
+    places = four_places(at, left, 32 * j)
+    return four_kept(read4(p, places[0]) if wide else four_reads(places, p), present(left, j))
 
 
 @device
