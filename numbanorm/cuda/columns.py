@@ -142,7 +142,7 @@ def columns(kind: int, wide: bool, parts: int, center: bool, corrected: bool = F
     """
     nothing = ((0.0,) * parts,) * 4
     centered, two = center and kind in (SQUARES, PRODUCTS), kind in (PRODUCTS, WEIGHTS)
-    planes = PLANES[kind]
+    planes, batch = PLANES[kind], BATCH // parts if two else BATCH  # rows loaded at once; more made float64 spill
 
     def kernel(x, dy, mean, rstd, delta, out, samples, rows, width, real, length, groups, span, per_block, chunks, per):
         room = cuda.shared.array(ROOM, float64)
@@ -161,13 +161,13 @@ def columns(kind: int, wide: bool, parts: int, center: bool, corrected: bool = F
             means = four_column_means(four_units(column, sample, real, length, groups), there, mean)
         a, q, s = nothing, nothing, nothing
         at = four_next(column, (sample * rows + first) * width)
-        for row in range(first, last, BATCH):
-            for j in range(BATCH):
+        for row in range(first, last, batch):
+            for j in range(batch):
                 here = row_present(there, row + j, last)
                 hold(held, j, fetch(wide, x, four_next(at, j * width), here, 0))
                 if two:
                     hold(upstream, j, fetch(wide, dy, four_next(at, j * width), here, 0))
-            for j in range(BATCH):
+            for j in range(batch):
                 here, v = present(row_present(there, row + j, last), 0), recall(held, j)
                 if kind == WEIGHTS:
                     unit, g, offset = four_units(column, row + j, real, length, groups), recall(upstream, j), same(-0.0)
@@ -187,17 +187,17 @@ def columns(kind: int, wide: bool, parts: int, center: bool, corrected: bool = F
                     else:
                         g = recall(upstream, j)
                         a, q, s = four_terms(a, g), four_products(q, g, d), four_terms(s, d)
-            at = four_next(at, BATCH * width)
+            at = four_next(at, batch * width)
         if kind == BOTH:
             means = four_own_means(a, same(max(last - first, 1)), same(0))
             at = four_next(column, (sample * rows + first) * width)
-            for row in range(first, last, BATCH):
-                for j in range(BATCH):
+            for row in range(first, last, batch):
+                for j in range(batch):
                     hold(held, j, fetch(wide, x, four_next(at, j * width), row_present(there, row + j, last), 0))
-                for j in range(BATCH):
+                for j in range(batch):
                     d = four_distances(recall(held, j), means, present(row_present(there, row + j, last), 0))
                     q = four_products(q, d, d)
-                at = four_next(at, BATCH * width)
+                at = four_next(at, batch * width)
             if first < rows:
                 blocks = quotient(rows + per_block - 1, per_block)
                 four_put(a, column, there, out, (sample * blocks + k) * width)

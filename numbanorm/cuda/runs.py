@@ -99,7 +99,8 @@ def tiles(kind: int, wide: bool, parts: int, center: bool, sharing: int, weighte
     """
     nothing = ((0.0,) * parts,) * 4
     weights = parameters(wide, sharing, weighted, False)
-    centered, together = center and kind in (SQUARES, PRODUCTS), HALF if kind == PRODUCTS else STEPS
+    centered = center and kind in (SQUARES, PRODUCTS)
+    together = STEPS if kind != PRODUCTS else HALF // parts  # steps loaded at once; more made float64 spill
 
     def kernel(x, dy, w, mean, out, n, spans, span, length, per_sample, groups, channels, t, per):
         room = cuda.shared.array(ROOMS, float64)

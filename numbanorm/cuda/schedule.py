@@ -364,7 +364,7 @@ def kinds_of(call: Call) -> tuple[tuple[int, int], ...]:
 
 def sum_runs(
     s: Schedule, kind: int, i: Items, arrays: tuple[Any, ...], per_sample: int, groups: int, channels: int, t: int,
-    flags: tuple[bool, ...],
+    flags: tuple[int, ...],
 ) -> None:  # fmt: skip
     """flags: center, sharing, weighted; see `runs.tiles`."""
     sizes = (i.n, i.spans, i.span, i.length, per_sample, groups, channels, t, i.per)
