@@ -10,9 +10,10 @@ from functools import lru_cache
 from typing import Any
 
 from ..plan import Plan
+from . import driver
 from .arrays import DeviceArray
-from .driver import DRIVER
-from .schedule import Call, Schedule, backward, forward, tracking
+from .launches import Call, Schedule
+from .schedule import backward, forward, tracking
 
 __all__ = ["differentiate", "explain", "explain_backward", "measure", "normalize", "update_running"]
 
@@ -21,11 +22,11 @@ Arrays = dict[str, "DeviceArray | None"]
 
 def run(s: Schedule, x: DeviceArray, arrays: Arrays, **numbers: float) -> None:
     """Launch all steps on x's stream and device."""
-    before = DRIVER.enter(x.device)
+    before = driver.DRIVER.enter(x.device)
     try:
         launch_all(s, x, arrays, numbers)
     finally:
-        DRIVER.leave(before)
+        driver.DRIVER.leave(before)
 
 
 def launch_all(s: Schedule, x: DeviceArray, arrays: Arrays, numbers: dict[str, float]) -> None:
@@ -33,8 +34,8 @@ def launch_all(s: Schedule, x: DeviceArray, arrays: Arrays, numbers: dict[str, f
         arrays["work"] = x.kind.empty((s.work,), "float64", x)
     prepared = s.prepared.get(x.device)
     if prepared is None:
-        prepared = s.prepared[x.device] = [(DRIVER.ready(k.kernel, k.kinds, x.device), k) for k in s.steps]
-    stream, pointer, launch = x.kind.stream(x), DRIVER.pointer, DRIVER.launch
+        prepared = s.prepared[x.device] = [(driver.DRIVER.ready(k.kernel, k.kinds, x.device), k) for k in s.steps]
+    stream, pointer, launch = x.kind.stream(x), driver.DRIVER.pointer, driver.DRIVER.launch
     for ready, step in prepared:
         arguments = step.template.copy()
         for at, name, offset in step.pointers:
@@ -118,6 +119,7 @@ def differentiate(
         aligned(x, dy, dx, *pointwise),
         write=dx is not None,
         parameters=any(parameters),
+        in_place=dx is x or dx is dy,
     )
     run(backward(plan, call), x, arrays)
 

@@ -1,0 +1,288 @@
+"""What the CUDA backend's schedules tell its kernels, for any plan: no kernel runs, so plans may be larger than any memory.
+
+A launch must be possible; its threads must cover what is to be done, once; and every part of the work space that a kernel is
+told to read or write must lie within it. How many elements those are, is written down here for each kernel by hand.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from itertools import pairwise
+from math import prod
+from typing import Any
+
+import pytest
+import rings
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+if rings.chosen() == "none":
+    pytest.skip(rings.reason_to_skip() or "", allow_module_level=True)
+
+from numbanorm.cuda import joins, partials, schedule, tiles
+from numbanorm.cuda.launches import Call, Part, Schedule, Step
+from numbanorm.plan import Plan
+from numbanorm.tree import block_rows
+
+TYPES = ("float32", "float64", "float16", "bfloat16")
+LARGEST = 2**33  # elements: of 2 bytes they are 16 GB
+# a launch has at most 2**31 - 1 blocks, and some kernels take one for each group, or for each weight
+MOST_UNITS = 2**30
+
+
+def sizes(most: int) -> st.SearchStrategy[int]:
+    """Small ones, those beside a power of two, and any."""
+    beside = st.builds(lambda k, d: max(1, 2**k + d), st.integers(0, most.bit_length() - 1), st.integers(-1, 1))
+    return st.one_of(st.integers(1, 9), beside, st.integers(1, most)).map(lambda n: min(n, most))
+
+
+@st.composite
+def plans(draw: st.DrawFn, largest: int = LARGEST) -> Plan:
+    left, found = largest, []
+    for _ in range(5):
+        found.append(draw(sizes(left)))
+        left //= found[-1]
+    b, m, g, k, t = draw(st.permutations(found))
+    assume(b * g <= MOST_UNITS)
+    assume(b * g * k <= MOST_UNITS)
+    return Plan(b, m, g, k, t, (b, g), (g, k))
+
+
+@st.composite
+def calls(draw: st.DrawFn, backward: bool) -> Call:
+    x = draw(st.sampled_from(TYPES))
+    weight, bias = (draw(st.sampled_from((None, *TYPES))) for _ in range(2))
+    given_, center = draw(st.booleans()), draw(st.booleans())
+    if backward:
+        write, parameters = draw(st.sampled_from([(True, True), (True, False), (False, True)]))
+        types = {"x": x, "dy": x, "dx": x if write else None, "w": weight, "mean": "float64" if center else None,
+                 "rstd": "float64", "grads": (weight or x) if parameters else None}  # fmt: skip
+        return Call(tuple(types.items()), center, given_, draw(st.booleans()), write=write, parameters=parameters)
+    write = given_ or draw(st.booleans())
+    if not write:
+        weight = bias = None
+    types = {"x": x, "y": x, "w": weight, "b": bias, **dict.fromkeys(("mean", "var"), TYPES[0] if given_ else None)}
+    return Call(tuple(types.items()), center or given_, given_, draw(st.booleans()), draw(st.booleans()), write)
+
+
+# --- what each kernel reads and writes beside x, dy, y and dx: (argument, elements) ------------------------------------
+
+
+def arguments(step: Step) -> list[Any]:
+    """Integers and floats, names of numbers, parts of arrays, and None for arrays that are not there."""
+    told = [v if kind in ("int", "float") else None for v, kind in zip(step.template, step.kinds, strict=True)]
+    for at, name, offset in step.pointers:
+        told[at] = Part(name, offset)
+    for at, name in step.numbers:
+        told[at] = name
+    return told
+
+
+class Told:
+    """A step's arguments by name, and its kernel's constants."""
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        code = next(c for c in step.kernel.build.__code__.co_consts if getattr(c, "co_name", "") == "kernel")
+        names = code.co_varnames[: code.co_argcount]
+        assert len(names) == len(step.template), step.kernel.name
+        constants = inspect.signature(step.kernel.build).bind(*step.kernel.constants)
+        constants.apply_defaults()
+        self.values = dict(constants.arguments) | dict(zip(names, arguments(step), strict=True))
+
+    def __getattr__(self, name: str) -> Any:
+        return self.values[name]
+
+
+def of_tiles(a: Told) -> dict[str, int]:
+    return {"out": partials.PLANES[a.kind] * a.n * a.parts}
+
+
+def of_columns(a: Told) -> dict[str, int]:
+    chunks = -(-a.rows // a.per_block) if a.kind == partials.BOTH else a.chunks
+    return {"out": partials.PLANES[a.kind] * a.samples * chunks * a.width * a.parts}
+
+
+def of_join(a: Told) -> dict[str, int]:
+    planes = {joins.CHANNEL: 3, joins.GRADIENTS: 2}.get(a.kind, 1)
+    rows = -(-a.outer // a.columns)
+    last = (a.units // a.groups - 1) * a.sample + (a.groups - 1) * a.group + (rows - 1) * a.row + (a.inner - 1) * a.part
+    last += min(a.columns, a.outer) - 1
+    out = {joins.CHANNEL: 3 * a.units * a.parts, joins.GRADIENTS: 2 * a.units}.get(a.kind, 4 * a.units)
+    return {"sums": ((planes - 1) * a.size + last + 1) * a.parts, "out": out}
+
+
+USED: dict[str, Callable[[Told], dict[str, int]]] = {
+    "tiles": of_tiles,
+    "columns": of_columns,
+    "join": of_join,
+    "tile_moments": lambda a: {"out": 2 * a.n * a.parts},
+    "merge": lambda a: {"moments": 2 * a.n * a.parts},
+    "pairs": lambda a: {"sums": a.size // a.fewer * a.n * a.parts, "out": a.size * a.parts},
+    "settle": lambda a: {"sums": 3 * a.units * a.outer * a.parts, "table": 3 * a.units},
+    "reduce": lambda a: {"sums": 2 * a.outer * a.channels * a.parts, "table": 3 * a.outer * a.groups},
+    "rows_backward": lambda a: {"table": 3 * a.units},
+    "rows_gradients": lambda a: {"out": 2 * -(-a.rows // a.tree_rows) * a.groups * a.length},
+    "apply_runs": lambda a: dict.fromkeys(("mean", "low", "rstd"), 0),
+}
+
+
+def check_launch(step: Step) -> None:
+    assert 1 <= step.grid < 2**31, step
+    assert step.block % 32 == 0, step
+    assert 32 <= step.block <= min(1024, step.kernel.threads), step
+    for kind, value in zip(step.kinds, arguments(step), strict=True):
+        if type(value) is int:
+            assert kind == "int"
+            assert 0 <= value < 2**63, step
+        else:
+            assert (kind == "float") is isinstance(value, (float, str)), step
+            assert kind in ("float", "int64", *TYPES), step
+
+
+def check_parts(s: Schedule, step: Step, room: dict[str, int]) -> None:
+    """Parts begin within their array, and what the kernel is known to use of them ends there."""
+    told = Told(step)
+    used = USED.get(step.kernel.build.__name__, lambda a: {})(told)
+    for name, value in told.values.items():
+        if isinstance(value, Part) and value.name in room:
+            assert 0 <= value.offset < room[value.name], (step, name)
+            assert value.offset + used.get(name, 0) <= room[value.name], (step, name)
+    work = [(n, told.values[n]) for n in used if getattr(told.values.get(n), "name", "") == "work"]
+    spaces = [(part.offset, part.offset + used[n]) for n, part in work]
+    spaces.sort()
+    for (_, end), (start, _) in pairwise(spaces):
+        assert end <= start, f"{step} reads what it writes"
+
+
+def check_geometry(step: Step) -> None:
+    """What the kernels take for granted."""
+    name, a = step.kernel.build.__name__, Told(step)
+    if name in ("join", "settle", "reduce"):
+        inner = a.inner if name == "join" else 1
+        assert inner <= a.width <= step.block
+        assert a.width & (a.width - 1) == 0
+        assert step.block & (step.block - 1) == 0
+        together = step.block // a.width
+        assert step.grid == (a.channels if name == "reduce" else a.units)
+        assert a.rows == block_rows(a.outer)
+        if name != "join" or a.by_rows:
+            assert together >= a.outer or together % a.rows == 0, step
+        else:
+            assert a.outer <= 256
+    if name in ("tiles", "tile_moments", "apply_runs", "apply_gradient_runs", "rows_forward", "rows_backward"):
+        per, n = a.values.get("per", 1), a.values.get("n", a.values.get("units"))
+        together = step.block // 8 // per
+        assert (step.block // 8) % per == 0, step
+        assert (step.grid - 1) * together < n <= step.grid * together
+        assert per in (1, 2) or per % 4 == 0
+        assert per // 4 <= tiles.WARPS
+        if "spans" in a.values:
+            span = a.values.get("span", 256)
+            assert (a.spans - 1) * span < a.length <= a.spans * span
+            assert a.n % a.spans == 0
+        if a.wide:
+            assert a.length % 4 == 0
+    if name in ("columns", "apply_columns"):
+        strips = -(-a.width // a.span)
+        assert a.span in (4, 8, 16, 32, 64, 128)
+        assert step.grid == a.samples * a.chunks * strips
+        assert not a.wide or a.width % 4 == 0
+        rows = a.per * a.per_block if name == "columns" else a.chunk
+        assert (a.chunks - 1) * rows < a.rows <= a.chunks * rows
+
+
+def check(s: Schedule, plan: Plan, call: Call, backward: bool) -> None:
+    units, channels = plan.B * plan.G, plan.G * plan.K
+    room = {"work": s.work, "stats": 4 * units, "grads": 2 * channels}
+    assert 0 <= s.work < 2**60
+    for step in s.steps:
+        check_launch(step)
+        check_parts(s, step, room)
+        check_geometry(step)
+        told = Told(step).values
+        assert not told.get("wide") or call.aligned, step
+    touched = {name for step in s.steps for _, name, _ in step.pointers}
+    assert ("dx" in touched) == (backward and call.write)
+    assert ("y" in touched) == (not backward and call.write)
+    assert ("grads" in touched) == (backward and call.parameters)
+    assert backward or "stats" in touched
+
+
+@settings(max_examples=400, deadline=None)
+@given(plan=plans(), call=calls(backward=False))
+def test_forward(plan: Plan, call: Call) -> None:
+    schedule.forward.cache_clear()
+    check(schedule.forward(plan, call), plan, call, False)
+
+
+@settings(max_examples=400, deadline=None)
+@given(plan=plans(), call=calls(backward=True))
+def test_backward(plan: Plan, call: Call) -> None:
+    schedule.backward.cache_clear()
+    check(schedule.backward(plan, call), plan, call, True)
+
+
+@settings(max_examples=200, deadline=None)
+@given(plan=plans(largest=2**14), call=calls(backward=False))
+def test_small_forward(plan: Plan, call: Call) -> None:
+    check(schedule.forward(plan, call), plan, call, False)
+
+
+@settings(max_examples=200, deadline=None)
+@given(plan=plans(largest=2**14), call=calls(backward=True))
+def test_small_backward(plan: Plan, call: Call) -> None:
+    check(schedule.backward(plan, call), plan, call, True)
+
+
+LARGE = {
+    "one row": Plan(1, 1, 1, 2**33, 1, (1,), (2**33,)),
+    "rows": Plan(2**23, 1, 1, 2**10, 1, (2**23,), (2**10,)),
+    "channels first": Plan(1, 2**10, 2**7, 1, 2**16, (2**7,), (2**7,)),
+    "channels last": Plan(1, 2**26, 2**7, 1, 1, (2**7,), (2**7,)),
+    "one channel": Plan(1, 2**33, 1, 1, 1, (1,), (1,)),
+    "instances": Plan(2**10, 2**13, 2**10, 1, 1, (2**10, 2**10), (2**10,)),
+    "a prime": Plan(1, 1, 1, 8589934609, 1, (1,), (8589934609,)),
+}
+
+
+@pytest.mark.parametrize("x", TYPES)
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("name", LARGE)
+def test_larger_than_any_index_of_32_bits(name: str, aligned: bool, x: str) -> None:
+    plan = LARGE[name]
+    assert prod((plan.B, plan.M, plan.G, plan.K, plan.T)) == plan.size >= 2**33
+    forward_types = {"x": x, "y": x, "w": "float32", "b": "float32", "mean": None, "var": None}
+    backward_types: dict[str, str | None] = {"x": x, "dy": x, "dx": x, "w": "float32", "mean": "float64", "rstd": "float64"}
+    for one_read in (False, True):
+        call = Call(tuple(forward_types.items()), True, False, aligned, one_read)
+        check(schedule.forward(plan, call), plan, call, False)
+    few = plan.G * plan.K <= MOST_UNITS
+    backward_types["grads"] = "float32" if few else None
+    call = Call(tuple(backward_types.items()), True, False, aligned, write=True, parameters=few)
+    check(schedule.backward(plan, call), plan, call, True)
+
+
+def test_a_schedule_is_made_once() -> None:
+    """For all calls of a plan's sizes: it is looked up by what it depends on, and by nothing else."""
+    plan, twin = (Plan(4, 1, 1, 20, 1, shape, (20,)) for shape in ((4,), (4,)))
+    call = Call((("x", "float32"), ("y", "float32"), ("w", None), ("b", None)), True, False, True)
+    assert schedule.forward(plan, call) is schedule.forward(twin, call)
+
+
+@given(
+    types=st.tuples(st.sampled_from((None, *TYPES)), st.sampled_from((None, *TYPES)), st.sampled_from((None, "int64"))),
+    samples=sizes(2**20),
+    channels=sizes(2**37),
+)
+def test_running_statistics(types: tuple[str | None, ...], samples: int, channels: int) -> None:
+    mean, var, counter = types
+    named = (("mean", mean), ("var", var), ("counter", counter))
+    steps = schedule.tracking(named, samples, channels, counter is not None).steps
+    for step in steps:
+        check_launch(step)
+        covered = step.grid * step.block
+        assert covered >= channels or step.kernel.build.__name__ == "count"
+    found = {name for step in steps for _, name, _ in step.pointers} - {"stats"}
+    assert found == {name for name, dtype in named if dtype is not None}
