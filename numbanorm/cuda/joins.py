@@ -1,11 +1,14 @@
 """Joining partial sums into what a group, a channel or a weight needs, in the order of the trees.
 
 A block joins one unit: `outer` sums (runs, or positions of a run), each in adjacent pairs from `inner` parts; and then the
-outer ones by the row tree or the run tree. What becomes of the total is the kernel's `kind`:
+outer ones by the row tree or the run tree. `join` takes partial sums, and its kind says what becomes of the total:
 
-    CENTER     the mean                           SPREAD   sum of squares and rstd (SQUARE: of a mean of 0)
-    CHANNEL    kept, for SETTLE and REDUCE        SETTLE   what dx takes, from the group's channels, each with its weight
-    REDUCE     dweight and dbias, from the samples' channels        GRADIENTS   dweight and dbias, from rows' partial sums
+    CENTER      the mean
+    SPREAD      sum of squares about the mean, and rstd; SQUARE where the mean is 0
+    CHANNEL     the three sums of a channel, kept
+    GRADIENTS   dweight and dbias
+
+`settle` joins a group's channels, each with its weight, into what dx takes; `reduce` a channel's samples into dweight, dbias.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import Any
 
 from numba import float64
 
-from .device import block, device, quotient, read1, store1, thread
+from .device import block, device, load1, quotient, read1, store1, thread
 from .sums import ratio, scaled_square
 from .tiles import four, same
 
@@ -36,9 +36,10 @@ def put_sum(p, at, acc):
 
 @device
 def get_sum(p, at, like):
+    """Read one, from where a kernel may write too."""
     if len(like) == 1:
-        return (read1(p, at),)
-    return read1(p, 2 * at), read1(p, 2 * at + 1)
+        return (load1(p, at),)
+    return load1(p, 2 * at), load1(p, 2 * at + 1)
 
 
 @device

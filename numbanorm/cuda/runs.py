@@ -108,7 +108,7 @@ def tiles(kind: int, wide: bool, parts: int, center: bool, sharing: int, weighte
         item, begin = items(wide, per), begins(wide, per)
         at, left = item_places(item, begin, spans, span, length), four_inside(item, begin, n, spans, span, length)
         base, where = four_bases(item, spans, groups, quotient(length, t)), four_in_runs(item, begin, spans, span)
-        u, product_, d_ = nothing, nothing, nothing
+        a, q, s = nothing, nothing, nothing
         means = same(0.0)
         if centered:
             means = four_means(item, mean, n, spans, per_sample, groups, channels)
@@ -119,18 +119,18 @@ def tiles(kind: int, wide: bool, parts: int, center: bool, sharing: int, weighte
                     hold(upstream, j, fetch(wide, dy, at, left, h + j))
             for j in range(together):
                 if kind == SUM:
-                    u = four_terms(u, recall(held, j))
+                    a = four_terms(a, recall(held, j))
                 else:
                     d = four_distances(recall(held, j), means, present(left, h + j))
                     if kind == SQUARES:
-                        u = four_products(u, d, d)
+                        a = four_products(a, d, d)
                     else:
-                        g = four_mul(recall(upstream, j), weights(w, w, base, where, left, h + j, t)[0])
-                        u, product_, d_ = four_terms(u, g), four_products(product_, g, d), four_terms(d_, d)
-        note_sums(wide, join(wide, fold(wide, u), per, room, 0), item, begin, out, n, 0)
+                        u = four_mul(recall(upstream, j), weights(w, w, base, where, left, h + j, t)[0])
+                        a, q, s = four_terms(a, u), four_products(q, u, d), four_terms(s, d)
+        note_sums(wide, join(wide, fold(wide, a), per, room, 0), item, begin, out, n, 0)
         if kind == PRODUCTS:
-            note_sums(wide, join(wide, fold(wide, product_), per, room, ROOM), item, begin, out, n, 1)
-            note_sums(wide, join(wide, fold(wide, d_), per, room, 2 * ROOM), item, begin, out, n, 2)
+            note_sums(wide, join(wide, fold(wide, q), per, room, ROOM), item, begin, out, n, 1)
+            note_sums(wide, join(wide, fold(wide, s), per, room, 2 * ROOM), item, begin, out, n, 2)
 
     return kernel
 
