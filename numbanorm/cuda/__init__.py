@@ -6,12 +6,11 @@ A backend is a module that offers these functions over a plan and arrays; `dispa
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 from ..plan import Plan
 from . import driver
-from .arrays import DeviceArray
+from .arrays import DeviceArray, name_of
 from .launches import Call, Schedule
 from .schedule import backward, forward, tracking
 
@@ -43,12 +42,6 @@ def launch_all(s: Schedule, x: DeviceArray, arrays: Arrays, numbers: dict[str, f
         for at, name in step.numbers:
             arguments[at] = numbers[name]
         launch(ready, step.grid, step.block, stream, arguments)
-
-
-@lru_cache(maxsize=64)
-def name_of(dtype: Any) -> str:
-    """A dtype's name, which NumPy makes anew each time it is asked for."""
-    return str(dtype.name)
 
 
 def types_of(arrays: Arrays) -> tuple[tuple[str, str | None], ...]:

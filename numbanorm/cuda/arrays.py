@@ -7,6 +7,7 @@ for the device but what copies to and from the host, which only arrays of NumPy 
 from __future__ import annotations
 
 import sys
+from functools import lru_cache
 from math import prod
 from typing import Any, TypeAlias
 
@@ -15,6 +16,7 @@ import numpy as np
 Shape: TypeAlias = tuple[int, ...]
 
 DTYPES: dict[str, Any] = {name: np.dtype(name) for name in ("float16", "float32", "float64", "int64")}
+TORCH_DTYPES: dict[Any, Any] = {}
 STORAGE = {"bfloat16": np.dtype(np.uint16)}  # what NumPy and Numba have no type of their own for
 
 
@@ -42,6 +44,21 @@ def dtype_of(name: str, itemsize: int = 2) -> Any:
     if found is None and name == "bfloat16" and "ml_dtypes" in sys.modules:
         found = DTYPES[name] = np.dtype(sys.modules["ml_dtypes"].bfloat16)
     return Named(name, itemsize) if found is None else found
+
+
+@lru_cache(maxsize=64)
+def name_of(dtype: Any) -> str:
+    """A dtype's name, which NumPy makes anew each time it is asked for (2 us)."""
+    return str(dtype.name)
+
+
+def dtype_of_torch(dtype: Any, itemsize: int) -> Any:
+    found = TORCH_DTYPES.get(dtype)
+    if found is None:
+        found = dtype_of(str(dtype).removeprefix("torch."), itemsize)
+        if isinstance(found, np.dtype):
+            TORCH_DTYPES[dtype] = found
+    return found
 
 
 class DeviceArray:
@@ -178,14 +195,14 @@ class Torch(Kind):
 
     def describe(self, x: Any) -> DeviceArray:
         torch = sys.modules["torch"]
-        if x.layout != torch.strided:
+        if x.layout is not torch.strided:
             raise TypeError(f"tensors must be dense: got {x.layout}; write x.to_dense()")
         x = x.detach() if x.requires_grad else x
         negative = x.is_neg()  # of a conjugate's imaginary part: the sign is not in memory
         x = x.resolve_neg() if negative else x
         size, contiguous = x.element_size(), x.is_contiguous()
         return DeviceArray(
-            self, x, x.data_ptr(), tuple(x.shape), dtype_of(str(x.dtype).removeprefix("torch."), size),
+            self, x, x.data_ptr(), tuple(x.shape), dtype_of_torch(x.dtype, size),
             strides=None if contiguous else tuple(step * size for step in x.stride()), contiguous=contiguous,
             readonly=negative, device=x.get_device(),
         )  # fmt: skip

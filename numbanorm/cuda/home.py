@@ -77,7 +77,7 @@ class Device:
         if self.kind is arrays.NUMPY:
             value = checks.array(name, value)
         a = self.take(name, value)
-        if a.dtype.name not in checks.FLOATS or not getattr(a.dtype, "isnative", True):
+        if arrays.name_of(a.dtype) not in checks.FLOATS or not getattr(a.dtype, "isnative", True):
             raise TypeError(checks.not_float(name, a.dtype, self.kind.to_float.format(name)))
         return a
 
@@ -126,7 +126,7 @@ class Device:
             value = checks.array(name, value).astype(np.float64, copy=False)
         a = self.array(name, value)
         checks.fits_statistic(name, a, shape)
-        if a.dtype.name != "float64":
+        if arrays.name_of(a.dtype) != "float64":
             raise TypeError(f"{name} must hold float64: got {a.dtype}; pass the stats of the forward call as they came")
         return a
 
@@ -167,7 +167,7 @@ class Device:
     def destination(self, out: Any, x: DeviceArray, *sources: DeviceArray) -> DeviceArray:
         a = self.seen["out"] if out is not None else None
         if a is None or not a.contiguous:
-            return self.kind.empty(x.shape, x.dtype.name, x)
+            return self.kind.empty(x.shape, arrays.name_of(x.dtype), x)
         return next((source for source in sources if source.address == a.address and source.contiguous), a)
 
     def written(self, out: Any, y: DeviceArray) -> Any:
@@ -190,7 +190,7 @@ class Device:
     ) -> tuple[Any, ...]:  # fmt: skip
         n, grads = p.G * p.K, None
         if any(parameters):
-            dtype = (x if weight is None else weight).dtype.name
+            dtype = arrays.name_of((x if weight is None else weight).dtype)
             grads = self.kind.empty((2, n), dtype, x) if p.size else self.full((2, n), 0.0, dtype)
         if p.size:
             self.backend.differentiate(p, x, dy, dx, weight, mean, rstd, center, given, parameters, grads)
