@@ -6,7 +6,6 @@ A backend is a module that offers these functions over a plan and arrays; `dispa
 
 from __future__ import annotations
 
-from typing import Any
 
 from ..plan import Plan
 from . import driver
