@@ -6,7 +6,6 @@ A backend is a module that offers these functions over a plan and arrays; `dispa
 
 from __future__ import annotations
 
-
 from ..plan import Plan
 from . import driver
 from .arrays import DeviceArray, name_of
