@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 from numba import cuda, float64
+from numba.cuda.simulator.kernel import _get_kernel_context
 
 LIBM = ctypes.CDLL(ctypes.util.find_library("m"))
 LIBM.fma.restype, LIBM.fma.argtypes = ctypes.c_double, [ctypes.c_double] * 3
 ROOM: Any = 1024  # threads of a block at most
+context: Any = _get_kernel_context
 
 
 class Pointer:
@@ -84,32 +86,32 @@ def quotient(n: Any, d: Any) -> Any:
     return int(n) // int(d)
 
 
-@cuda.jit(device=True)
+# Numba swaps the module `cuda` while a device function runs, for all threads at once: the first to leave one takes it from
+# those that are still inside. So the module that it would put there is asked for.
+
+
 def thread() -> Any:
-    return cuda.threadIdx.x
+    return context().threadIdx.x
 
 
-@cuda.jit(device=True)
 def block() -> Any:
-    return cuda.blockIdx.x
+    return context().blockIdx.x
 
 
-@cuda.jit(device=True)
 def threads() -> Any:
-    return cuda.blockDim.x
+    return context().blockDim.x
 
 
-@cuda.jit(device=True)
 def barrier() -> None:
-    cuda.syncthreads()
+    context().syncthreads()
 
 
-@cuda.jit(device=True)
 def exchange(v: Any, distance: Any) -> Any:
     """By way of the whole block's shared memory: so every thread of the block must take part, not only the warp."""
-    room = cuda.shared.array(ROOM, float64)
-    room[cuda.threadIdx.x] = v
-    cuda.syncthreads()
-    other = room[cuda.threadIdx.x ^ distance]
-    cuda.syncthreads()
+    here = context()
+    room = here.shared.array(ROOM, float64)
+    room[here.threadIdx.x] = v
+    here.syncthreads()
+    other = room[here.threadIdx.x ^ distance]
+    here.syncthreads()
     return other
