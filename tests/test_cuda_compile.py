@@ -1,0 +1,359 @@
+"""Every CUDA kernel, compiled and linked to machine code where there is no GPU: what ptxas made of it has bounds.
+
+Registers, loads and divisions are today's numbers as ceilings, so that a change that costs some is seen; a ceiling may be
+raised on purpose. No local memory, no calls, no contraction and IEEE arithmetic are rules.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+
+import cuda_gates
+import pytest
+import sass
+from cuda_gates import KEYS, SELECTED, TOOL, Capability, Compiled, FakeDevice, Key, flags, name_of  # skips without a compiler
+from sass import matching, total
+
+from numbanorm.cuda import compiler
+from numbanorm.cuda.compiler import Kernel
+from numbanorm.cuda.elementwise import EACH, FOURS, SOME
+from numbanorm.cuda.joins import CHANNEL, GRADIENTS
+from numbanorm.cuda.partials import BOTH as BOTH_MOMENTS
+from numbanorm.cuda.partials import PRODUCTS, SQUARES, SUM, WEIGHTS
+
+every_kernel = pytest.mark.parametrize("key", KEYS, ids=name_of)
+needs_disassembler = pytest.mark.skipif(TOOL is None, reason="there is no nvdisasm: pip install nvidia-cuda-nvdisasm or triton")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def device() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("numba.cuda.dispatcher.get_current_device", FakeDevice)
+        yield
+
+
+@pytest.fixture(scope="module")
+def results(request: pytest.FixtureRequest, device: None) -> Iterator[dict[Key, Future[Compiled]]]:
+    """The kernels that this run asks for. In processes: Numba compiles in Python, which threads would share."""
+    params = (getattr(item, "callspec", None) for item in request.session.items if item.module is request.module)
+    asked = dict.fromkeys(p.params["key"] for p in params if p is not None and "key" in p.params)
+    with ProcessPoolExecutor(min(8, os.cpu_count() or 1), get_context("spawn"), cuda_gates.worker) as pool:
+        yield {key: pool.submit(Compiled, *key) for key in asked}
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.fixture
+def compiled(key: Key, results: dict[Key, Future[Compiled]]) -> Compiled:
+    return results[key].result()
+
+
+# --- rules -----------------------------------------------------------------------------------------------------------
+
+#: subroutines of ptxas: slow paths of IEEE operations on float64, and integer divisions of more than 32 bits
+SUBROUTINES = r"__cuda_sm20_(div_rn_f64_full|dblrcp_rn_slowpath_v3|dsqrt_rn_f64_mediumpath_v1|(div|rem)_[us]64)"
+
+
+def no_local_memory(c: Compiled) -> None:
+    """A local access is one of global memory that nobody wrote: every array of a thread must be in registers."""
+    assert c.code.local == 0, (
+        f"{c.kernel.name} uses {c.code.local} bytes of stack and spills: hold less, or launch fewer threads"
+    )
+    assert not matching(c.code.written, r"(ld|st)\.local.*"), "arrays whose indices the compiler does not know"
+    if c.code.sass:
+        # a plain LD or ST looks for its address space when it runs: a pointer's origin was lost
+        assert total(c.code.main, "LDL", "STL", "LD", "ST") == 0
+
+
+def no_calls(c: Compiled) -> None:
+    """All device functions are inlined: a call takes registers by the ABI, and hides the loads behind it from ptxas."""
+    assert total(c.code.written, "call") == 0, f"{c.kernel.name} calls a function"
+    if c.code.sass:
+        # to a label, sm_80 leaves loops so; it is a jump, for nothing returns
+        others = [called for called in c.code.calls if not re.fullmatch(rf"{SUBROUTINES}|`\(\.L_x_\d+\)", called)]
+        assert not others, f"{c.kernel.name} calls {others}"
+        assert total(c.code.main, "RET") == 0
+
+
+def ieee(c: Compiled) -> None:
+    """float64 with IEEE rounding and subnormals, and no arithmetic in another type."""
+    bad = [op for op in c.code.written if re.search(r"\.(ftz|approx|sat|full)\b", op)]
+    bad += [op for op in c.code.written if re.fullmatch(r"(mul|fma|mad|div|sqrt|rcp)(?!\.rn\.).*\.f64", op)]
+    bad += [
+        op for op in c.code.written if re.fullmatch(r"(add|sub|mul|fma|mad|div|sqrt|rcp|min|max)\..*(f16|bf16|f32)(x2)?", op)
+    ]
+    if c.code.sass:
+        # 64-bit seeds of div, rcp and sqrt; the 32-bit one, and FTZ, are of integer divisions
+        bad += [op for op in c.code.main if op.startswith("MUFU") and op not in ("MUFU.RCP64H", "MUFU.RSQ64H", "MUFU.RCP")]
+        bad += [op for op in c.code.main if "FTZ" in op.split(".") and not op.startswith(("F2I", "I2F"))]
+    assert not bad, f"{c.kernel.name} computes with {bad}"
+
+
+def not_contracted(c: Compiled) -> None:
+    """To the linker, forbidding contraction changes no byte: neither NVVM nor ptxas found a product and a sum to join."""
+    assert c.cubin == c.unfused, f"{c.kernel.name} has a product that is not mul or fma, which a sum may take in"
+
+
+OPERATIONS = ("DADD", "DMUL", "DFMA")
+
+
+def operations(c: Compiled) -> tuple[int, ...]:
+    """Sums, products and fused ones in the PTX."""
+    w = c.code.written
+    return total(w, "add.f64", "add.rn.f64", "sub.f64", "sub.rn.f64"), total(w, "mul.rn.f64"), total(w, "fma.rn.f64")
+
+
+def as_written(c: Compiled, expansions: Mapping[str, tuple[int, ...]], unrolled: bool) -> None:
+    """SASS has the PTX's products and fused products, and those that div, rcp and sqrt are made of: the other proof."""
+    expected = list(operations(c))
+    for op, cost in expansions.items():
+        expected = [e + total(c.code.written, op) * n for e, n in zip(expected, cost, strict=True)]
+    _, products, fused = expected
+    _, dmul, dfma = (total(c.code.main, op) for op in OPERATIONS)
+    if unrolled:  # ptxas repeats a loop's body: more of both, where contraction would take from the products
+        assert dfma >= fused
+        assert (dfma > fused) <= (dmul >= products)
+    else:
+        assert dfma == fused, f"{c.kernel.name}: {dfma} DFMA, where the PTX has {fused}"
+        assert dmul <= products, f"{c.kernel.name}: {dmul} DMUL, where the PTX has {products}"  # a product by 1 is left out
+
+
+#: vectors that a wide kernel loads, of float64 (two for four elements), and stores, at least: for each array, of each step
+VECTORS: dict[str, tuple[int, int, int]] = {
+    "rows_forward": (8, 16, 8), "rows_backward": (16, 32, 4), "tile_moments": (8, 16, 0), "tiles": (8, 8, 0),
+    "columns": (4, 8, 0), "apply_runs": (4, 8, 4), "apply_gradient_runs": (8, 16, 4), "apply_columns": (4, 8, 4),
+}  # fmt: skip
+#: loads of single parameters, for each of weight and bias, where each of four neighbours may have one of its own
+SINGLE = {"rows_forward": 32, "rows_backward": 32, "apply_runs": 16, "apply_gradient_runs": 16, "apply_columns": 4}
+SCALAR = {"float32": "f32", "float16": "[ub]16", "bfloat16": "[ub]16"}
+
+
+def vectors(c: Compiled) -> None:
+    """Wide kernels read and write 16 bytes at a time (8 of 16-bit types), narrow ones never: their addresses allow none.
+
+    x and dy are read by plain loads, statistics and parameters by `.nc` ones, so that they can be told apart.
+    """
+    w, name, x = c.code.written, c.kernel.build.__name__, c.kinds[0]
+    loads, stores = matching(w, r"ld\.global\.v\d.*"), matching(w, r"st\.global\.v\d.*")
+    if not c.wide:
+        assert not matching(w, r"(ld|st)\.global\.(nc\.)?v\d.*"), f"{c.kernel.name} must have no vector accesses"
+        return
+    single, double, stored = VECTORS[name]
+    least = (double, 2 * stored) if x == "float64" else (single, stored)
+    assert loads >= least[0], f"{c.kernel.name} has {loads} vector loads: expected {least[0]}; is a loop rolled?"
+    assert stores >= least[1], f"{c.kernel.name} has {stores} vector stores: expected {least[1]}"
+    assert matching(w, r"ld\.global\.[a-z]+\d+") == 0, f"{c.kernel.name} reads single elements of x"
+    if x in SCALAR:
+        assert matching(w, rf"st\.global\.{SCALAR[x]}") == 0, f"{c.kernel.name} writes single elements of y"
+        f = flags(c.kernel)
+        given = f.get("weighted", False) + f.get("biased", False)
+        # where neighbours share one, a thread's four elements take it with one load
+        allowed = {EACH: 0, FOURS: SINGLE.get(name, 0) // 4, SOME: SINGLE.get(name, 0)}[f.get("sharing", SOME)] * given
+        scalars = matching(w, rf"ld\.global\.nc\.{SCALAR[x]}")
+        assert scalars <= allowed, f"{c.kernel.name} reads {scalars} single parameters: expected {allowed}"
+    if c.code.sass:
+        width = "128" if x in ("float32", "float64") else "64"
+        narrow = [op for op in c.code.main if op.startswith("LDG") and "CONSTANT" not in op and width not in op.split(".")]
+        assert not narrow, f"{c.kernel.name} reads x by {narrow}"
+        assert matching(c.code.main, rf"LDG\.E\.{width}") >= loads
+        assert matching(c.code.main, rf"STG\.E\.{width}") >= stores
+
+
+RULES = (no_local_memory, no_calls, ieee, not_contracted, vectors)
+
+
+@every_kernel
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_rules(compiled: Compiled, rule: Callable[[Compiled], None]) -> None:
+    rule(compiled)
+
+
+# --- today's numbers, as bounds --------------------------------------------------------------------------------------
+
+#: registers of a thread: wide (or the only) and narrow kernels, and the same with pairs of float64. Eight are given out at once
+REGISTERS: dict[str, tuple[int, int, int, int]] = {
+    "rows_forward": (120, 160, 128, 160), "rows_backward": (128, 152, 128, 168), "rows_gradients": (128, 0, 0, 0),
+    "tile_moments": (96, 144, 112, 0), "tiles": (72, 88, 104, 0), "columns": (144, 96, 128, 128),
+    "apply_runs": (80, 128, 72, 0), "apply_gradient_runs": (112, 168, 112, 0), "apply_columns": (112, 128, 136, 0),
+    "join": (64, 0, 64, 0), "settle": (56, 0, 64, 0), "reduce": (48, 0, 56, 0), "pairs": (48, 0, 72, 0),
+    "merge": (40, 0, 40, 0), "prepare": (0, 0, 32, 0), "update": (0, 0, 40, 0), "count": (8, 0, 0, 0),
+}  # fmt: skip
+#: 64-bit divisions in the code of wide (or the only) and narrow kernels: each is a call, unless both numbers have 32 bits
+DIVISIONS: dict[str, tuple[int, int]] = {
+    "rows_forward": (6, 12), "rows_backward": (7, 13), "rows_gradients": (4, 0), "tile_moments": (1, 4), "tiles": (10, 24),
+    "columns": (14, 14), "apply_runs": (8, 26), "apply_gradient_runs": (8, 0), "apply_columns": (21, 21),
+    "join": (14, 0), "settle": (10, 0), "reduce": (8, 0), "pairs": (2, 0), "merge": (4, 0), "prepare": (1, 0), "update": (4, 0),
+    "count": (0, 0),
+}  # fmt: skip
+#: the same where elements share parameters: fours of them, any number in wide kernels, and in narrow ones
+SHARED_DIVISIONS: dict[str, tuple[int, int, int]] = {
+    "rows_forward": (14, 38, 0), "rows_backward": (0, 39, 0), "apply_runs": (12, 24, 42), "apply_gradient_runs": (12, 0, 42),
+}  # fmt: skip
+#: loads of x and dy that a wide kernel has on their way at once, at least, and of float64: they hide the latency of memory.
+#: By the kind of sum, and whether it is the gradient. ptxas, to save registers, moves loads towards their uses
+IN_FLIGHT: dict[str, dict[int | None, tuple[int, int]]] = {
+    "rows_forward": {None: (7, 8)}, "rows_backward": {None: (6, 12)}, "rows_gradients": {None: (16, 0)},
+    "tile_moments": {None: (8, 8)}, "tiles": {SUM: (3, 5), SQUARES: (3, 4), PRODUCTS: (5, 4)},
+    "columns": {SUM: (1, 2), SQUARES: (1, 2), BOTH_MOMENTS: (4, 8), PRODUCTS: (2, 5), WEIGHTS: (2, 4)},
+    "apply_runs": {None: (4, 6)}, "apply_gradient_runs": {None: (7, 16)}, "apply_columns": {False: (3, 8), True: (8, 16)},
+}  # fmt: skip
+
+
+def barriers(kernel: Kernel) -> int:
+    """One for each sum that warps join in a room of its own; a tree over a block has some for each step of it."""
+    name, f = kernel.build.__name__, flags(kernel)
+    kind, tree = f.get("kind"), 8 if f.get("by_rows", True) else 14
+    columns = {SUM: 2, SQUARES: 2, BOTH_MOMENTS: 0, PRODUCTS: 6, WEIGHTS: 4}
+    return {
+        "rows_forward": 1 + bool(f.get("center")), "rows_backward": 3, "rows_gradients": 1,
+        "tiles": 3 if kind == PRODUCTS else 1, "columns": columns.get(kind, 0),
+        "join": tree * {CHANNEL: 3, GRADIENTS: 2}.get(kind, 1), "settle": 3 * tree, "reduce": 2 * tree,
+    }.get(name, 0)  # fmt: skip
+
+
+@every_kernel
+def test_registers(compiled: Compiled) -> None:
+    used, limits = compiled.code.registers, REGISTERS[compiled.kernel.build.__name__]
+    limit = limits[2 * compiled.double + (compiled.wide is False)]
+    assert 0 < used <= limit, f"{compiled.kernel.name} uses {used} registers: expected {limit}"
+    # a block must fit in the registers of a multiprocessor, or it cannot be launched
+    assert -(-used // 8) * 8 * compiled.kernel.threads <= 65536
+
+
+@every_kernel
+def test_divisions(compiled: Compiled) -> None:
+    """A 64-bit division takes some twenty instructions, or a call of seventy."""
+    name, f = compiled.kernel.build.__name__, flags(compiled.kernel)
+    shared = f.get("sharing", EACH) != EACH and (f.get("weighted", False) or f.get("biased", False))
+    found, narrow = matching(compiled.code.written, r"(div|rem)\.[us]64"), compiled.wide is False
+    limit = SHARED_DIVISIONS[name][0 if f["sharing"] == FOURS else 1 + narrow] if shared else DIVISIONS[name][narrow]
+    assert found <= limit, f"{compiled.kernel.name} has {found} 64-bit divisions: expected {limit}"
+
+
+@every_kernel
+def test_barriers(compiled: Compiled) -> None:
+    expected = barriers(compiled.kernel)
+    assert matching(compiled.code.written, r"bar(rier)?\..*sync.*|bar\.sync") == expected
+    if compiled.code.sass:
+        assert total(compiled.code.main, "BAR") == expected
+
+
+#: narrow kernels have four times as many loads, and the small ones that join are not of x
+READERS = [key for key in KEYS if key[0].build.__name__ in IN_FLIGHT and flags(key[0]).get("wide", True)]
+
+
+@needs_disassembler
+@pytest.mark.parametrize("key", READERS, ids=name_of)
+def test_loads_in_flight(compiled: Compiled) -> None:
+    name, f = compiled.kernel.build.__name__, flags(compiled.kernel)
+    least = IN_FLIGHT[name][f.get("kind", f.get("gradient"))][compiled.double]
+    found = sass.in_flight(compiled.code.parts[""])
+    assert found >= least, f"{compiled.kernel.name} waits with {found} loads on their way: expected {least}"
+
+
+def test_every_builder_has_bounds() -> None:
+    builders = {kernel.build.__name__ for kernel, _, _ in KEYS}
+    assert builders == set(REGISTERS) == set(DIVISIONS)
+
+
+# --- arithmetic, counted ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def expansions(device: None) -> dict[Capability, dict[str, tuple[int, ...]]]:
+    """What ptxas makes of each IEEE operation on its main path: DADD, DMUL, DFMA."""
+
+    def cost(name: str, capability: Capability) -> tuple[int, ...]:
+        code = Compiled(Kernel(cuda_gates.one_operation(name), (), 128), ("float64",), capability).code
+        assert total(code.written, name) == 1
+        return tuple(total(code.main, op) for op in OPERATIONS)
+
+    return {c: {name: cost(name, c) for name in ("div.rn.f64", "sqrt.rn.f64", "rcp.rn.f64")} for c in SELECTED}
+
+
+#: builders whose loops ptxas unrolls further
+UNROLLED = ("tiles", "rows_backward", "apply_columns")
+
+
+@needs_disassembler
+@every_kernel
+def test_operations(compiled: Compiled, key: Key, expansions: dict[Capability, dict[str, tuple[int, ...]]]) -> None:
+    as_written(compiled, expansions[key[2]], key[0].build.__name__ in UNROLLED)
+
+
+@needs_disassembler
+def test_expansions_are_known(expansions: dict[Capability, dict[str, tuple[int, ...]]]) -> None:
+    """As ptxas 13 makes them: a fast path each, and nothing that rounds otherwise."""
+    for costs in expansions.values():
+        assert costs == {"div.rn.f64": (0, 1, 7), "sqrt.rn.f64": (0, 3, 5), "rcp.rn.f64": (0, 0, 5)}
+
+
+# --- each rule finds what it is for ----------------------------------------------------------------------------------
+
+
+F64 = ("float64",)
+FAULTS: list[tuple[Callable[[Compiled], None], Kernel, tuple[str, ...]]] = [
+    (no_local_memory, Kernel(cuda_gates.spilling, (), 1024), ("float64", "int")),
+    (no_local_memory, Kernel(cuda_gates.indexing, (), 128), ("float64", "int")),
+    (no_calls, Kernel(cuda_gates.calling, (), 128), F64),
+    (ieee, Kernel(cuda_gates.approximating, (), 128), F64),
+    (ieee, Kernel(cuda_gates.in_single_precision, (), 128), F64),
+    (ieee, Kernel(cuda_gates.multiplying, (), 128), F64),
+    (not_contracted, Kernel(cuda_gates.contracting, (), 128), F64),
+    (vectors, Kernel(cuda_gates.tile_moments, (True,), 128), ("float32", "float64")),
+    (vectors, Kernel(cuda_gates.tile_moments, (True,), 128), ("bfloat16", "float64")),
+]
+
+
+@pytest.mark.parametrize(("rule", "kernel", "kinds"), FAULTS, ids=lambda v: getattr(v, "__name__", None))
+def test_faults_are_found(rule: Callable[[Compiled], None], kernel: Kernel, kinds: tuple[str, ...]) -> None:
+    found = Compiled(kernel, kinds, (9, 0))
+    with pytest.raises(AssertionError):
+        rule(found)
+
+
+@needs_disassembler
+def test_contraction_by_ptxas_is_counted() -> None:
+    """NVVM contracts whatever ptxas would, so its doing is forged: a fused product in the place of a product."""
+    found = Compiled(Kernel(cuda_gates.rounding, (), 128), F64, (9, 0))
+    as_written(found, {}, unrolled=False)
+    assert found.code.sass is not None
+    found.code = replace(found.code, sass=found.code.sass.replace("DMUL", "DFMA"))
+    for unrolled in (False, True):
+        with pytest.raises(AssertionError):
+            as_written(found, {}, unrolled)
+
+
+def test_a_rounded_product_is_not_contracted() -> None:
+    not_contracted(Compiled(Kernel(cuda_gates.rounding, (), 128), F64, (9, 0)))
+
+
+def test_loads_in_flight_are_counted() -> None:
+    text = """/*0000*/ LDG.E.128 R4, desc[UR4][R2.64] ; /*0010*/ @!P0 LDG.E.128 R8, desc[UR4][R2.64+0x80] ;
+        /*0020*/ LDG.E.64.CONSTANT R20, desc[UR4][R18.64] ; /*0030*/ F2F.F64.F32 R12, R7 ;
+        /*0040*/ LDG.E R16, desc[UR4][R2.64] ; /*0050*/ DADD R8, R8, R12 ; /*0060*/ LDG.E R17, desc[UR4][R2.64] ;"""
+    assert sass.in_flight(text) == 2
+    assert sass.in_flight(text.replace("R7", "R3").replace("DADD R8, R8", "DADD R8, R14")) == 4
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+@every_kernel
+def test_entry(compiled: Compiled) -> None:
+    """The name under which the driver will look for the kernel."""
+    assert f".visible .entry {compiler.entry(compiled.cubin)}(" in compiled.code.ptx
+
+
+def test_names_are_unique() -> None:
+    """A name stands for one kernel; with the types and the capability, for one file."""
+    kernels = {kernel for kernel, _, _ in KEYS}
+    assert len({kernel.name for kernel in kernels}) == len({(k.build, k.constants) for k in kernels})
+    files = {compiler.cache_file(kernel, kinds, capability) for kernel, kinds, capability in KEYS}
+    assert len(files) == len(KEYS) > 100
+    kernel, kinds, capability = KEYS[0]
+    assert compiler.cache_file(Kernel(kernel.build, kernel.constants, 32), kinds, capability) not in files
