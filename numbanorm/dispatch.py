@@ -80,17 +80,17 @@ def home(x: Any, backend: Any) -> Any:
     library = checks.device_library(x)
     if library is None and wanted != "cuda":
         return host
-    came = f"{type(x).__name__} on a CUDA device"
     if wanted == "cpu":
-        raise TypeError(f"x must be in host memory for backend='cpu': got {came}; copy it to the host, or leave backend out")
+        raise TypeError(f"x must be in host memory for backend='cpu': got {type(x).__name__} on a CUDA device; "
+                        f"copy it to the host, or leave backend out")  # fmt: skip
     try:
         module = cuda_backend(not asking or library is not None)
     except NoCuda as why:
         if library is None:
             raise ValueError(f"backend must be 'cpu' or None here: got 'cuda', and no CUDA backend that can compute; "
                              f"leave backend out, or mend this: {why}") from None  # fmt: skip
-        raise TypeError(f"x must be in host memory here: got {came}, and no CUDA backend that can compute; "
-                        f"copy it to the host, or mend this: {why}") from None  # fmt: skip
+        raise TypeError(f"x must be in host memory here: got {type(x).__name__} on a CUDA device, and no CUDA backend that "
+                        f"can compute; copy it to the host, or mend this: {why}") from None  # fmt: skip
     device, kind = _device(library)
     return device(kind, module)
 

@@ -86,8 +86,8 @@ class DeviceArray:
     """
 
     __slots__ = (
-        *("address", "contiguous", "device", "dtype", "itemsize", "kind", "memory", "nbytes"),
-        *("owner", "readonly", "shape", "size", "start", "strides"),
+        *("address", "contiguous", "device", "dtype", "itemsize", "kind", "memory"),
+        *("owner", "readonly", "shape", "start", "strides"),
     )
 
     def __init__(
@@ -96,9 +96,15 @@ class DeviceArray:
     ) -> None:  # fmt: skip
         self.kind, self.owner, self.address, self.shape, self.dtype = kind, owner, address, shape, dtype
         self.strides, self.contiguous, self.readonly, self.device = strides, contiguous, readonly, device
-        self.start, self.memory = start, memory
-        self.size, self.itemsize = prod(shape), dtype.itemsize
-        self.nbytes = self.size * self.itemsize
+        self.start, self.memory, self.itemsize = start, memory, dtype.itemsize
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * int(self.itemsize)
 
     @property
     def ndim(self) -> int:

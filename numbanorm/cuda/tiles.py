@@ -98,7 +98,7 @@ def add(x, y):
     return x + y
 
 
-four_terms, four_products, four_empty = four(term, 2), four(product, 3), four(empty, 1)
+four_terms, four_products = four(term, 2), four(product, 3)
 four_distances, four_minus, four_add = four(distance, 3), four(minus, 2), four(add, 2)
 four_mul, four_fma, ratios, spreads = four(mul, 2), four(fma, 3), once(ratio, 1), once(spread, 2)
 
