@@ -130,11 +130,12 @@ def test_switched_off(folder: Path) -> None:
     assert contents(folder) == before
 
 
-@pytest.mark.parametrize("change", ["a comment in another file", "a new file", "the compiler"])
+@pytest.mark.parametrize("change", ["a comment in another file", "a new file", "the tree", "the compiler"])
 def test_key_changes_with(change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a kernel was compiled from is more than the file it stands in."""
     kernel = import_module("numbanorm.cpu.kernel")  # as an attribute of the package, this may be a function
     sources = Path(shutil.copytree(Path(kernel.__file__).parent, tmp_path / "cpu"))
+    tree = Path(shutil.copy(Path(kernel.__file__).parent.parent / "tree.py", tmp_path))
     monkeypatch.setattr(kernel, "__file__", str(sources / "kernel.py"))
     before = kernel.source_key()
     assert kernel.source_key() == before
@@ -142,6 +143,8 @@ def test_key_changes_with(change: str, tmp_path: Path, monkeypatch: pytest.Monke
         sources.joinpath("sums.py").write_text(sources.joinpath("sums.py").read_text() + "# changed\n")
     elif change == "a new file":
         sources.joinpath("new.py").write_text("")
+    elif change == "the tree":
+        tree.write_text(tree.read_text() + "# changed\n")
     else:
         monkeypatch.setattr(kernel.llvmlite, "__version__", "0")
     assert kernel.source_key() != before
