@@ -16,7 +16,7 @@ ROUNDS, CALLS = 15, 1000
 
 
 def pretend() -> Any:
-    """Let tensors in host memory count as a device's, and launch nowhere; asv imports this file too, where neither is installed.
+    """Let tensors in host memory count as those of a device, and launch nowhere. asv imports this file too, without torch.
 
     What is left is what this package and cuda.core do before the driver.
     """
