@@ -105,6 +105,9 @@ class Tensor:
         steps = tuple(s * self.a.itemsize for s in strides)
         return self.view(np.lib.stride_tricks.as_strided(self.a.reshape(-1)[offset:], shape, steps))
 
+    def unbind(self) -> tuple[Tensor, ...]:
+        return tuple(self.view(a) for a in self.a)
+
     def clone(self) -> Tensor:
         return self.view(self.a.copy())
 
@@ -128,6 +131,9 @@ def torch() -> Any:
     def empty(shape: Any, dtype: str, device: str) -> Tensor:
         return Tensor(made(shape, numpy_dtype(dtype)), int(device.removeprefix("cuda:")))
 
+    def empty_like(x: Tensor) -> Tensor:
+        return Tensor(made(x.a.shape, x.a.dtype), x.ordinal)
+
     def full(shape: Any, value: float, dtype: str, device: str) -> Tensor:
         return Tensor(made(shape, numpy_dtype(dtype), value), int(device.removeprefix("cuda:")))
 
@@ -136,7 +142,13 @@ def torch() -> Any:
 
     names = {name: name for name in ("float16", "bfloat16", "float32", "float64", "int64")}
     return SimpleNamespace(
-        Tensor=Tensor, strided="strided", empty=empty, full=full, cuda=SimpleNamespace(current_stream=current_stream), **names
+        Tensor=Tensor,
+        strided="strided",
+        empty=empty,
+        empty_like=empty_like,
+        full=full,
+        cuda=SimpleNamespace(current_stream=current_stream),
+        **names,
     )
 
 
@@ -296,7 +308,7 @@ def differentiate(
     )  # fmt: skip
     if grads is not None:
         with np.errstate(over="ignore", invalid="ignore"):
-            memory(grads)[...] = sums  # type: ignore[index]
+            memory(grads)[...] = sums.reshape(grads.shape)  # type: ignore[index]
 
 
 def update_running(

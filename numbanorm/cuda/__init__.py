@@ -6,6 +6,9 @@ A backend is a module that offers these functions over a plan and arrays; `dispa
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
 from ..plan import Plan
 from . import driver
 from .arrays import DeviceArray, name_of
@@ -42,8 +45,18 @@ def launch_all(s: Schedule, x: DeviceArray, arrays: Arrays, numbers: dict[str, f
         launch(ready, step.grid, step.block, stream, arguments)
 
 
-def types_of(arrays: Arrays) -> tuple[tuple[str, str | None], ...]:
-    return tuple([(name, None if a is None else name_of(a.dtype)) for name, a in arrays.items()])
+@lru_cache(maxsize=4096)
+def scheduled(make: Any, plan: Plan, names: tuple[str, ...], dtypes: tuple[Any, ...], *facts: bool) -> Schedule:
+    """What `make` of `schedule` schedules for arrays of these names and dtypes; a lookup by dtype, for names take time."""
+    types = tuple((n, None if d is None else name_of(d)) for n, d in zip(names, dtypes, strict=True))
+    return make(plan, Call(types, *facts))  # type: ignore[no-any-return]
+
+
+FORWARD, BACKWARD = ("x", "y", "w", "b", "mean", "var"), ("x", "dy", "dx", "w", "mean", "rstd", "grads")
+
+
+def dtypes_of(*arrays: DeviceArray | None) -> tuple[Any, ...]:
+    return tuple([None if a is None else a.dtype for a in arrays])
 
 
 def aligned(*arrays: DeviceArray | None) -> bool:
@@ -68,20 +81,22 @@ def normalize(
 ) -> DeviceArray:
     """Write the normalized x to y (which may be x) and return the statistics; see `numbanorm.cpu.normalize`."""
     mean, var = given or (None, None)
-    arrays: Arrays = {"x": x, "y": y, "w": weight, "b": bias, "mean": mean, "var": var}
-    pointwise = (weight, bias) if plan.T == 1 else ()
-    call = Call(types_of(arrays), center, given is not None, aligned(x, y, *pointwise), one_read)
-    stats = arrays["stats"] = x.kind.empty((4, plan.B * plan.G), "float64", x)
-    run(forward(plan, call), x, arrays, eps=eps)
+    wide = aligned(x, y, weight, bias) if plan.T == 1 else aligned(x, y)
+    dtypes = dtypes_of(x, y, weight, bias, mean, var)
+    s = scheduled(forward, plan, FORWARD, dtypes, center, given is not None, wide, one_read)
+    stats = x.kind.empty((4, plan.B * plan.G), "float64", x)
+    arrays: Arrays = {"x": x, "y": y, "w": weight, "b": bias, "mean": mean, "var": var, "stats": stats}
+    run(s, x, arrays, eps=eps)
     return stats
 
 
 def measure(plan: Plan, x: DeviceArray, one_read: bool) -> DeviceArray:
     """The statistics of `normalize` with eps 0, and nothing written."""
-    arrays: Arrays = {"x": x, "w": None, "b": None}
-    stats = arrays["stats"] = x.kind.empty((4, plan.B * plan.G), "float64", x)
-    call = Call(types_of({"x": x, "w": None, "b": None}), True, False, aligned(x), one_read, write=False)
-    run(forward(plan, call), x, arrays, eps=0.0)
+    stats = x.kind.empty((4, plan.B * plan.G), "float64", x)
+    dtypes = dtypes_of(x, None, None, None, None, None)
+    in_place = write = False
+    s = scheduled(forward, plan, FORWARD, dtypes, True, False, aligned(x), one_read, in_place, write)
+    run(s, x, {"x": x, "stats": stats}, eps=0.0)
     return stats
 
 
@@ -98,21 +113,15 @@ def differentiate(
     parameters: tuple[bool, ...],
     grads: DeviceArray | None,
 ) -> None:
-    """Write the gradient of x to dx (which may be x or dy), and those of weight and bias to grads (2, G * K)."""
+    """Write the gradient of x to dx (which may be x or dy), and those of weight and bias to grads (2, *weight_shape)."""
     if not parameters[0] and (dx is None or given):
         x = dy  # for dbias x need not be read
+    wide = aligned(x, dy, dx, weight) if plan.T == 1 else aligned(x, dy, dx)
+    dtypes, in_place = dtypes_of(x, dy, dx, weight, mean, rstd, grads), dx is x or dx is dy
+    one_read, write, wanted = False, dx is not None, any(parameters)
+    s = scheduled(backward, plan, BACKWARD, dtypes, mean is not None, given, wide, one_read, in_place, write, wanted)
     arrays: Arrays = {"x": x, "dy": dy, "dx": dx, "w": weight, "mean": mean, "rstd": rstd, "grads": grads}
-    pointwise = (weight,) if plan.T == 1 else ()
-    call = Call(
-        types_of(arrays),
-        mean is not None,
-        given,
-        aligned(x, dy, dx, *pointwise),
-        write=dx is not None,
-        parameters=any(parameters),
-        in_place=dx is x or dx is dy,
-    )
-    run(backward(plan, call), x, arrays)
+    run(s, x, arrays)
 
 
 def update_running(
@@ -129,9 +138,9 @@ def update_running(
     """Running statistics in place, from those of a batch (4, samples * channels); see `functional.Running`."""
     new = 0.0 if momentum is None else 1.0 - momentum if keras else momentum
     old = momentum if keras and momentum is not None else 1.0 - new
-    arrays: Arrays = {"mean": mean, "var": var, "counter": counter}
-    s = tracking(types_of(arrays), samples, channels, momentum is None)
-    arrays["stats"] = stats
+    arrays: Arrays = {"mean": mean, "var": var, "counter": counter, "stats": stats}
+    types = tuple((name, None if a is None else name_of(a.dtype)) for name, a in arrays.items())
+    s = tracking(types, samples, channels, momentum is None)
     run(s, stats, arrays, n=float(count if keras else count - 1), old=old, new=new)
 
 

@@ -167,9 +167,23 @@ class Kind:
         """A new one, C-contiguous, on the device of `like`."""
         raise NotImplementedError
 
+    def empty_like(self, x: DeviceArray) -> DeviceArray:
+        """A new one like x, C-contiguous."""
+        return self.empty(x.shape, name_of(x.dtype), x)
+
     def full(self, shape: Shape, value: float, dtype: str, like: DeviceArray) -> DeviceArray:
         """The same, filled."""
         raise NotImplementedError
+
+    def row(self, a: DeviceArray, k: int, shape: Shape) -> Any:
+        """What the caller gets of row k of an array (rows, n)."""
+        n = a.shape[1]
+        return self.result(a.part(k * n, n, shape))
+
+    def halves(self, a: DeviceArray) -> tuple[Any, Any]:
+        """What the caller gets of the two parts of an array (2, ...)."""
+        n = a.size // 2
+        return self.result(a.part(0, n, a.shape[1:])), self.result(a.part(n, n, a.shape[1:]))
 
     def contiguous(self, a: DeviceArray) -> DeviceArray:
         """The array itself if kernels can take it as it lies, else a copy that they can."""
@@ -217,6 +231,18 @@ class Torch(Kind):
         torch = sys.modules["torch"]
         owner = torch.empty(shape, dtype=getattr(torch, dtype), device=like.owner.device)
         return DeviceArray(self, owner, owner.data_ptr(), shape, dtype_of(dtype), device=like.device)
+
+    def empty_like(self, x: DeviceArray) -> DeviceArray:
+        if not x.contiguous:
+            return super().empty_like(x)
+        owner = sys.modules["torch"].empty_like(x.owner)
+        return DeviceArray(self, owner, owner.data_ptr(), x.shape, x.dtype, device=x.device)
+
+    def row(self, a: DeviceArray, k: int, shape: Shape) -> Any:
+        return a.owner.as_strided(shape, c_strides(shape, 1), k * a.shape[1])  # one operation, not three
+
+    def halves(self, a: DeviceArray) -> tuple[Any, Any]:
+        return a.owner.unbind()  # type: ignore[no-any-return]
 
     def full(self, shape: Shape, value: float, dtype: str, like: DeviceArray) -> DeviceArray:
         torch = sys.modules["torch"]

@@ -20,15 +20,23 @@ Shape = tuple[int, ...]
 Named = tuple[tuple[str, Any], ...]
 
 
+def apart(a: DeviceArray, b: DeviceArray) -> bool:
+    """Whether it is plain that two arrays share no memory."""
+    if not (a.contiguous and b.contiguous):
+        return False
+    return a.address + a.nbytes <= b.address or b.address + b.nbytes <= a.address
+
+
 class Device:
     """The arrays of one call; it remembers those that it has described, by name."""
 
-    __slots__ = ("backend", "device", "kind", "seen")
+    __slots__ = ("backend", "device", "kind", "seen", "type")
     on_device = True
 
     def __init__(self, kind: Kind, backend: ModuleType) -> None:
         self.kind, self.backend = kind, backend
         self.device: int | None = None
+        self.type: type | None = None
         self.seen: dict[str, DeviceArray] = {}
 
     def module(self) -> ModuleType:
@@ -43,12 +51,12 @@ class Device:
             if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
                 checks.plain(name, value)
             a = self.kind.describe(value)
-        elif checks.device_library(value) != self.kind.library:
+        elif type(value) is not self.type and checks.device_library(value) != self.kind.library:
             raise TypeError(self._elsewhere(name, value))
         else:
             a = self.kind.describe(value)
-            if self.device is None:
-                self.device = a.device
+            if self.device is None:  # what has x's type is of its library, and if it is not on a device, that device is not x's
+                self.device, self.type = a.device, type(value)
             if a.device != self.device:
                 raise TypeError(self._elsewhere(name, value, a.device))
             if not a.contiguous and not self.kind.strided:
@@ -135,7 +143,10 @@ class Device:
             checks.output(out, x.owner, tuple((n, v.owner if isinstance(v, DeviceArray) else v) for n, v in others), may_be)
         a = self.take("out", out)
         checks.fits_output(a, x, a.readonly, self.kind.make)
-        checks.unshared(placed(a), self._placed(others), may_be, self.kind.make)
+        if not all(value is None or apart(a, self.seen[name]) for name, value in others):
+            checks.unshared(placed(a), self._placed(others), may_be, self.kind.make)
+        elif not a.contiguous:
+            checks.unshared(placed(a), (), may_be, self.kind.make)
 
     def _placed(self, named: Named) -> Named:
         return tuple((name, placed(self.seen[name])) for name, value in named if value is not None)
@@ -167,7 +178,7 @@ class Device:
     def destination(self, out: Any, x: DeviceArray, *sources: DeviceArray) -> DeviceArray:
         a = self.seen["out"] if out is not None else None
         if a is None or not a.contiguous:
-            return self.kind.empty(x.shape, arrays.name_of(x.dtype), x)
+            return self.kind.empty_like(x)
         return next((source for source in sources if source.address == a.address and source.contiguous), a)
 
     def written(self, out: Any, y: DeviceArray) -> Any:
@@ -181,23 +192,21 @@ class Device:
         return self.kind.full(shape, value, dtype, self.seen["x"])
 
     def row(self, stats: DeviceArray, k: int, shape: Shape) -> Any:
-        n = stats.size // 4
-        return self.kind.result(stats.part(k * n, n, shape))
+        return self.kind.row(stats, k, shape)
 
     def differentiate(
         self, p: Plan, x: DeviceArray, dy: DeviceArray, dx: DeviceArray | None, weight: DeviceArray | None,
         mean: DeviceArray | None, rstd: DeviceArray, center: bool, given: bool, parameters: tuple[bool, ...], original: Any,
     ) -> tuple[Any, ...]:  # fmt: skip
-        n, grads = p.G * p.K, None
+        grads, shape = None, (2, *p.weight_shape)
         if any(parameters):
             dtype = arrays.name_of((x if weight is None else weight).dtype)
-            grads = self.kind.empty((2, n), dtype, x) if p.size else self.full((2, n), 0.0, dtype)
+            grads = self.kind.empty(shape, dtype, x) if p.size else self.full(shape, 0.0, dtype)
         if p.size:
             self.backend.differentiate(p, x, dy, dx, weight, mean, rstd, center, given, parameters, grads)
-        return tuple([
-            self.kind.result(grads.part(k * n, n, p.weight_shape)) if grads is not None and wanted else None
-            for k, wanted in enumerate(parameters)
-        ])  # fmt: skip
+        if grads is None:
+            return (None,) * len(parameters)
+        return tuple([g if wanted else None for g, wanted in zip(self.kind.halves(grads), parameters, strict=False)])
 
     def update(
         self, stats: DeviceArray, samples: int, count: int, mean: DeviceArray | None, var: DeviceArray | None,
