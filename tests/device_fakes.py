@@ -105,6 +105,9 @@ class Tensor:
         steps = tuple(s * self.a.itemsize for s in strides)
         return self.view(np.lib.stride_tricks.as_strided(self.a.reshape(-1)[offset:], shape, steps))
 
+    def new_empty(self, shape: Any, dtype: str) -> Tensor:
+        return Tensor(made(shape, numpy_dtype(dtype)), self.ordinal)
+
     def unbind(self) -> tuple[Tensor, ...]:
         return tuple(self.view(a) for a in self.a)
 
