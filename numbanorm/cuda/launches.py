@@ -80,6 +80,7 @@ class Schedule:
     def add(
         self, build: Any, constants: tuple[Any, ...], grid: int, block: int, arguments: tuple[Any, ...], most: int = 0
     ) -> None:
+        """Put down a launch of `build(*constants)`; `most` threads bound its registers, if a block may have more than here."""
         if grid >= 1 << 31:
             raise ValueError(f"a launch must have fewer than 2**31 blocks: got {grid} for {build.__name__}; cut x into pieces")
         kinds = tuple(self.kind(a) for a in arguments)
@@ -100,7 +101,7 @@ class Schedule:
 
 
 def power_of_two_above(n: int) -> int:
-    return int(1 << max(0, n - 1).bit_length())
+    return 1 << max(0, n - 1).bit_length()
 
 
 def sharing(wide: bool, t: int) -> int:
