@@ -63,7 +63,7 @@ def info() -> dict[str, str]:
     import numba
     from numba.core.registry import cpu_target
 
-    from .cpu.kernel import cache_folder
+    from .cache import cache_folder
     from .cpu.machine import cache_bytes
 
     _, cpu, features = cpu_target.target_context.codegen().magic_tuple()

@@ -166,7 +166,7 @@ def forget() -> None:
     """Drop all loaded kernels and schedules, as in a new process."""
     from numbanorm.cuda import driver, schedule
 
-    for made in (schedule.forward, schedule.backward, schedule.tracking):
+    for made in (schedule.scheduled, schedule.tracking):
         made.cache_clear()
     driver.DRIVER.kernels.clear()
 

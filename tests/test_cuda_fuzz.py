@@ -12,6 +12,7 @@ from itertools import pairwise
 from math import prod
 from typing import Any
 
+import numpy as np
 import pytest
 import rings
 from hypothesis import assume, given, settings
@@ -213,14 +214,12 @@ def check(s: Schedule, plan: Plan, call: Call, backward: bool) -> None:
 @settings(max_examples=400, deadline=None)
 @given(plan=plans(), call=calls(backward=False))
 def test_forward(plan: Plan, call: Call) -> None:
-    schedule.forward.cache_clear()
     check(schedule.forward(plan, call), plan, call, False)
 
 
 @settings(max_examples=400, deadline=None)
 @given(plan=plans(), call=calls(backward=True))
 def test_backward(plan: Plan, call: Call) -> None:
-    schedule.backward.cache_clear()
     check(schedule.backward(plan, call), plan, call, True)
 
 
@@ -267,8 +266,10 @@ def test_larger_than_any_index_of_32_bits(name: str, aligned: bool, x: str) -> N
 def test_a_schedule_is_made_once() -> None:
     """For all calls of a plan's sizes: it is looked up by what it depends on, and by nothing else."""
     plan, twin = (Plan(4, 1, 1, 20, 1, shape, (20,)) for shape in ((4,), (4,)))
-    call = Call((("x", "float32"), ("y", "float32"), ("w", None), ("b", None)), True, False, True)
-    assert schedule.forward(plan, call) is schedule.forward(twin, call)
+    names, dtypes = ("x", "y", "w", "b"), (np.dtype("float32"), np.dtype("float32"), None, None)
+    first, second = (schedule.scheduled(schedule.forward, p, names, dtypes, True, False, True) for p in (plan, twin))
+    assert first is second
+    assert first.steps
 
 
 @given(

@@ -390,12 +390,16 @@ CUTS = [("FEW", 0), ("FEW", 1 << 40), ("MOST_HELD", 0)]
 @pytest.mark.parametrize("case", ROWS, ids=lambda c: c.name)
 def test_however_rows_are_cut(ring: Ring, case: Case, name: str, value: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows are walked where there are enough of them, and held where they are short; of what is enough no bit depends."""
-    from numbanorm.cuda import schedule
+    from numbanorm.cuda import rows, schedule
 
     monkeypatch.setattr(schedule, name, value)
     rings.forget()
-    agree(ring, case, cases.arguments(case, FLOAT32), cases.upstream(case, FLOAT32))
+    with ring.launches() as launched:
+        agree(ring, case, cases.arguments(case, FLOAT32), cases.upstream(case, FLOAT32))
     rings.forget()
+    seen = {kernel.build for kernel in launched}
+    assert (rows.rows_gradients in seen) == (value == 0 and name == "FEW" and case.norm != "group")
+    assert (rows.rows_forward in seen) == (name != "MOST_HELD" and case.channel_axis == 1)
     RAN.add((name + str(value), case, FLOAT32))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,7 +18,8 @@ import numba
 import numba.core.types
 import numba.extending
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
-from numba.misc.appdirs import AppDirs
+
+from ..cache import cache_folder
 
 
 def source_key() -> str:
@@ -35,13 +35,6 @@ KEY = source_key()
 # Numba's own annotations do not know what its decorators return, nor which types there are
 intrinsic: Any = numba.extending.intrinsic
 types: Any = numba.core.types
-
-
-def cache_folder() -> Path | None:
-    """Where compiled kernels are kept; None when NUMBANORM_CACHE=0 switches the cache off."""
-    if os.environ.get("NUMBANORM_CACHE") == "0":
-        return None
-    return Path(numba.config.CACHE_DIR or AppDirs("numbanorm", appauthor=False).user_cache_dir)
 
 
 class KernelLocator(_CacheLocator):

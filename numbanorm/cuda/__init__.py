@@ -6,14 +6,13 @@ A backend is a module that offers these functions over a plan and arrays; `dispa
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 from ..plan import Plan
 from . import driver
 from .arrays import DeviceArray, name_of
 from .launches import Call, Schedule
-from .schedule import backward, forward, tracking
+from .schedule import backward, forward, scheduled, tracking
 
 __all__ = ["differentiate", "explain", "explain_backward", "measure", "normalize", "update_running"]
 
@@ -43,13 +42,6 @@ def launch_all(s: Schedule, x: DeviceArray, arrays: Arrays, numbers: dict[str, f
         for at, name in step.numbers:
             arguments[at] = numbers[name]
         launch(ready, step.grid, step.block, stream, arguments)
-
-
-@lru_cache(maxsize=4096)
-def scheduled(make: Any, plan: Plan, names: tuple[str, ...], dtypes: tuple[Any, ...], *facts: bool) -> Schedule:
-    """What `make` of `schedule` schedules for arrays of these names and dtypes; a lookup by dtype, for names take time."""
-    types = tuple((n, None if d is None else name_of(d)) for n, d in zip(names, dtypes, strict=True))
-    return make(plan, Call(types, *facts))  # type: ignore[no-any-return]
 
 
 FORWARD, BACKWARD = ("x", "y", "w", "b", "mean", "var"), ("x", "dy", "dx", "w", "mean", "rstd", "grads")
@@ -135,7 +127,7 @@ def update_running(
     momentum: float | None,
     keras: bool,
 ) -> None:
-    """Running statistics in place, from those of a batch (4, samples * channels); see `functional.Running`."""
+    """Running statistics in place, from those of a batch (4, samples * channels); see `host.update`."""
     new = 0.0 if momentum is None else 1.0 - momentum if keras else momentum
     old = momentum if keras and momentum is not None else 1.0 - new
     arrays: Arrays = {"mean": mean, "var": var, "counter": counter, "stats": stats}

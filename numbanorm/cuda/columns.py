@@ -9,7 +9,7 @@ from typing import Any
 
 from numba import cuda, float64
 
-from .device import barrier, block, device, fma, mul, quotient, read1, thread
+from .device import barrier, block, device, quotient, read1, thread
 from .elementwise import SHIFT, SLOPE, four_affine, four_shares, four_slanted
 from .partials import BLOCK, BOTH, PLANES, PRODUCTS, SQUARES, SUM, WEIGHTS, column_unit, four_own_means, put_sum
 from .sums import plus
@@ -18,6 +18,7 @@ from .tiles import (
     fetch,
     four,
     four_distances,
+    four_fma,
     four_minus,
     four_mul,
     four_products,
@@ -59,22 +60,12 @@ def within(column, width):
 
 
 @device
-def column_mean(unit, there, mean):
-    return read1(mean, unit) if there > 0 else 0.0
+def entry(unit, there, table, start):
+    """A group's number in a row of a table that begins at `start`."""
+    return read1(table, start + unit) if there > 0 else 0.0
 
 
-@device
-def row_offset(rstd, delta):
-    return -mul(delta, rstd)
-
-
-@device
-def normalized(d, rstd, offset):
-    return fma(d, rstd, offset)
-
-
-four_within, four_units, four_column_means = four(within, 1), four(column_unit, 1), four(column_mean, 2)
-four_offsets, four_normalized = four(row_offset, 2), four(normalized, 3)
+four_within, four_units, four_entries = four(within, 1), four(column_unit, 1), four(entry, 2)
 
 
 @device
@@ -158,7 +149,7 @@ def columns(kind: int, wide: bool, parts: int, center: bool, corrected: bool = F
         first, last = k * per_block, min(rows, (k + 1) * per_block)
         means = same(0.0)
         if centered:
-            means = four_column_means(four_units(column, sample, real, length, groups), there, mean)
+            means = four_entries(four_units(column, sample, real, length, groups), there, mean, 0)
         a, q, s = nothing, nothing, nothing
         at = four_next(column, (sample * rows + first) * width)
         for row in range(first, last, batch):
@@ -171,12 +162,12 @@ def columns(kind: int, wide: bool, parts: int, center: bool, corrected: bool = F
                 here, v = present(row_present(there, row + j, last), 0), recall(held, j)
                 if kind == WEIGHTS:
                     unit, g, offset = four_units(column, row + j, real, length, groups), recall(upstream, j), same(-0.0)
-                    r = four_column_means(unit, row_present(there, row + j, last), rstd)
+                    r = four_entries(unit, row_present(there, row + j, last), rstd, 0)
                     if center:
-                        means = four_column_means(unit, row_present(there, row + j, last), mean)
+                        means = four_entries(unit, row_present(there, row + j, last), mean, 0)
                     if corrected:
-                        offset = four_offsets(r, four_column_means(unit, row_present(there, row + j, last), delta))
-                    a = four_products(a, g, four_normalized(four_distances(v, means, here), r, offset))
+                        offset = four_shares(four_entries(unit, row_present(there, row + j, last), delta, 0), r)
+                    a = four_products(a, g, four_fma(four_distances(v, means, here), r, offset))
                     q = four_terms(q, g)
                 elif kind in (SUM, BOTH):
                     a = four_terms(a, v)
@@ -219,16 +210,11 @@ def column_weight(column, there, p, real, t):
     return read1(p, quotient(column - quotient(column, real) * real, t)) if there > 0 else 0.0
 
 
-@device
-def column_entry(unit, there, table, row, units):
-    return read1(table, row * units + unit) if there > 0 else 0.0
-
-
-four_weights, four_column_entries, four_column_units = four(column_weight, 2), four(column_entry, 2), four(column_unit, 1)
+four_weights = four(column_weight, 2)
 
 
 def apply_columns(wide: bool, center: bool, weighted: bool, biased: bool, gradient: bool) -> Any:
-    """x (and dy): (samples, rows, width) -> y (dx), `chunk` rows to a block. See `apply_runs` and `partial.columns`."""
+    """x (and dy): (samples, rows, width) -> y (dx), `chunk` rows to a block. See `runs.apply_runs` and `columns`."""
 
     def kernel(
         x, dy, y, w, b, mean, low, rstd, table, units, samples, rows, width, real, length, groups, t, span, chunk, chunks
@@ -239,22 +225,20 @@ def apply_columns(wide: bool, center: bool, weighted: bool, biased: bool, gradie
         sample = quotient(strip_chunk, chunks)
         column = columns_of(wide, (block() - strip_chunk * strips) * span, span)
         there = four_within(column, width)
-        unit = four_column_units(column, sample, real, length, groups)
-        r, m, scale = four_column_entries(unit, there, rstd, 0, units), same(0.0), same(1.0)
+        unit = four_units(column, sample, real, length, groups)
+        r, m, scale = four_entries(unit, there, rstd, 0), same(0.0), same(1.0)
         if center:
-            m = four_column_entries(unit, there, mean, 0, units)
+            m = four_entries(unit, there, mean, 0)
         if weighted:
             scale = four_weights(column, there, w, real, t)
         if gradient:
             scale = four_mul(r, scale)
-            slope, shift = (
-                four_column_entries(unit, there, table, SLOPE, units),
-                four_column_entries(unit, there, table, SHIFT, units),
-            )
+            slope = four_entries(unit, there, table, SLOPE * units)
+            shift = four_entries(unit, there, table, SHIFT * units)
         else:
             slope, shift = same(-0.0), same(-0.0)
             if center:
-                slope = four_shares(four_column_entries(unit, there, low, 0, units), r)
+                slope = four_shares(four_entries(unit, there, low, 0), r)
             if biased:
                 shift = four_weights(column, there, b, real, t)
         step = quotient(BLOCK, threads_of_row)

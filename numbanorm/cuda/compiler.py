@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numba
-from numba.misc.appdirs import AppDirs
+
+from ..cache import cache_folder
 
 NAME = re.compile(rb"\.text\.([\w$.]+)")  # the section that holds a kernel's code is called after it
 
@@ -95,9 +96,9 @@ def source_key() -> str:
 
 def cache_file(kernel: Kernel, kinds: tuple[str, ...], capability: tuple[int, int]) -> Path | None:
     """Where a cubin is kept; None when NUMBANORM_CACHE=0 switches the cache off."""
-    if os.environ.get("NUMBANORM_CACHE") == "0":
+    folder = cache_folder()
+    if folder is None:
         return None
-    folder = Path(numba.config.CACHE_DIR or AppDirs("numbanorm", appauthor=False).user_cache_dir)
     key = hashlib.sha256(f"{kernel.name} {kernel.threads} {kinds} {capability}".encode()).hexdigest()
     return folder / f"numbanorm-cuda-{source_key()[:16]}" / f"{kernel.build.__name__}-{key[:32]}.cubin"
 

@@ -17,7 +17,7 @@ from numba import float64
 
 from .device import block, device, load1, quotient, read1, store1, thread
 from .sums import ratio, scaled_square
-from .tiles import four, same
+from .tiles import four, once
 
 SUM, SQUARES, BOTH, PRODUCTS, WEIGHTS = 0, 1, 2, 3, 4
 PLANES = {SUM: 1, SQUARES: 1, BOTH: 2, PRODUCTS: 3, WEIGHTS: 2}  # accumulators that each gives
@@ -48,13 +48,7 @@ def own_mean(acc, left, begin):
     return ratio(acc, float64(max(left + begin, 1)))[0]
 
 
-four_own_means = four(own_mean, 3)
-
-
-@device
-def own_means(wide, acc, left, begin):
-    """As `once`, for tiles."""
-    return same(own_mean(acc[0], left[0], begin[0])) if wide else four_own_means(acc, left, begin)
+four_own_means, own_means = four(own_mean, 3), once(own_mean, 3)
 
 
 @device

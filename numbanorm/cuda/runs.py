@@ -10,6 +10,7 @@ from typing import Any
 
 from numba import cuda, float64, int32
 
+from ..tree import TILE
 from .device import device, quotient, read1
 from .elementwise import SHIFT, SLOPE, four_affine, four_shares, four_slanted, parameters
 from .partials import PRODUCTS, SQUARES, SUM, own_means, put_sum, unit_of
@@ -84,11 +85,17 @@ def in_run(item, begin, spans, span):
 
 
 @device
-def mean_of(item, mean, n, spans, per_sample, groups, channels):
-    return read1(mean, unit_of(quotient(item, spans), per_sample, groups, channels)) if item < n else 0.0
+def item_unit(item, n, spans, per_sample, groups, channels):
+    return unit_of(quotient(item, spans), per_sample, groups, channels) if item < n else 0
 
 
-item_places, four_inside, four_means = four(place, 2), four(inside, 2), four(mean_of, 1)
+@device
+def entry(unit, table, row, units):
+    return read1(table, row * units + unit)
+
+
+item_places, four_inside = four(place, 2), four(inside, 2)
+four_item_units, four_entries = four(item_unit, 1), four(entry, 1)
 four_bases, four_in_runs = four(parameter_base, 1), four(in_run, 2)
 
 
@@ -111,7 +118,7 @@ def tiles(kind: int, wide: bool, parts: int, center: bool, sharing: int, weighte
         a, q, s = nothing, nothing, nothing
         means = same(0.0)
         if centered:
-            means = four_means(item, mean, n, spans, per_sample, groups, channels)
+            means = four_entries(four_item_units(item, n, spans, per_sample, groups, channels), mean, 0, 0)
         for h in range(0, STEPS, together):
             for j in range(together):
                 hold(held, j, fetch(wide, x, at, left, h + j))
@@ -142,7 +149,7 @@ def tile_moments(wide: bool, parts: int) -> Any:
     def kernel(x, out, n, spans, length):
         held = cuda.local.array(HELD, float64)
         item, begin = items(wide, 1), begins(wide, 1)
-        at, left = item_places(item, begin, spans, 256, length), four_inside(item, begin, n, spans, 256, length)
+        at, left = item_places(item, begin, spans, TILE, length), four_inside(item, begin, n, spans, TILE, length)
         a, q = nothing, nothing
         for j in range(STEPS):
             v = fetch(wide, x, at, left, j)
@@ -157,19 +164,6 @@ def tile_moments(wide: bool, parts: int) -> Any:
         note_sums(wide, fold(wide, q), item, begin, out, n, 1)
 
     return kernel
-
-
-@device
-def item_unit(item, n, spans, per_sample, groups, channels):
-    return unit_of(quotient(item, spans), per_sample, groups, channels) if item < n else 0
-
-
-@device
-def entry(unit, table, row, units):
-    return read1(table, row * units + unit)
-
-
-four_item_units, four_entries = four(item_unit, 1), four(entry, 1)
 
 
 def apply_runs(wide: bool, center: bool, sharing: int, weighted: bool, biased: bool) -> Any:
@@ -196,7 +190,7 @@ def apply_runs(wide: bool, center: bool, sharing: int, weighted: bool, biased: b
 
 
 def apply_gradient_runs(wide: bool, center: bool, sharing: int, weighted: bool, by_rows: bool) -> Any:
-    """x, dy: runs of `length` elements, in n items -> dx. mean, rstd: float64 (units,); table: (3, units), see `rows`."""
+    """x, dy: runs of `length` elements, in n items -> dx. mean, rstd: float64 (units,); table: (3, units)."""
     weights = parameters(wide, sharing, weighted, False)
 
     def kernel(x, dy, dx, w, mean, rstd, table, units, n, spans, span, length, per_sample, groups, channels, t, per):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 from ..plan import Plan
 from ..tree import LEAST_RUN, TILE, block_rows, by_columns, gradient_family
 from . import driver, joins, partials, rows, running, runs, tiles
+from .arrays import name_of
 from .elementwise import DELTA, EACH, LOW, MEAN, RSTD
 from .launches import (
     SLOTS,
@@ -31,7 +33,13 @@ MOST_HELD = 64  # slots of a row that a block holds in registers: 512 threads of
 FEW = 64  # rows below which longer ones are cut up: a device has more than a hundred multiprocessors
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=4096)
+def scheduled(make: Any, plan: Plan, names: tuple[str, ...], dtypes: tuple[Any, ...], *facts: bool) -> Schedule:
+    """What `make` (forward or backward) makes for arrays of these names and dtypes; a lookup by dtype, for names take time."""
+    types = tuple((n, None if d is None else name_of(d)) for n, d in zip(names, dtypes, strict=True))
+    return make(plan, Call(types, *facts))  # type: ignore[no-any-return]
+
+
 def forward(plan: Plan, call: Call) -> Schedule:
     """x -> statistics and y. Arrays: x, y, w, b, stats (4, units); mean and var if they are given."""
     s = Schedule(dict(call.types))
@@ -171,7 +179,6 @@ def tracking(types: tuple[tuple[str, str | None], ...], samples: int, channels: 
 # --- backward --------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1024)
 def backward(plan: Plan, call: Call) -> Schedule:
     """x, dy -> dx and grads (2, G * K). Arrays: x, dy, dx, w, mean, rstd (units,), grads."""
     s = Schedule(dict(call.types))

@@ -66,10 +66,13 @@ def once(f, kinds):
     def two(wide, a, b, *others):
         return same(f(a[0], b[0], *others)) if wide else all_four(a, b, *others)
 
+    def three(wide, a, b, c, *others):
+        return same(f(a[0], b[0], c[0], *others)) if wide else all_four(a, b, c, *others)
+
     def every(wide, a, b, c, d, *others):
         return same(f(a[0], b[0], c[0], d[0], *others)) if wide else all_four(a, b, c, d, *others)
 
-    return device({1: one, 2: two, 4: every}[kinds])
+    return device({1: one, 2: two, 3: three, 4: every}[kinds])
 
 
 @device
