@@ -21,6 +21,7 @@ from .layers import (
     RMSNorm,
 )
 from .moments import Moments, moments
+from .warm import warmup
 
 __version__ = "0.1.0"
 
@@ -50,4 +51,5 @@ __all__ = [
     "rms_norm",
     "rms_norm_backward",
     "show_versions",
+    "warmup",
 ]

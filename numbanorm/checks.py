@@ -80,14 +80,13 @@ def contiguous(x: Array) -> Array:
 
 
 def parameter(name: str, w: Any, shape: tuple[int, ...]) -> Array | None:
-    """Weight or bias as a flat copy in float64, or None."""
+    """Weight or bias, or None."""
     if w is None:
         return None
     w = array(name, w)
     if w.shape != shape:
         fits_parameter(name, w, shape)
-    flat: Array = w.astype(np.float64).reshape(-1)
-    return flat
+    return w  # type: ignore[no-any-return]
 
 
 def fits_parameter(name: str, w: Any, shape: tuple[int, ...]) -> None:

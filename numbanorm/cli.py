@@ -1,4 +1,4 @@
-"""The command line: `python -m numbanorm demo | normalize | info`.
+"""The command line: `python -m numbanorm demo | normalize | bench | info`.
 
 Only argparse and NumPy are imported here; a command imports what it needs when it runs. Whatever a user
 can get wrong ends in one line on stderr and exit status 2.
@@ -101,7 +101,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m numbanorm", description="Exact, reproducible normalization for NumPy arrays.")
-    commands = parser.add_subparsers(required=True, metavar="{demo,normalize,info}")
+    commands = parser.add_subparsers(required=True, metavar="{demo,normalize,bench,info}")
 
     demo = commands.add_parser("demo", help="normalize a photograph with every norm: a table and a picture")
     demo.add_argument("--out", type=Path, default=Path("before_after.png"), help="the picture (default: %(default)s)")
@@ -109,6 +109,8 @@ def _parser() -> argparse.ArgumentParser:
 
     info = commands.add_parser("info", help="print versions, CPU, vector width, threads, cache folder, GPU")
     info.set_defaults(run=_info)
+
+    _add_bench(commands.add_parser("bench", help="time numbanorm against a copy and against other libraries, here"))
 
     normalize = commands.add_parser("normalize", help="normalize a .npy file of any size into another")
     normalize.set_defaults(run=_normalize)
@@ -128,6 +130,25 @@ def _parser() -> argparse.ArgumentParser:
     normalize.add_argument("--method", choices=("two_pass", "welford"), help="how the statistics are taken")
     normalize.add_argument("--overwrite", action="store_true", help="replace OUT.npy if it is there")
     return parser
+
+
+def _add_bench(bench: argparse.ArgumentParser) -> None:
+    bench.set_defaults(run=_bench)
+    bench.add_argument("--sizes", type=_words, metavar="N,N,...", help="elements, of 1e3 ... 1e8 (default: 1e4 and above)")
+    bench.add_argument("--norms", type=_words, metavar="NORM,...", help="of layer, rms, batch, eval, group, instance")
+    bench.add_argument("--direction", choices=("forward", "backward", "both"), default="both")
+    bench.add_argument("--layout", choices=("first", "last", "both"), default="both", help="where the channels are")
+    bench.add_argument("--dtype", type=_words, metavar="TYPE,...", help="of float32 (default), float16, bfloat16, float64")
+    bench.add_argument("--peers", type=_words, metavar="NAME,...", help="compare with these only, or with none")
+    bench.add_argument("--rounds", type=int, metavar="N", help="a figure is the median of so many (default: 15; quick: 5)")
+    bench.add_argument("--threads", type=int, metavar="N", help="for every contender (default: one for each core)")
+    bench.add_argument("--quick", action="store_true", help="two sizes, few rounds")
+    bench.add_argument("--scaling", action="store_true", help="time against threads in place of all else, at 1e7 elements")
+    bench.add_argument("--out", type=Path, metavar="DIR", help="also write bench.md, bench.json and bench.png there")
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -151,6 +172,21 @@ def _demo(options: argparse.Namespace) -> None:
     try:
         demo.run(options.out)
     except ImportError as error:
+        raise CommandError(str(error)) from None
+
+
+def _bench(options: argparse.Namespace) -> None:
+    from .bench import command
+
+    both = {"direction": ("forward", "backward"), "layout": ("first", "last")}
+    typed = {name: value for name, value in vars(options).items() if name != "run" and value is not None}
+    for name, plural in (("direction", "directions"), ("layout", "layouts"), ("dtype", "dtypes")):
+        if name in typed:
+            value = typed.pop(name)
+            typed[plural] = both[name] if value == "both" else (value,) if isinstance(value, str) else value
+    try:
+        command.run(command.Options(**typed))
+    except ValueError as error:
         raise CommandError(str(error)) from None
 
 

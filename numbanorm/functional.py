@@ -91,7 +91,7 @@ def layer_norm(
     home = dispatch.home(x, backend)
     x_, with_stats = home.array("x", x), checks.flag("return_stats", return_stats)
     p = plan.trailing(x_.shape, plan.as_shape("normalized_shape", normalized_shape))
-    y, stats = _run(p, home, x, x_, weight, bias, checks.eps(eps), out, backend, True, None, method)
+    y, stats = _run(p, home, x, x_, weight, bias, checks.eps(eps), out, backend, True, None, method, with_stats)
     return (y, _stats(p, home, stats, weight)) if with_stats else y
 
 
@@ -135,7 +135,7 @@ def rms_norm(
     x_, with_stats = home.array("x", x), checks.flag("return_stats", return_stats)
     p = plan.trailing(x_.shape, plan.as_shape("normalized_shape", normalized_shape))
     number = _epsilon(x_.dtype) if eps is None else checks.eps(eps)
-    y, stats = _run(p, home, x, x_, weight, None, number, out, backend, False, None, method)
+    y, stats = _run(p, home, x, x_, weight, None, number, out, backend, False, None, method, with_stats)
     return (y, _stats(p, home, stats, weight, mean=False)) if with_stats else y
 
 
@@ -184,7 +184,7 @@ def group_norm(
     p = plan.group(x_.shape, plan.as_int("num_groups", num_groups), plan.as_int("channel_axis", channel_axis))
     if p.B * p.count == 1:
         raise ValueError(_one_value("group", x_.shape))
-    y, stats = _run(p, home, x, x_, weight, bias, checks.eps(eps), out, backend, True, None, method)
+    y, stats = _run(p, home, x, x_, weight, bias, checks.eps(eps), out, backend, True, None, method, with_stats)
     return (y, _stats(p, home, stats, weight)) if with_stats else y
 
 
@@ -244,11 +244,17 @@ def instance_norm(
     own = checks.flag("use_input_stats", use_input_stats)
     if own and p.count == 1:
         raise ValueError(_one_value("channel", x_.shape))
+    if not with_stats or own:
+        at = p if own else plan.batch(x_.shape, axis)
+        known = running_mean, running_var, momentum, num_batches_tracked, convention, own
+        done = _at_once(at, home, x_, weight, bias, eps, out, backend, method, with_stats, *known)
+        if done is not None:
+            return (done[0], _stats(p, home, done[1], weight)) if with_stats else done[0]
     numbers = running_mean, running_var, momentum, num_batches_tracked, convention
     tracked = Running(home, *numbers, p.G, own, "use_input_stats=True")
     shared = not own and not (with_stats and home.on_device)  # given statistics, and nothing that would repeat them
     used = plan.batch(x_.shape, axis) if shared else p
-    y, stats = _run(used, home, x, x_, weight, bias, checks.eps(eps), out, backend, True, tracked, method)
+    y, stats = _run(used, home, x, x_, weight, bias, checks.eps(eps), out, backend, True, tracked, method, with_stats)
     if own:
         tracked.update(stats, p)
     elif with_stats and shared:
@@ -319,8 +325,11 @@ def batch_norm(
     if own and p.count == 1:
         raise ValueError(_one_value("channel", x_.shape))
     numbers = running_mean, running_var, momentum, num_batches_tracked, convention
+    done = _at_once(p, home, x_, weight, bias, eps, out, backend, method, with_stats, *numbers, own)
+    if done is not None:
+        return (done[0], _stats(p, home, done[1], weight)) if with_stats else done[0]
     tracked = Running(home, *numbers, p.G, own, "training=True")
-    y, stats = _run(p, home, x, x_, weight, bias, checks.eps(eps), out, backend, True, tracked, method)
+    y, stats = _run(p, home, x, x_, weight, bias, checks.eps(eps), out, backend, True, tracked, method, with_stats)
     if own:
         tracked.update(stats, p)
     return (y, _stats(p, home, stats, weight)) if with_stats else y
@@ -329,7 +338,7 @@ def batch_norm(
 class Running:
     """Running statistics: checked on the way in, used or updated on the way out."""
 
-    __slots__ = ("counter", "home", "keras", "mean", "momentum", "own", "var")
+    __slots__ = ("counter", "home", "kept", "keras", "mean", "momentum", "own", "var")
 
     def __init__(
         self, home: Any, mean: Any, var: Any, momentum: Any, counter: Any, convention: Any, channels: int, own: bool,
@@ -340,6 +349,7 @@ class Running:
         self.var = home.running("running_var", var, channels, own)
         self.momentum = checks.momentum(momentum)
         self.counter = home.counter(counter)
+        self.kept = own and not (self.mean is None and self.var is None and self.counter is None)
         self.keras = checks.choice("convention", convention, ("torch", "keras")) == "keras"
         if not own and (self.mean is None or self.var is None):
             raise ValueError(f"running_mean and running_var must be given to normalize with them: got None; or pass {remedy}")
@@ -352,8 +362,7 @@ class Running:
 
     def update(self, stats: Any, p: plan.Plan) -> None:
         """Take in one batch, of any number of samples."""
-        something = self.mean is not None or self.var is not None or self.counter is not None
-        if something and p.count and p.B:
+        if self.kept and p.count and p.B:
             self.home.update(stats, p.B, p.count, self.mean, self.var, self.counter, self.momentum, self.keras)
 
 
@@ -369,9 +378,13 @@ def _epsilon(dtype: Any) -> float:
 
 def _run(
     p: plan.Plan, home: Any, x: Any, x_: Any, weight: Any, bias: Any, eps: float, out: Any, backend: Any, center: bool,
-    tracked: Running | None, method: Any,
+    tracked: Running | None, method: Any, with_stats: bool,
 ) -> tuple[Any, Any]:  # fmt: skip
-    """Check what is left, run, and return y and the statistics (4, B * G). x: as it came; x_: of a known dtype."""
+    """Check what is left, run, and return y and the statistics (4, B * G). x_: x, its dtype checked."""
+    if backend is None and tracked is None:
+        done = home.at_once(p, x_, out, weight, bias, eps, center, method, with_stats)
+        if done is not None:
+            return done  # type: ignore[no-any-return]
     w = home.parameter("weight", weight, p.weight_shape)
     b = home.parameter("bias", bias, p.weight_shape)
     one_read = checks.one_read(method)
@@ -393,6 +406,19 @@ def _run(
     else:
         stats = _of_nothing(p, home, eps, module, given)
     return home.written(out, y), stats
+
+
+def _at_once(
+    p: plan.Plan, home: Any, x: Any, weight: Any, bias: Any, eps: Any, out: Any, backend: Any, method: Any, with_stats: bool,
+    mean: Any, var: Any, momentum: Any, counter: Any, convention: Any, own: bool,
+) -> Any:  # fmt: skip
+    """What `home.at_once` makes of a call with running statistics of the usual kind; None where something is less usual."""
+    if backend is not None or counter is not None or convention.__class__ is not str or convention != "torch":
+        return None
+    if momentum.__class__ is not float or not 0.0 <= momentum <= 1.0 or not (own or (mean is not None and var is not None)):
+        return None
+    share = momentum if own else None
+    return home.at_once(p, x, out, weight, bias, checks.eps(eps), True, method, with_stats, mean, var, share)
 
 
 def _of_nothing(p: plan.Plan, home: Any, eps: float, module: Any, given: tuple[Any, Any] | None) -> Any:

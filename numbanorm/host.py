@@ -48,7 +48,7 @@ def transposed(x: Array, order: tuple[int, ...]) -> Array:
 
 def given(mean: Array, var: Array) -> tuple[Array, Array]:
     """Running statistics to normalize with, as the backend takes them."""
-    return mean.astype(np.float64), var.astype(np.float64)
+    return mean, var
 
 
 def destination(out: Array | None, x: Array, *sources: Array) -> Array:
@@ -80,21 +80,57 @@ def row(stats: Array, k: int, shape: tuple[int, ...]) -> Array:
     return one
 
 
+def at_once(
+    p: Plan, x: Array, out: Any, weight: Any, bias: Any, eps: float, center: bool, method: Any, with_stats: bool,
+    mean: Any = None, var: Any = None, momentum: float | None = None,
+) -> tuple[Array, Array | None] | None:  # fmt: skip
+    """(y, statistics if wanted) of a call whose arguments are all as kernels want them; None if one wants a closer look.
+
+    Compiled code looks at them: what is right it knows in 50 ns, and what is wrong Python finds out again. mean, var: running
+    statistics, to be updated with a `momentum`, or given if that is None.
+    """
+    if p.size == 0 or method.__class__ is not str or method not in ("two_pass", "welford"):
+        return None
+    y = np.empty(x.shape, x.dtype) if out is None else out
+    stats = np.zeros((4, p.B * p.G)) if with_stats else None
+    one_read = method == "welford"
+    if cpu_backend().at_once(p, x, y, weight, bias, eps, center, one_read, mean, var, momentum, stats):
+        return y, stats
+    return None
+
+
 def differentiate(
     p: Plan, x: Array, dy: Array, dx: Array | None, weight: Array | None, mean: Array | None, rstd: Array,
-    center: bool, given: bool, parameters: tuple[bool, ...], original: Any,
+    center: bool, given: bool, parameters: tuple[bool, ...],
 ) -> tuple[Array | None, ...]:  # fmt: skip
-    """Write dx, and return the gradients of the parameters, in the dtype of the `original` weight."""
-    if p.size == 0:
-        sums = np.zeros((2, p.G * p.K))
-    else:
-        sums = cpu_backend().differentiate(p, x, dy, dx, weight, mean, rstd, center, given, parameters)
-    if not any(parameters):
+    """Write dx, and return the gradients of the parameters, in the weight's dtype, or x's."""
+    grads, shape = None, (2, *p.weight_shape)
+    if any(parameters):
+        dtype = x.dtype if weight is None else weight.dtype
+        grads = np.empty(shape, dtype) if p.size else np.zeros(shape, dtype)
+    if p.size:
+        cpu_backend().differentiate(p, x, dy, dx, weight, mean, rstd, center, given, parameters, grads)
+    if grads is None:
         return (None,) * len(parameters)
-    dtype = x.dtype if original is None else checks.array("weight", original).dtype
-    with np.errstate(over="ignore", invalid="ignore"):  # what is too large for the dtype is inf there
-        grads = sums.astype(dtype).reshape(2, *p.weight_shape)
     return tuple([g if n else None for g, n in zip(grads, parameters, strict=False)])
+
+
+def differentiate_at_once(
+    p: Plan, x: Array, dy: Any, stats: Any, weight: Any, needs: tuple[bool, ...], out: Any, center: bool
+) -> tuple[Array | None, ...] | None:
+    """The gradients of a call whose arguments are all as kernels want them, see `at_once`."""
+    if p.size == 0 or not isinstance(stats, tuple) or len(stats) != 2 or (weight is None and getattr(stats, "weighted", False)):
+        return None
+    (mean, rstd), wanted = stats, needs[1] or needs[-1]
+    if (mean is not None) is not center or rstd is None or dy is None or (out is not None and not needs[0]):
+        return None
+    if not (weight is None or type(weight) is np.ndarray):
+        return None
+    grads = np.empty((2, *p.weight_shape), (x if weight is None else weight).dtype) if wanted else None
+    dx = None if not needs[0] else np.empty(x.shape, x.dtype) if out is None else out
+    if not cpu_backend().differentiate_at_once(p, x, dy, dx, weight, mean, rstd, grads):
+        return None
+    return (dx, *[grads[k] if grads is not None and n else None for k, n in enumerate(needs[1:])])
 
 
 def update(
@@ -112,11 +148,4 @@ def update(
     else:
         new = 1.0 - momentum if keras else momentum
     old = momentum if keras and momentum is not None else 1.0 - new
-    stats = stats.reshape(4, samples, -1)
-    for running, batch, n in ((mean, stats[0], 1), (var, stats[2], count if keras else count - 1)):
-        if running is not None:
-            with np.errstate(over="ignore", invalid="ignore"):  # nan and inf pass on, as they do through y
-                total = running.astype(np.float64)
-                total *= old
-                total += (batch[0] if len(batch) == 1 else batch.mean(axis=0)) / n * new
-                running[...] = total
+    cpu_backend().update_running(stats, samples, count if keras else count - 1, mean, var, old, new)

@@ -306,12 +306,8 @@ def differentiate(
     x_, dy_ = memory(x), memory(dy)
     dx_ = x_ if dx is x else dy_ if dx is dy else memory(dx)
     assert (grads is None) is (not any(parameters))
-    sums = host.module().differentiate(
-        plan, x_, dy_, dx_, wide(w), wide(mean), wide(rstd), center, given, parameters
-    )  # fmt: skip
-    if grads is not None:
-        with np.errstate(over="ignore", invalid="ignore"):
-            memory(grads)[...] = sums.reshape(grads.shape)  # type: ignore[index]
+    onto = memory(grads)
+    host.module().differentiate(plan, x_, dy_, dx_, wide(w), wide(mean), wide(rstd), center, given, parameters, onto)
 
 
 def update_running(

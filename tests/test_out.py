@@ -17,6 +17,7 @@ from numpy.lib.stride_tricks import as_strided, sliding_window_view
 from numpy.typing import NDArray
 
 import numbanorm
+import numbanorm.cpu
 from numbanorm import dispatch
 
 Array = NDArray[Any]
@@ -143,8 +144,8 @@ def tiny_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     forward, backward = (import_module(f"numbanorm.cpu.{name}") for name in ("schedule", "backward_schedule"))
 
     def forget() -> None:
-        forward.cut.cache_clear()
-        backward.cut_backward.cache_clear()
+        numbanorm.cpu.prepared.cache_clear()
+        numbanorm.cpu.prepared_backward.cache_clear()
 
     for module in (forward, backward):
         monkeypatch.setattr(module, "cache_bytes", lambda level: 1024)

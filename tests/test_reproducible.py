@@ -24,6 +24,7 @@ from llvmlite.binding import get_host_cpu_features
 from numpy.typing import NDArray
 
 import numbanorm
+import numbanorm.cpu
 from numbanorm import dispatch, plan
 
 Array = NDArray[Any]
@@ -132,11 +133,9 @@ def test_threads_and_runs(case: Case, dtype: np.dtype[Any], method: str) -> None
 def set_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
     """Pretends that this machine has caches of another size, by which work is cut and results are stored."""
 
-    forward, backward = SCHEDULES
-
     def forget() -> None:
-        forward.cut.cache_clear()
-        backward.cut_backward.cache_clear()
+        numbanorm.cpu.prepared.cache_clear()
+        numbanorm.cpu.prepared_backward.cache_clear()
 
     def pretend(size: int) -> None:
         for module in SCHEDULES:

@@ -13,44 +13,21 @@ import numpy as np
 from ..plan import Plan
 from ..tree import gradient_family
 from .backward_schedule import cut_backward
-from .jobs import ANCHOR, CENTER, M2, MEAN, ONE_READ, PARAMETERS, ROOT, RSTD, SQUARES, STREAM, UNIT, WRITE
-from .launch import GUARD, execute
-from .schedule import SERIAL, Schedule, cut
-from .simd import STORAGE
+from .enter import GIVEN, NOT_GIVEN, ONLY_RSTD, TRACKED, TRACKING, Program, run_tracking
+from .jobs import CENTER, ONE_READ, PARAMETERS, SQUARES, STREAM, WRITE
+from .launch import GUARD, entry, prepare
+from .objects import identities
+from .schedule import SERIAL, cut
 
-__all__ = ["differentiate", "explain", "explain_backward", "measure", "normalize"]
+__all__ = ["differentiate", "explain", "explain_backward", "measure", "normalize", "update_running"]
 
 Array = np.ndarray[Any, Any]
-NOTHING = np.empty(0)
-NATIVE = {np.dtype(np.float32), np.dtype(np.float64)}  # halves are known to the kernels by their bits
+Given = tuple[Array, Array]
 
 
-def flat(x: Array) -> Array:
-    """A contiguous array as the kernels see it: one axis, halves as integers, never read-only (that is another type)."""
-    if not x.flags.writeable:
-        x = np.asarray(Alias(x))
-    elif x.dtype not in NATIVE:
-        x = x.view(STORAGE[x.dtype.name])
-    return x.reshape(-1)
-
-
-class Alias:
-    """The memory of a read-only array, as a writable one; the kernels only read it."""
-
-    def __init__(self, x: Array) -> None:
-        x = x if x.dtype in NATIVE else x.view(STORAGE[x.dtype.name])
-        self.keep = x
-        self.__array_interface__ = {**x.__array_interface__, "data": (x.__array_interface__["data"][0], False)}
-
-
-@lru_cache(maxsize=64)
-def constants(n: int) -> tuple[Array, Array]:
-    """Weight 1 and bias -0.0 (which changes not even the sign of a zero) for norms without parameters."""
-    return np.ones(n), np.full(n, -0.0)
-
-
-def plan_schedule(plan: Plan, x: Array, todo: int, affine: bool) -> Schedule:
-    return cut(plan, x.itemsize, todo, affine, threads_for(plan))
+def plain(*arrays: Array | None) -> list[Array | None]:
+    """Copies of parameters that the kernels know for sure: contiguous, and of a dtype that is NumPy's own object."""
+    return [None if a is None else a.astype(np.float64, order="C") for a in arrays]
 
 
 def threads_for(plan: Plan) -> int:
@@ -64,9 +41,38 @@ def flags(center: bool, given: bool, one_read: bool) -> int:
     return (CENTER if center else 0) | SQUARES | (ONE_READ if one_read and center else 0)
 
 
-def run(s: Schedule, x: Array, y: Array, weight: Array, bias: Array, stats: Array, count: float, eps: float) -> None:
-    kept = np.empty(s.kept) if s.kept else NOTHING
-    execute(s, x, y, weight, bias, stats, np.empty(s.work), kept, s.dims, count, eps)
+@lru_cache(maxsize=4096)
+def prepared(plan: Plan, dtype: Any, todo: int, affine: bool, given: int, threads: int) -> tuple[Any, Program]:
+    """What to call to normalize x of a dtype, and its program."""
+    s = cut(plan, dtype.itemsize, todo, affine, threads)
+    places, count = plan.G * (plan.K if affine else 1), {GIVEN: 1, ONLY_RSTD: 0}.get(given, plan.count)
+    return prepare(False, s, dtype, plan, places=places, count=count, given=given)
+
+
+def at_once(
+    plan: Plan,
+    x: Array,
+    y: Array,
+    weight: Array | None,
+    bias: Array | None,
+    eps: float,
+    center: bool,
+    one_read: bool,
+    mean: Array | None,
+    var: Array | None,
+    momentum: float | None,
+    stats: Array | None,
+) -> bool:
+    """As `normalize`, of arguments that nobody has checked; False if any is not as it should be, and then nothing is done.
+
+    mean, var: running statistics, updated with a `momentum`, or given if that is None.
+    """
+    what = NOT_GIVEN if mean is None and var is None else GIVEN if momentum is None else TRACKED
+    todo = WRITE | flags(center, what == GIVEN, one_read) | (0 if y is x else STREAM)
+    affine, new = weight is not None or bias is not None, momentum or 0.0
+    run, program = prepared(plan, x.dtype, todo, affine, what, threads_for(plan))
+    done: bool = run(x, y, weight, bias, mean, var, stats, program, False, eps, plan.count - 1.0, 1.0 - new, new)
+    return done
 
 
 def normalize(
@@ -77,7 +83,7 @@ def normalize(
     bias: Array | None,
     eps: float,
     center: bool,
-    given: tuple[Array, Array] | None,
+    given: Given | None,
     one_read: bool,
 ) -> Array:
     """Write the normalized x to y (which may be x) and return the statistics.
@@ -86,10 +92,10 @@ def normalize(
     ----------
     plan : Plan
     x, y : C-contiguous arrays of the plan's size and one dtype.
-    weight, bias : flat float64 arrays of the size of the plan's weight_shape, or None.
+    weight, bias : arrays of the size of the plan's weight_shape, of any float type, or None.
     eps : float
     center : False for a mean of 0 (RMS norm).
-    given : (mean, variance), float64 of G elements, in place of x's own.
+    given : (mean, variance), of G elements and any float type, in place of x's own.
     one_read : measure with one pass over x (method "welford").
 
     Returns
@@ -97,37 +103,53 @@ def normalize(
     float64 array (4, B * G) of mean, its low part, sum of squares (the variance, if given) and rstd.
     """
     todo = WRITE | flags(center, given is not None, one_read) | (0 if y is x else STREAM)
-    affine = weight is not None or bias is not None
-    if weight is None or bias is None:
-        ones, zeros = constants(plan.G * (plan.K if affine else 1))
-        weight, bias = ones if weight is None else weight, zeros if bias is None else bias
+    affine, what = weight is not None or bias is not None, NOT_GIVEN if given is None else GIVEN
+    run, program = prepared(plan, x.dtype, todo, affine, what, threads_for(plan))
     stats = np.zeros((4, plan.B * plan.G))
-    if given is not None:
-        per_sample = stats.reshape(4, plan.B, plan.G)
-        per_sample[MEAN], per_sample[M2] = given
-    x_flat = flat(x)
-    y_flat = x_flat if y is x else flat(y)
-    count = 1.0 if given is not None else float(plan.count)
-    run(plan_schedule(plan, x, todo, affine), x_flat, y_flat, weight, bias, stats, count, eps)
+    run(x, y, *plain(weight, bias, *(given or (None, None))), stats, program, True, eps, 0.0, 0.0, 0.0)
     return stats
 
 
 def measure(plan: Plan, x: Array, one_read: bool) -> Array:
     """The statistics of `normalize` with eps 0, and nothing written."""
-    w, b = constants(plan.G)
+    run, program = prepared(plan, x.dtype, flags(True, False, one_read), False, NOT_GIVEN, threads_for(plan))
     stats = np.zeros((4, plan.B * plan.G))
-    todo = flags(True, False, one_read)
-    x_flat = flat(x)
-    run(plan_schedule(plan, x, todo, False), x_flat, x_flat, w, b, stats, float(plan.count), 0.0)
+    run(x, x, None, None, None, None, stats, program, True, 0.0, 0.0, 0.0, 0.0)
     return stats
 
 
 def explain(plan: Plan, x: Array, center: bool, given: bool, one_read: bool, affine: bool) -> str:
     """Which kernel would run, and why."""
-    s = plan_schedule(plan, x, WRITE | STREAM | flags(center, given, one_read), affine)
+    s = cut(plan, x.itemsize, WRITE | STREAM | flags(center, given, one_read), affine, threads_for(plan))
     threads = max(step[3] for step in s.steps)
     streaming = "past the cache" if any(step[1] & STREAM for step in s.steps) else "through the cache"
     return f"cpu, family {s.family}, {threads} of {GUARD.threads()} threads: {s.reason}; y is written {streaming}"
+
+
+@lru_cache(maxsize=4096)
+def prepared_backward(plan: Plan, dtype: Any, todo: int, threads: int) -> tuple[Any, Program]:
+    """What to call for gradients, and its program."""
+    s = cut_backward(plan, dtype.itemsize, todo, threads)
+    times = plan.T if s.family == "rows_backward" else 1
+    return prepare(True, s, dtype, plan, places=plan.G * plan.K, count=plan.count, times=times)
+
+
+def differentiate_at_once(
+    plan: Plan,
+    x: Array,
+    dy: Array,
+    dx: Array | None,
+    weight: Array | None,
+    mean: Array | None,
+    rstd: Array,
+    grads: Array | None,
+) -> bool:
+    """As `differentiate`, of arguments that nobody has checked; False, and nothing done, if one does not fit."""
+    todo = (0 if grads is None else PARAMETERS) | (0 if mean is None else CENTER)
+    todo |= 0 if dx is None else WRITE if dx is x or dx is dy else WRITE | STREAM
+    run, program = prepared_backward(plan, x.dtype, todo, threads_for(plan))
+    done: bool = run(x, dy, dx, weight, mean, rstd, grads, program, False)
+    return done
 
 
 def differentiate(
@@ -140,58 +162,51 @@ def differentiate(
     rstd: Array,
     center: bool,
     given: bool,
-    parameters: tuple[bool, ...],
-) -> Array:
-    """Write the gradient of x to dx (which may be x or dy) and return those of weight and bias.
+    needs: tuple[bool, ...],
+    grads: Array | None,
+) -> None:
+    """Write the gradient of x to dx (which may be x or dy), and those of weight and bias to grads.
 
     Parameters
     ----------
     plan : Plan
     x, dy, dx : C-contiguous arrays of the plan's size and one dtype; dx None if it is not wanted.
-    weight : flat float64 array of the size of the plan's weight_shape, or None.
-    mean, rstd : float64 of B * G elements; mean None for 0.
+    weight : array of the size of the plan's weight_shape, of any float type, or None.
+    mean, rstd : arrays of B * G elements and any float type; mean None for 0.
     center : False for a mean of 0 (RMS norm).
     given : the statistics do not depend on x.
-    parameters : whether the gradients of weight and of bias are wanted.
-
-    Returns
-    -------
-    float64 array (2, G * K): dweight, dbias; only what is wanted is defined.
+    needs : whether the gradients of weight and of bias are wanted.
+    grads : C-contiguous array of twice the size of weight_shape: dweight, dbias, of which only what is wanted is defined; or
+        None, if none is.
     """
-    w = constants(plan.G * plan.K)[0] if weight is None else weight
-    grads = np.empty((2, plan.G * plan.K))
-    wanted, in_place = any(parameters), dx is x or dx is dy
-    x_flat, dy_flat = flat(x), flat(dy)
-    dx_flat = x_flat if dx is None or dx is x else dy_flat if dx is dy else flat(dx)
+    wanted, in_place = grads is not None, dx is x or dx is dy
     scaled = dx is not None and scales(plan, given, wanted)
-    if not parameters[0] and (dx is None or given):
-        x_flat = dy_flat  # for dbias x need not be read
+    if not needs[0] and (dx is None or given):
+        x = dy  # for dbias x need not be read
+    threads = threads_for(plan)
     if wanted or not given:
         todo = (PARAMETERS if wanted else 0) | (CENTER if center and not given else 0)
         todo |= 0 if dx is None or scaled else WRITE if in_place else WRITE | STREAM
-        s = cut_backward(plan, x.itemsize, todo, threads_for(plan))
-        table = np.empty((plan.B * plan.G, UNIT))
-        table[:, ROOT] = rstd
-        table[:, ANCHOR] = 0.0 if mean is None else mean
-        spread_w = np.repeat(w, plan.T) if s.family == "rows_backward" and plan.T > 1 else w
-        args = (x_flat, dy_flat, dx_flat, spread_w, table.reshape(-1), np.empty(s.kept), grads.reshape(-1), np.empty(s.work))
-        execute(s, *args, s.dims, float(plan.count))
+        run, program = prepared_backward(plan, x.dtype, todo, threads)
+        own = grads if grads is None or grads.dtype is np.dtype(grads.dtype.name) else np.empty(grads.shape)
+        run(x, dy, x if dx is None else dx, *plain(weight, mean, rstd), own, program, True)
+        if own is not grads:
+            assign(grads, own)
     if scaled:
-        scale(plan, dy_flat, dx_flat, w, rstd, in_place)
-    return grads
+        run, program = prepared(plan, dy.dtype, WRITE | (0 if in_place else STREAM), True, ONLY_RSTD, threads)
+        run(dy, dx, *plain(weight, None, None, rstd), None, program, True, 0.0, 0.0, 0.0, 0.0)
+
+
+def assign(target: Array | None, values: Array | None) -> None:
+    """Copy values into an array of any layout and type."""
+    with np.errstate(over="ignore", invalid="ignore"):  # what is too large for the dtype is inf there
+        if target is not None:
+            target[...] = values
 
 
 def scales(plan: Plan, given: bool, wanted: bool) -> bool:
     """Whether dx is dy * weight * rstd by the kernel of the forward pass: no sums are wanted, or they go with other rows."""
     return given and (not wanted or gradient_family(plan) == "rows")
-
-
-def scale(plan: Plan, dy: Array, dx: Array, weight: Array, rstd: Array, in_place: bool) -> None:
-    """dx = dy * weight * rstd: the forward pass, with mean 0 and no bias."""
-    stats = np.zeros((4, plan.B * plan.G))
-    stats[RSTD] = rstd
-    s = cut(plan, dy.itemsize, WRITE | (0 if in_place else STREAM), True, threads_for(plan))
-    run(s, dy, dx, weight, constants(weight.size)[1], stats, 0.0, 0.0)
 
 
 def explain_backward(plan: Plan, x: Array, center: bool, given: bool, needs: tuple[bool, ...]) -> str:
@@ -205,3 +220,11 @@ def explain_backward(plan: Plan, x: Array, center: bool, given: bool, needs: tup
     if scaled:
         told.append("dx = dy * weight * rstd by the kernel of the forward pass")
     return "cpu, " + ("; ".join(told) or "nothing: no gradient is wanted")
+
+
+def update_running(stats: Array, samples: int, n: int, mean: Array | None, var: Array | None, old: float, new: float) -> None:
+    """Take a batch into running statistics of any float type, or None; see `enter.track`."""
+    told, own = np.array([*identities(), stats.shape[1] // samples]), plain(mean, var)
+    entry(run_tracking, TRACKING)(stats, *own, told, samples, float(n), old, new)
+    assign(mean, own[0])
+    assign(var, own[1])

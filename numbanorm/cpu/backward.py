@@ -44,7 +44,7 @@ from .jobs import (
 from .kernel import device, kernel
 from .products import SUMS, add_row_products, as_one, empty, numbers, settle, span_products, triple, weighted
 from .runs import group_sum, rows_together
-from .simd import advance, pointer, unpacked
+from .simd import advance, unpacked
 from .sums import advance_by, block_rows, drain, get, plus, push, put, value
 
 
@@ -104,15 +104,14 @@ def apply_run(todo, x, dy, dx, i, n, ahead, w, table, u, c):
 def runs_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, count, lo, hi, slot):
     """Groups lo .. hi - 1 (phases FUSED, JOIN), spans lo .. hi - 1 (MEASURE, APPLY) or channels lo .. hi - 1 (REDUCE).
 
-    x, dy, dx: (size,) as stored; w: float64 (G * K,); table: float64 (units, UNIT), see `jobs`; sums: float64 (B * G * K, 4);
-    grads: float64 (2, G * K), dweight and dbias; dims: (B, M, G, K, T, elements ahead to prefetch, elements a span, scratch,
-    slots). work: `slots` scratch areas of `scratch` float64 (stack, partials), then the partials of all channels.
+    x, dy, dx: where (size,) elements are; w: float64 (G * K,); table: float64 (units, UNIT), see `jobs`; sums: float64
+    (B * G * K, 4); grads: float64 (2, G * K), dweight and dbias; dims: (B, M, G, K, T, elements ahead to prefetch, elements a
+    span, scratch, slots). work: `slots` scratch areas of `scratch` float64 (stack, partials), then the channels' partials.
     """
-    xp, dyp, dxp, t, totals = pointer(x), pointer(dy), pointer(dx), pointer(table), pointer(sums)
     dims = unpacked(dims, 9)
     samples, runs, groups, channels, length, ahead, span, scratch, slots = dims
     spans = (length + span - 1) // span
-    stack, one = advance(pointer(work), slot * scratch), empty(xp, 1)
+    stack, one = advance(work, slot * scratch), empty(x, 1)
     each = runs * spans
     stride = groups * channels * length  # from a run to the next one of its channel
     next_run = ahead if runs > 1 else 0
@@ -121,17 +120,17 @@ def runs_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, cou
         for first in range(lo, hi, together):
             units = min(hi, first + together)
             for c in range(first * channels, units * channels):
-                i, place, mean = first_run(c, dims), 0, t[UNIT * (c // channels) + ANCHOR]
+                i, place, mean = first_run(c, dims), 0, table[UNIT * (c // channels) + ANCHOR]
                 for _ in range(runs):
                     for e in range(0, length, span):
                         n = min(span, length - e)
-                        put(partials, place, span_products(xp, dyp, i + e, n, next_run, mean, 1.0, int64(0), stack))
+                        put(partials, place, span_products(x, dy, i + e, n, next_run, mean, 1.0, int64(0), stack))
                         place += 4
                     i += stride
-                put(totals, 4 * c, group_sum(partials, empty(xp, 4), int64(4), runs, spans, stack))
+                put(sums, 4 * c, group_sum(partials, empty(x, 4), int64(4), runs, spans, stack))
             own = first % groups * channels
             for u in range(first, units):
-                settle_group(todo, xp, totals, w, u, channels, t, count, stack, own)
+                settle_group(todo, x, sums, w, u, channels, table, count, stack, own)
                 own = own + channels if own + channels < groups * channels else 0
             if todo & WRITE:
                 own = first % groups * channels
@@ -139,34 +138,34 @@ def runs_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, cou
                     i = first_run(u * channels, dims)
                     for _ in range(runs):
                         for k in range(channels):
-                            apply_run(todo, xp, dyp, dxp, i + k * length, length, ahead, w, t, u, own + k)
+                            apply_run(todo, x, dy, dx, i + k * length, length, ahead, w, table, u, own + k)
                         i += stride
                     own = own + channels if own + channels < groups * channels else 0
     elif phase == MEASURE:
-        partials = advance(pointer(work), slots * scratch)
+        partials = advance(work, slots * scratch)
         for p in range(lo, hi):
             c, j, e = p // each, p // spans % runs, p % spans * span
-            i, mean = first_run(c, dims) + j * stride + e, t[UNIT * (c // channels) + ANCHOR]
-            put(partials, 4 * p, span_products(xp, dyp, i, min(span, length - e), int64(0), mean, 1.0, int64(0), stack))
+            i, mean = first_run(c, dims) + j * stride + e, table[UNIT * (c // channels) + ANCHOR]
+            put(partials, 4 * p, span_products(x, dy, i, min(span, length - e), int64(0), mean, 1.0, int64(0), stack))
     elif phase == JOIN:
-        partials = advance(pointer(work), slots * scratch)
+        partials = advance(work, slots * scratch)
         for u in range(lo, hi):
             for c in range(u * channels, (u + 1) * channels):
                 put(
-                    totals,
+                    sums,
                     4 * c,
-                    group_sum(advance_by(partials, 4 * c * each, one), empty(xp, 4), int64(4), runs, spans, stack),
+                    group_sum(advance_by(partials, 4 * c * each, one), empty(x, 4), int64(4), runs, spans, stack),
                 )
-            settle_group(todo, xp, totals, w, u, channels, t, count, stack, u % groups * channels)
+            settle_group(todo, x, sums, w, u, channels, table, count, stack, u % groups * channels)
     elif phase == APPLY:
         for p in range(lo, hi):
             run, e = p // spans, p % spans * span
             c = run % (groups * channels)
             u = run // (groups * channels * runs) * groups + c // channels
-            apply_run(todo, xp, dyp, dxp, run * length + e, min(span, length - e), ahead, w, t, u, c)
+            apply_run(todo, x, dy, dx, run * length + e, min(span, length - e), ahead, w, table, u, c)
     if phase == REDUCE or (todo & ALONE and todo & PARAMETERS):
         first, last = (lo, hi) if phase == REDUCE else (0, groups * channels)
-        reduce_samples(xp, totals, t, grads, samples, groups, channels, first, last, stack)
+        reduce_samples(x, sums, table, grads, samples, groups, channels, first, last, stack)
 
 
 # --- columns ---------------------------------------------------------------------------------------------------------
@@ -254,7 +253,6 @@ def columns_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, 
     the stack, room of a strip, fold, rows side by side when they are written, rows that share loads then, scratch, slots).
     work: `slots` scratch areas of `scratch` float64 (stack, column sums, lanes, parameters), then the sums of all chunks.
     """
-    xp, dyp, dxp, t, totals = pointer(x), pointer(dy), pointer(dx), pointer(table), pointer(sums)
     dims = unpacked(dims, 15)
     (
         samples,
@@ -275,11 +273,11 @@ def columns_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, 
     ) = dims
     strips, stride, step = (all_groups + most - 1) // most, all_groups * channels * length, block_rows(rows)
     blocks = (rows + step - 1) // step
-    stack, one = advance(pointer(work), slot * scratch), empty(xp, 1)
+    stack, one = advance(work, slot * scratch), empty(x, 1)
     column_sums = advance_by(stack, stack_size, one)
     lane_sums = advance_by(column_sums, SUMS * room, one)
     parameters = advance_by(lane_sums, LANE_ROOM, one)
-    partials = advance(pointer(work), slots * scratch)
+    partials = advance(work, slots * scratch)
     whole = phase in (FUSED, JOIN)
     for p in range(lo, hi if phase != REDUCE else lo):
         strip, chunk = (p, 0) if whole else (p // chunks, p % chunks)
@@ -290,23 +288,23 @@ def columns_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, 
         k0, k1 = (0, blocks) if whole else (chunk * per_chunk, min(blocks, (chunk + 1) * per_chunk))
         out = column_sums if phase == FUSED else advance_by(partials, (strip * chunks + chunk) * SUMS * room, one)
         if phase in (FUSED, MEASURE):
-            expand(t, u, w, groups, dims, room, parameters)
-            strip_products(xp, dyp, i, k0, k1, rows, stride * fold, width * fold, room, parameters, stack, out)
+            expand(table, u, w, groups, dims, room, parameters)
+            strip_products(x, dy, i, k0, k1, rows, stride * fold, width * fold, room, parameters, stack, out)
         if whole:
             n = int64(1) if phase == FUSED else chunks
-            join_columns(todo, xp, out, n, room, dims, u, groups, w, t, totals, count, stack, column_sums, lane_sums)
+            join_columns(todo, x, out, n, room, dims, u, groups, w, table, sums, count, stack, column_sums, lane_sums)
         if todo & WRITE and phase != JOIN:
-            expand(t, u, w, groups, dims, room, parameters)
+            expand(table, u, w, groups, dims, room, parameters)
             n, at = (min(rows, k1 * step) - k0 * step) * fold, i + k0 * step * fold * stride
             if beside == 1:
-                apply_columns(todo, xp, dyp, dxp, at, n, together, stride, width, parameters, room)
+                apply_columns(todo, x, dy, dx, at, n, together, stride, width, parameters, room)
             else:
                 wide = beside * stride
-                apply_columns(todo, xp, dyp, dxp, at, n // beside, together, wide, wide, parameters, room)
-                apply_columns(todo, xp, dyp, dxp, at + n // beside * wide, 1, 1, wide, n % beside * stride, parameters, room)
+                apply_columns(todo, x, dy, dx, at, n // beside, together, wide, wide, parameters, room)
+                apply_columns(todo, x, dy, dx, at + n // beside * wide, 1, 1, wide, n % beside * stride, parameters, room)
     if phase == REDUCE or (todo & ALONE and todo & PARAMETERS):
         first, last = (lo, hi) if phase == REDUCE else (0, all_groups * channels)
-        reduce_samples(xp, totals, t, grads, samples, all_groups, channels, first, last, stack)
+        reduce_samples(x, sums, table, grads, samples, all_groups, channels, first, last, stack)
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
@@ -373,31 +371,30 @@ def rows_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, cou
     spans, 4); dims: (B, G, L, T, L rounded up to 16, elements a span, rows together, blocks a chunk, chunks, columns a
     strip, scratch, slots). work: `slots` scratch areas (stack, columns' sums and their levels), then the chunks' sums.
     """
-    xp, dyp, dxp, wp, t, totals = pointer(x), pointer(dy), pointer(dx), pointer(w), pointer(table), pointer(sums)
     dims = unpacked(dims, 12)
     rows, groups, length, _, padded, span, _, per_chunk, chunks, columns, scratch, slots = dims
     spans, room = (length + span - 1) // span, padded * groups
     blocks = (rows + block_rows(rows) - 1) // block_rows(rows)
-    stack, one = advance(pointer(work), slot * scratch), empty(xp, 1)
-    partials = advance(pointer(work), slots * scratch)
+    stack, one = advance(work, slot * scratch), empty(x, 1)
+    partials = advance(work, slots * scratch)
     if phase == FUSED:
         for q in range(lo, hi):
             k0, k1 = q * per_chunk, min(blocks, (q + 1) * per_chunk)
             out = advance_by(partials, q * 2 * room, one)
             rows_chunk(
-                phase, todo, xp, dyp, dxp, wp, t, dims, count, stack, k0, k1, int64(0), groups, int64(0), length, room, out
+                phase, todo, x, dy, dx, w, table, dims, count, stack, k0, k1, int64(0), groups, int64(0), length, room, out
             )
     elif phase == MEASURE:
         for p in range(lo, hi):
             u, s = p // spans, p % spans
             i, at = u * length + s * span, u % groups * length + s * span
             n = min(span, length - s * span)
-            put(totals, 4 * p, span_products(xp, dyp, i, n, int64(0), t[UNIT * u + ANCHOR], wp, at, stack))
+            put(sums, 4 * p, span_products(x, dy, i, n, int64(0), table[UNIT * u + ANCHOR], w, at, stack))
     elif phase == JOIN:
         for u in range(lo, hi):
             for s in range(spans):
-                push(stack, int64(0), int64(4), s, get(totals, 4 * (u * spans + s), empty(xp, 4)))
-            settle(todo, drain(stack, int64(0), int64(4), spans, empty(xp, 4)), t, UNIT * u, count)
+                push(stack, int64(0), int64(4), s, get(sums, 4 * (u * spans + s), empty(x, 4)))
+            settle(todo, drain(stack, int64(0), int64(4), spans, empty(x, 4)), table, UNIT * u, count)
     elif phase == APPLY:
         strips = (length + columns - 1) // columns
         for p in range(lo, hi):
@@ -405,6 +402,6 @@ def rows_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, cou
             k0, k1 = q * per_chunk, min(blocks, (q + 1) * per_chunk)
             out = advance_by(partials, q * 2 * room + g * padded + c0, one)
             width = min(columns, length - c0)
-            rows_chunk(phase, todo, xp, dyp, dxp, wp, t, dims, count, stack, k0, k1, g, int64(1), c0, width, room, out)
+            rows_chunk(phase, todo, x, dy, dx, w, table, dims, count, stack, k0, k1, g, int64(1), c0, width, room, out)
     if phase == REDUCE or (todo & ALONE and todo & PARAMETERS):
-        reduce_chunks(xp, partials, grads, dims, chunks, room, advance_by(stack, 16 * LEVELS, one), stack)
+        reduce_chunks(x, partials, grads, dims, chunks, room, advance_by(stack, 16 * LEVELS, one), stack)

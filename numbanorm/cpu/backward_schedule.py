@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 
 from ..plan import Plan
@@ -34,7 +32,6 @@ REDUCED = 1 << 16  # channels of all samples from which on joining them is worth
 Steps = tuple[tuple[int, int, int, int], ...]
 
 
-@lru_cache(maxsize=1024)
 def cut_backward(plan: Plan, itemsize: int, todo: int, threads: int) -> Schedule:
     """Cut `plan` for `threads` threads; todo: WRITE if dx is wanted, PARAMETERS if dweight or dbias is, and flags for both."""
     if todo & STREAM and 3 * plan.size * itemsize <= cache_bytes(3):

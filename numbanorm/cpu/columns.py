@@ -21,7 +21,7 @@ from numba import boolean, int64
 from .elementwise import affine_columns, parameters
 from .jobs import CENTER, FUSED, JOIN, LANE_ROOM, LOW, MEAN, MEASURE, ONE_READ, PIECE, RSTD, SQUARES, TALL, WRITE
 from .kernel import device, kernel
-from .simd import advance, pointer, unpacked
+from .simd import advance, unpacked
 from .sums import (
     add_row_squares,
     add_row_sums,
@@ -116,6 +116,24 @@ def group_total(sums, at, length, fold, stride, like, scratch):
     return get(scratch, 0, like)
 
 
+@device()
+def columns_total(sums, at, fold, stride, like):
+    """`group_total` of sixteen groups of one column each, in as many lanes; sums are overwritten."""
+    if fold == 1:
+        return get(sums, at, like)
+    n = min(LANE_ROOM, fold)
+    for j in range(fold):
+        lane = at + j % LANE_ROOM * stride
+        put(sums, lane, plus(like if j < LANE_ROOM else get(sums, lane, like), get(sums, at + j * stride, like)))
+    half = LANE_ROOM // 2
+    while half:
+        for lane in range(at, at + min(half, n - half) * stride, stride):
+            put(sums, lane, plus(get(sums, lane, like), get(sums, lane + half * stride, like)))
+        n = min(n, half)
+        half >>= 1
+    return get(sums, at, like)
+
+
 @device(inline=False)
 def join(kind, x, partials, chunks, room, width, groups, dims, u, stats, count, eps, stack, sums, scratch):
     """Chunks' sums (chunks, room) of a strip of `groups` groups, the first being unit u -> their statistics."""
@@ -127,11 +145,18 @@ def join(kind, x, partials, chunks, room, width, groups, dims, u, stats, count, 
             for q in range(chunks):
                 push(stack, int64(0), int64(16), q, get(partials, q * room + c, zeros(x)))
             put(sums, c, drain(stack, int64(0), int64(16), chunks, zeros(x)))
+    if length == 1 and (fold == 1 or dims[1] % 16 == 0):
+        for g in range(0, groups, 16):
+            totals = zeros(x)
+            if kind & (CENTER | SQUARES):
+                totals = columns_total(sums, g, fold, dims[1], totals)
+            conclude(kind, totals, stats, u + g, min(16, groups - g), count, eps)
+        return
     for g in range(groups):
         total = zero(x)
         if kind & (CENTER | SQUARES):
             total = group_total(sums, g * length, length, fold, dims[1] * length, total, scratch)
-        conclude(kind, total, stats, u + g, count, eps)
+        conclude(kind, total, stats, u + g, int64(1), count, eps)
 
 
 @device(inline=False)
@@ -161,23 +186,22 @@ def expand(stats, u, w, b, first, groups, length, t, copies, room, out):
 def columns(phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, lo, hi, slot):
     """Strips lo .. hi - 1 (phases FUSED, JOIN) or chunks lo .. hi - 1 (MEASURE, APPLY).
 
-    x, y: (size,) as stored; w, b: float64 (G * L / t,); stats: (4, units), see `jobs`;
+    x, y: where (size,) elements are; w, b: float64 (G * L / t,); stats: (4, units), see `jobs`;
     dims: (rows = M / fold, G, L, t, groups a strip, chunks a strip, blocks a chunk, size of the stack, room of a strip,
     fold, rows side by side when they are written, rows that share loads then, scratch, slots).
     work: `slots` scratch areas of `scratch` float64 (stack, column sums, lanes, parameters), then the sums of all chunks.
     kept: the moments of blocks, of one strip a slot (FUSED) or of all strips.
     """
-    xp, yp = pointer(x), pointer(y)
     dims = unpacked(dims, 14)
     rows, all_groups, length, t, most, chunks, per_chunk, stack_size, room, fold, beside, together, scratch, slots = dims
     strips, stride, step = (all_groups + most - 1) // most, all_groups * length, block_rows(rows)
     blocks = (rows + step - 1) // step
     one_read = boolean(todo & ONE_READ)
-    stack = advance(pointer(work), slot * scratch)
-    sums = advance_by(stack, stack_size, zero(xp))
-    lane_sums = advance_by(sums, room, zero(xp))
-    table = advance_by(lane_sums, LANE_ROOM, zero(xp))
-    partials = advance(pointer(work), slots * scratch)
+    stack = advance(work, slot * scratch)
+    sums = advance_by(stack, stack_size, zero(x))
+    lane_sums = advance_by(sums, room, zero(x))
+    table = advance_by(lane_sums, LANE_ROOM, zero(x))
+    partials = advance(work, slots * scratch)
     whole = phase in (FUSED, JOIN)
     copies = max(fold, beside)
     for p in range(lo, hi):
@@ -187,25 +211,25 @@ def columns(phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, lo, hi
         u, i, first = sample * all_groups + g, sample * rows * fold * stride + g * length, g * (length // t)
         width = groups * length * fold
         k0, k1 = (0, blocks) if whole else (chunk * per_chunk, min(blocks, (chunk + 1) * per_chunk))
-        keep = advance_by(pointer(kept), (slot if phase == FUSED else unit) * 2 * blocks * room, zero(xp))
-        out = sums if phase == FUSED else advance_by(partials, (unit * chunks + chunk) * room, zero(xp))
+        keep = advance_by(kept, (slot if phase == FUSED else unit) * 2 * blocks * room, zero(x))
+        out = sums if phase == FUSED else advance_by(partials, (unit * chunks + chunk) * room, zero(x))
         for kind in (CENTER, SQUARES):
             if todo & kind:
                 if phase in (FUSED, MEASURE):
                     if kind == SQUARES:
                         expand(stats, u, w, b, first, groups, length, t, copies, room, table)
-                    strip_sums(kind, one_read, xp, i, k0, k1, rows, stride * fold, width, room, table, keep, stack, out)
+                    strip_sums(kind, one_read, x, i, k0, k1, rows, stride * fold, width, room, table, keep, stack, out)
                 if whole:
                     n = int64(1) if phase == FUSED else chunks
-                    join(kind, xp, out, n, room, width, groups, dims, u, stats, count, eps, stack, sums, lane_sums)
+                    join(kind, x, out, n, room, width, groups, dims, u, stats, count, eps, stack, sums, lane_sums)
         if whole and not todo & (CENTER | SQUARES):
-            join(int64(0), xp, out, int64(1), room, width, groups, dims, u, stats, count, eps, stack, sums, lane_sums)
+            join(int64(0), x, out, int64(1), room, width, groups, dims, u, stats, count, eps, stack, sums, lane_sums)
         if todo & WRITE and phase != JOIN:
             expand(stats, u, w, b, first, groups, length, t, copies, room, table)
             n, at = (min(rows, k1 * step) - k0 * step) * fold, i + k0 * step * fold * stride
             if beside == 1:
-                affine_columns(xp, yp, at, n, together, stride, groups * length, table, room)
+                affine_columns(x, y, at, n, together, stride, groups * length, table, room)
             else:
                 wide = beside * stride
-                affine_columns(xp, yp, at, n // beside, together, wide, wide, table, room)
-                affine_columns(xp, yp, at + n // beside * wide, 1, 1, wide, n % beside * stride, table, room)
+                affine_columns(x, y, at, n // beside, together, wide, wide, table, room)
+                affine_columns(x, y, at + n // beside * wide, 1, 1, wide, n % beside * stride, table, room)

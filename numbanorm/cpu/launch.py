@@ -7,44 +7,37 @@ its one thread, and under workqueue launches take turns.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
+from functools import cache, partial
 from typing import Any
 
 import numba
-import numpy as np
-from numba import int64, prange
-from numba.core import cgutils
 
+from ..plan import Plan
 from .backward import columns_backward, rows_backward, runs_backward
 from .columns import columns
-from .kernel import intrinsic, kernel, types
+from .enter import (
+    BACKWARD,
+    FORWARD,
+    Program,
+    program,
+    run_backward,
+    run_forward,
+    spread,
+)
+from .kernel import types
 from .runs import runs
 from .schedule import Schedule
+from .simd import STORAGE
 
 KERNELS = (runs, columns, runs_backward, columns_backward, rows_backward)
+ANY, NUMBERS, INTEGERS, NUMBER = (*[types.CPointer(t) for t in (types.uint8, types.float64, types.int64)], types.float64)
+# what kernels take between the flags and the pieces, behind the arrays of x's type
+ARGUMENTS = (NUMBERS, NUMBERS, types.Array(NUMBER, 2, "C"), NUMBERS, NUMBERS, INTEGERS, NUMBER, NUMBER)
+GRADIENT_ARGUMENTS = (*[NUMBERS] * 5, INTEGERS, NUMBER)
 FAMILIES = {k.py_func.__name__: k for k in KERNELS}
-
-
-@intrinsic
-def invoke(tc: Any, address: Any, args: Any) -> Any:
-    """Call the compiled kernel at `address`; linked in, it would be optimized all over again for every caller."""
-
-    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        signature = ctx.call_conv.get_function_type(types.none, args.types)
-        function = b.inttoptr(a[0], signature.as_pointer())
-        ctx.call_conv.call_function(b, function, types.none, args.types, cgutils.unpack_tuple(b, a[1]))
-        return ctx.get_dummy_value()
-
-    return types.void(types.intp, args), codegen
-
-
-@kernel(parallel=True)
-def spread(address, n, threads, *args):
-    """Pieces 0 .. n - 1 of the kernel at `address`, which takes `args` and (lo, hi, slot), dealt to `threads` threads."""
-    for i in prange(threads):
-        slot = int64(i)  # prange counts in unsigned integers
-        invoke(address, (*args, n * slot // threads, n * (slot + 1) // threads, slot))
 
 
 class Guard:
@@ -60,41 +53,61 @@ class Guard:
     def after_fork(self) -> None:
         """In the child: no thread of the parent's pool came along, nor whoever held the lock."""
         self.lock = threading.RLock()
-        self.serial = self.serial or self.layer == "omp"
+        with contextlib.suppress(ValueError):  # no layer is loaded; to ask for the number of threads is enough to load one
+            self.serial = self.serial or numba.threading_layer() == "omp"
 
     def threads(self) -> int:
         return 1 if self.serial else int(numba.get_num_threads())
 
-    def launch(self, *args: Any) -> None:
+    def launch(self, run: Any, *args: Any) -> Any:
+        """Call what will deal out work to threads."""
         if self.layer in ("omp", "tbb"):
-            spread(*args)
-            return
+            return run(*args)
         with self.lock:  # the first launch of all, and every one under workqueue
-            spread(*args)
+            result = run(*args)
             self.layer = numba.threading_layer()
+            return result
 
 
 GUARD = Guard()
-ADDRESSES: dict[tuple[str, np.dtype[Any]], int] = {}
 
 
-def address(family: str, args: tuple[Any, ...], storage: np.dtype[Any]) -> int:
-    """Machine code of a family for one storage type; compiled, or taken from disk, the first time."""
-    known = ADDRESSES.get((family, storage))
-    if known is None:
-        signature = (*(numba.typeof(a) for a in args), int64, int64, int64)
-        FAMILIES[family].compile(signature)
-        compiled = FAMILIES[family].overloads[signature]
-        known = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
-        ADDRESSES[family, storage] = known
-    return known
+def compiled(kernel: Any, *signature: Any) -> Any:
+    """A kernel for one signature; compiled, or taken from disk, the first time."""
+    kernel.compile(signature)
+    return kernel.overloads[signature]
 
 
-def execute(plan: Schedule, *args: Any) -> None:
-    """Run the steps of a schedule. args: what the family's kernel takes between the flags and the pieces, x first."""
-    for phase, todo, n, threads in plan.steps:
-        if threads == 1:
-            FAMILIES[plan.family](phase, todo, *args, 0, n, 0)
-        else:
-            where = address(plan.family, (phase, todo, *args), args[0].dtype)
-            GUARD.launch(where, n, threads, phase, todo, *args)
+def address(kernel: Any, *signature: Any) -> int:
+    """Machine code of a kernel."""
+    result = compiled(kernel, *signature)
+    return int(result.library.get_pointer_to_function(result.fndesc.llvm_func_name))
+
+
+@cache
+def family_address(family: str, storage: str) -> int:
+    """Machine code of a family for one storage type."""
+    x = types.CPointer(getattr(types, storage))
+    arguments = (x, x, x, *GRADIENT_ARGUMENTS) if family.endswith("backward") else (x, x, *ARGUMENTS)
+    return address(FAMILIES[family], types.int64, types.int64, *arguments, *[types.int64] * 3)
+
+
+@cache
+def dealer(backward: bool) -> int:
+    """Machine code of what deals a kernel's pieces to threads."""
+    arguments = (ANY, ANY, ANY, *GRADIENT_ARGUMENTS) if backward else (ANY, ANY, *ARGUMENTS)
+    return address(spread, *[types.int64] * 5, types.BaseTuple.from_types(arguments))
+
+
+@cache
+def entry(kernel: Any, signature: tuple[Any, ...]) -> Any:
+    """What Python calls: the function that Numba's dispatcher would choose."""
+    return compiled(kernel, *signature).entry_point
+
+
+def prepare(backward: bool, s: Schedule, dtype: Any, plan: Plan, **more: Any) -> tuple[Any, Program]:
+    """What to call to run a schedule, and its program."""
+    parallel = any(step[3] > 1 for step in s.steps)
+    addresses = family_address(s.family, STORAGE[dtype.name]), dealer(backward) if parallel else 0
+    run = entry(run_backward, BACKWARD) if backward else entry(run_forward, FORWARD)
+    return partial(GUARD.launch, run) if parallel else run, program(s, addresses, plan, dtype, **more)

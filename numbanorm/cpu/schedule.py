@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,6 @@ class Schedule:
     reason: str
 
 
-@lru_cache(maxsize=1024)
 def cut(plan: Plan, itemsize: int, todo: int, affine: bool, threads: int) -> Schedule:
     """Cut `plan` for `threads` threads; `todo`: flags of `jobs`, STREAM allowed or not."""
     if todo & STREAM and 2 * plan.size * itemsize <= cache_bytes(3):
@@ -108,9 +106,9 @@ def runs_schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads: i
     spans = -(-length // span)
     steps = steps_for(fused, todo, units, units * runs * spans, threads)
     slots = max(step[3] for step in steps)
-    scratch = (2 * LEVELS + (runs * spans if fused else 0)) * parts
-    work = slots * scratch + (0 if fused else units * runs * spans * parts)
     together = rows_together.py_func(length) if runs * spans == 1 else runs
+    scratch = (2 * LEVELS + (max(runs * spans, sixteens(together)) if fused else 0)) * parts
+    work = slots * scratch + (0 if fused else units * runs * spans * parts)
     kept = 2 * tiles * parts * (slots * together if fused else units * runs) if todo & ONE_READ else 0
     # the next row is asked for while this one is written; a row that fills the cache would be driven out again
     ahead = length if runs == 1 and length * itemsize <= cache_bytes(2) // 4 else 0

@@ -31,6 +31,7 @@ from .simd import (
     prefetch,
     sixteens,
     smaller,
+    store,
     vector,
 )
 
@@ -155,8 +156,12 @@ def tile(b: ir.IRBuilder, t: Vec, element: Any, args: Any, mean: Any = None) -> 
 
     rest = b.and_(n, integer(31))
     last = b.add(i, b.sub(n, rest))
-    with cgutils.for_range_slice(b, i, last, integer(32), intp=I64) as (at, _):
-        enter(at)
+    with b.if_else(b.icmp_signed("==", n, integer(TILE))) as (whole, part):
+        with whole:
+            for k in range(0, TILE, 32):
+                enter(b.add(i, integer(k)))
+        with part, cgutils.for_range_slice(b, i, last, integer(32), intp=I64) as (at, _):
+            enter(at)
     with b.if_then(b.icmp_signed(">", rest, integer(0))):
         enter(last, rest)
     return join(b, fold(b, *([b.load(place) for place in places] for places in halves)))
@@ -180,7 +185,7 @@ def tile_squares(tc: Any, p: Any, i: Any, n: Any, mean: Any) -> Any:
 @intrinsic
 def ratio(tc: Any, s: Any, n: Any) -> Any:
     """s / n as (high, low), high the rounded quotient: the true division makes a constant's mean that constant."""
-    part = types.float64 if s.lanes == 1 else Vec(s.lanes)
+    part = in_lanes(s)
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
         parts = split(b, a[0], s)
@@ -200,16 +205,27 @@ def ratio(tc: Any, s: Any, n: Any) -> Any:
     return types.UniTuple(part, 2)(s, types.float64), codegen
 
 
+def in_lanes(s: Vec) -> Any:
+    """What holds a float64 for each lane of an accumulator: a vector, or a number."""
+    return types.float64 if s.lanes == 1 else Vec(s.lanes)
+
+
+def whole(b: ir.IRBuilder, x: Any, t: Any) -> Any:
+    """A number in all lanes of the type `t`."""
+    return broadcast(b, x, t.lanes) if isinstance(t, Vec) else x
+
+
 @intrinsic
 def value(tc: Any, s: Any) -> Any:
-    """One-lane accumulator -> float64."""
+    """Accumulator -> float64, or a vector of them."""
+    result = in_lanes(s)
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
         parts = split(b, a[0], s)
         total = parts[0] if s.parts == 1 else b.fadd(parts[0], number(b, parts[1]))
-        return b.extract_element(total, ir.Constant(I32, 0))
+        return total if isinstance(result, Vec) else b.extract_element(total, ir.Constant(I32, 0))
 
-    return types.float64(s), codegen
+    return result(s), codegen
 
 
 @intrinsic
@@ -304,37 +320,88 @@ def inverse_root(tc: Any, high: Any, low: Any, eps: Any) -> Any:
     """
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        v, error = two_sum(b, a[0], a[2])
+        v, error = two_sum(b, a[0], whole(b, a[2], high))
         error = b.fadd(error, a[1])
-        one = ir.Constant(F64, 1.0)
-        r = b.fdiv(one, call(b, "llvm.sqrt.f64", F64, [v]))
+        one, half = (whole(b, ir.Constant(F64, x), high) for x in (1.0, 0.5))
+        suffix = f"v{v.type.count}f64" if isinstance(high, Vec) else "f64"
+        r = b.fdiv(one, call(b, f"llvm.sqrt.{suffix}", v.type, [v]))
         p = b.fmul(v, r)
         rest = fused(b, v, r, b.fneg(p))  # v * r is p + rest
         e = b.fsub(fused(b, b.fneg(p), r, one), b.fmul(r, b.fadd(rest, b.fmul(error, r))))
-        better = fused(b, b.fmul(ir.Constant(F64, 0.5), r), e, r)
+        better = fused(b, b.fmul(half, r), e, r)
         return b.select(b.fcmp_ordered("ord", better, better), better, r)  # an infinite r has no error
 
-    f8 = types.float64
-    return f8(f8, f8, f8), codegen
+    return high(high, low, types.float64), codegen
+
+
+@intrinsic
+def less_square(tc: Any, x: Any, d: Any, n: Any) -> Any:
+    """x - n * d * d"""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        return b.fsub(a[0], b.fmul(b.fmul(whole(b, a[2], x), a[1]), a[1]))
+
+    return x(x, d, types.float64), codegen
+
+
+@intrinsic
+def nought(tc: Any, like: Any) -> Any:
+    """0 in as many lanes."""
+    return like(like), lambda ctx, b, sig, a: whole(b, ir.Constant(F64, 0.0), like)
+
+
+def in_stats(ctx: Any, b: ir.IRBuilder, t: Any, stats: Any, row: Any, u: Any) -> Any:
+    """Address of stats[row, u]."""
+    array = ctx.make_array(t)(ctx, b, value=stats)
+    return b.gep(array.data, [b.add(b.mul(row, b.extract_value(array.shape, 1)), u)])
+
+
+@intrinsic
+def stats_of(tc: Any, stats: Any, row: Any, u: Any, n: Any, like: Any) -> Any:
+    """stats[row, u], or with an accumulator `like` one of sixteen lanes stats[row, u : u + n], n <= 16."""
+    result = in_lanes(like)
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        at = in_stats(ctx, b, stats, *a[:3])
+        return b.load(at) if like.lanes == 1 else load(b, types.float64, at, integer(0), a[3])
+
+    return result(stats, types.intp, types.intp, types.intp, like), codegen
+
+
+@intrinsic
+def put_stats(tc: Any, stats: Any, row: Any, u: Any, n: Any, values: Any) -> Any:
+    """The reverse of `stats_of`."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        at = in_stats(ctx, b, stats, *a[:3])
+        if isinstance(values, Vec):
+            store(b, types.float64, at, integer(0), a[4], a[3])
+        else:
+            b.store(a[4], at)
+        return ctx.get_dummy_value()
+
+    return types.void(stats, types.intp, types.intp, types.intp, values), codegen
 
 
 @device()
-def conclude(kind, total, stats, u, count, eps):
-    """The sum (kind CENTER) or the squares about the mean's high part (SQUARES) of group u -> its statistics.
+def conclude(kind, total, stats, u, n, count, eps):
+    """The sums (kind CENTER) or the squares about the mean's high part (SQUARES) of groups u .. u + n - 1 -> their statistics.
 
-    Kind 0 is for statistics that are given: the variance in place of the squares, and a count of 1; or rstd, and 0.
+    total: an accumulator with a lane for each, n <= 16, or for one. Kind 0 is for statistics that are given: the variance in
+    place of the squares, and a count of 1; or rstd, and 0.
     """
     if kind & CENTER:
-        stats[MEAN, u], stats[LOW, u] = ratio(total, count)
-        return
-    high, low = stats[M2, u], 0.0
-    if kind & SQUARES:
-        off = stats[LOW, u]
-        stats[M2, u] = value(total) - count * off * off
         high, low = ratio(total, count)
-        low -= off * off
-    if count:  # 0 where rstd itself was given
-        stats[RSTD, u] = inverse_root(high, low, eps)
+        put_stats(stats, MEAN, u, n, high)
+        put_stats(stats, LOW, u, n, low)
+    elif kind & SQUARES:
+        off = stats_of(stats, LOW, u, n, total)
+        put_stats(stats, M2, u, n, less_square(value(total), off, count))
+        high, low = ratio(total, count)
+        put_stats(stats, RSTD, u, n, inverse_root(high, less_square(low, off, 1.0), eps))
+    elif count:  # 0 where rstd itself was given
+        var = stats_of(stats, M2, u, n, total)
+        put_stats(stats, RSTD, u, n, inverse_root(var, nought(var), eps))
 
 
 def so_far(b: ir.IRBuilder, first: Any, stored: Any) -> Any:

@@ -194,9 +194,14 @@ class Device:
     def row(self, stats: DeviceArray, k: int, shape: Shape) -> Any:
         return self.kind.row(stats, k, shape)
 
+    def at_once(self, *arguments: Any) -> None:
+        """Nothing: there are kernels to launch, and time to look at the arguments one by one."""
+
+    differentiate_at_once = at_once
+
     def differentiate(
         self, p: Plan, x: DeviceArray, dy: DeviceArray, dx: DeviceArray | None, weight: DeviceArray | None,
-        mean: DeviceArray | None, rstd: DeviceArray, center: bool, given: bool, parameters: tuple[bool, ...], original: Any,
+        mean: DeviceArray | None, rstd: DeviceArray, center: bool, given: bool, parameters: tuple[bool, ...],
     ) -> tuple[Any, ...]:  # fmt: skip
         grads, shape = None, (2, *p.weight_shape)
         if any(parameters):

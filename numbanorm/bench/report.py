@@ -1,0 +1,181 @@
+"""What was measured, as Markdown and as JSON."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from .contenders import COPY, FRESH, OURS, STREAMED, Contender
+from .measure import Figure, Result
+
+HEADER = f"""\
+Medians over rounds, in microseconds; every contender is a process of its own, called in turn, with the same number of threads.
+"{OURS}" writes into `out=`, memory that is there, as the copies do: its ratio to a copy of one tensor of x's size is
+"of copy", to one with non-temporal stores "of nt copy". "{FRESH}" makes a new array in each call, as most peers
+do. A peer is compared with whichever of the two does as it does; the "best peer" is the one beside which numbanorm looks worst,
+"of best peer" the share of its time; below 1 means that numbanorm is faster. "ulp": largest distance from the result in long
+double, in units of the last place of the dtype, at the scale of the largest term where the result is smaller; rounded once is
+0.5. Of large arrays about two million elements are checked, in whole groups. "same bits": one thread gives those of all."""
+
+SUMMARY = (
+    *("case", "MB", "copy", "nt copy", OURS, "of copy", "of nt copy", "new array", "best peer", "its time", "of best peer"),
+    *("ulp", "peer's ulp", "same bits"),
+)
+EACH = ("case", "contender", "us", "quartiles", "of copy", "of nt copy", "of best peer", "ulp", "same bits")
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join(line(cells) for cells in (head, ["---"] * len(head), *rows))
+
+
+def line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:,.{digits}f}"
+
+
+def microseconds(seconds: float) -> str:
+    return number(1e6 * seconds, 1)
+
+
+def distance(ulp: float | None) -> str:
+    if ulp is None or not math.isfinite(ulp):
+        return "-" if ulp is None else "not finite"
+    return f"{ulp:.2f}" if ulp < 100 else f"{ulp:.1e}"
+
+
+def same(bits: bool | None) -> str:
+    return {None: "-", True: "yes", False: "no"}[bits]
+
+
+def summary_row(result: Result) -> list[str]:
+    best, ours = result.best_peer(), result.figures[OURS]
+    seconds = {name: f.seconds for name, f in result.figures.items()}
+    return [
+        result.case.name,
+        f"{result.case.nbytes / 1e6:.1f}",
+        *(microseconds(seconds.get(name, math.nan)) for name in (COPY, STREAMED, OURS)),
+        *(number(result.ratio(OURS, name)) for name in (COPY, STREAMED)),
+        microseconds(seconds.get(FRESH, math.nan)),
+        "-" if best is None else best.contender.name,
+        microseconds(math.nan if best is None else best.seconds),
+        number(math.nan if best is None else result.of_peer(best.contender.name)),
+        distance(ours.ulp),
+        distance(None if best is None else best.ulp),
+        same(ours.same_bits),
+    ]
+
+
+def each_rows(result: Result) -> list[list[str]]:
+    rows, best = [], result.best_peer()
+    for name, f in result.figures.items():
+        if not f.times:
+            continue
+        rows.append([result.case.name, name, microseconds(f.seconds), " to ".join(map(microseconds, f.quartiles))])
+        rows[-1] += [number(result.ratio(name, other)) for other in (COPY, STREAMED)]
+        rows[-1] += [number(f.seconds / best.seconds if best else None), distance(f.ulp), same(f.same_bits)]
+    return rows
+
+
+def geometric_mean(ratios: Iterable[float]) -> float:
+    """Of those that are there; nan where none is."""
+    there = [r for r in ratios if not math.isnan(r)]
+    return statistics.geometric_mean(there) if there else math.nan
+
+
+def means(results: Sequence[Result]) -> dict[str, dict[str, float]]:
+    """For each norm and direction, and for all: geometric means of the ratios."""
+    peers = sorted({n for r in results for n, f in r.figures.items() if f.contender.peer and not f.contender.plain})
+    kinds: dict[str, list[Result]] = {}
+    for r in results:
+        kinds.setdefault(f"{r.case.norm}, {'backward' if r.case.backward else 'forward'}", []).append(r)
+    if len(kinds) > 1:
+        kinds["all"] = list(results)
+    return {
+        kind: {
+            "of copy": geometric_mean(r.ratio(OURS, COPY) for r in some),
+            "of nt copy": geometric_mean(r.ratio(OURS, STREAMED) for r in some),
+            "of best peer": geometric_mean(r.of_peer(best.contender.name) for r in some if (best := r.best_peer())),
+            **{f"of {peer}": geometric_mean(r.of_peer(peer) for r in some) for peer in peers},
+        }
+        for kind, some in kinds.items()
+    }
+
+
+def means_table(results: Sequence[Result]) -> str:
+    rows = means(results)
+    head = next(iter(rows.values()), {})
+    return table(("geometric means", *head), ([kind, *map(number, row.values())] for kind, row in rows.items()))
+
+
+def notes(results: Sequence[Result]) -> list[str]:
+    """Each reason why a contender has no figure, once, with the cases."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for r in results:
+        for name, f in r.figures.items():
+            if f.note:
+                reasons.setdefault((name, f.note), []).append(r.case.name)
+    shown = (
+        (name, note, cases[0] + (f" and {len(cases) - 1} more" * (len(cases) > 1))) for (name, note), cases in reasons.items()
+    )
+    return [f"{name} has no figure ({note}): {where}" for name, note, where in shown]
+
+
+def accuracy_table(errors: dict[float, dict[str, float | None]]) -> str:
+    names = list(next(iter(errors.values()), {}))
+    return table(("mean / std", *names), ([f"{m:.0e}", *(distance(e[name]) for name in names)] for m, e in errors.items()))
+
+
+def scaling_table(curves: Sequence[tuple[str, str, dict[int, Figure]]]) -> str:
+    threads = list(curves[0][2]) if curves else []
+    rows = []
+    for case, name, figures in curves:
+        times = [figures[t].seconds for t in threads]
+        rows.append([case, name, *map(microseconds, times), number(times[0] / times[-1])])
+    return table(("case", "contender", *(f"{t} thread{'s' * (t > 1)}, us" for t in threads), "speed-up"), rows)
+
+
+def closing(results: Sequence[Result], errors: dict[float, dict[str, float | None]], contenders: Sequence[Contender]) -> str:
+    """All that follows the table of the cases."""
+    parts = []
+    if results:
+        parts += [means_table(results), "Every contender:", table(EACH, (row for r in results for row in each_rows(r)))]
+    if errors:
+        parts += ["Error of layer norm (64, 1024) in ulp, for numbers of that mean and a standard deviation of 1:"]
+        parts += [accuracy_table(errors)]
+    words = [f"{c.name}: {c.note}" for c in contenders if c.note] + notes(results)
+    return "\n\n".join([*parts, "\n".join(f"- {w}" for w in words)])
+
+
+def as_json(figure: Figure) -> dict[str, Any]:
+    """Strict JSON has no nan and no infinity."""
+    seconds = None if math.isnan(figure.seconds) else figure.seconds
+    return {
+        "median": seconds,
+        "quartiles": None if seconds is None else figure.quartiles,
+        "times": figure.times,
+        "ulp": _finite(figure.ulp),
+        "same_bits": figure.same_bits,
+        "note": figure.note,
+    }
+
+
+def _finite(value: float | None) -> float | str | None:
+    return value if value is None or math.isfinite(value) else "not finite"
+
+
+def document(results: Sequence[Result], errors: dict[float, dict[str, float | None]]) -> dict[str, Any]:
+    """The part of the JSON that holds figures."""
+    cases = []
+    for r in results:
+        c = r.case
+        facts = {"norm": c.norm, "shape": c.shape, "layout": "last" if c.last else "first", "dtype": c.dtype, "bytes": c.nbytes}
+        facts["direction"] = "backward" if c.backward else "forward"
+        cases.append({"name": c.name, **facts, "contenders": {n: as_json(f) for n, f in r.figures.items()}})
+    average = {kind: {k: None if math.isnan(v) else v for k, v in row.items()} for kind, row in means(results).items()}
+    accuracy = {f"{m:.0e}": {n: _finite(e) for n, e in row.items()} for m, row in errors.items()}
+    return {"cases": cases, "geometric_means": average, "accuracy": accuracy}
