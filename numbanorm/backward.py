@@ -252,8 +252,8 @@ def _run(
     backend: Any, center: bool, given: bool,
 ) -> Gradients:  # fmt: skip
     """Check what is left, run, and return the gradients. x: as it came; x_: of a known dtype."""
-    if backend is None and not given:
-        done = home.differentiate_at_once(p, x_, dy, stats, weight, needs, out, center)
+    if backend is None:
+        done = home.differentiate_at_once(p, x_, dy, stats, weight, needs, out, center, given)
         if done is not None:
             return done  # type: ignore[no-any-return]
     dy_ = home.like("dy", dy, x_)

@@ -116,7 +116,7 @@ def differentiate(
 
 
 def differentiate_at_once(
-    p: Plan, x: Array, dy: Any, stats: Any, weight: Any, needs: tuple[bool, ...], out: Any, center: bool
+    p: Plan, x: Array, dy: Any, stats: Any, weight: Any, needs: tuple[bool, ...], out: Any, center: bool, given: bool
 ) -> tuple[Array | None, ...] | None:
     """The gradients of a call whose arguments are all as kernels want them, see `at_once`."""
     if p.size == 0 or not isinstance(stats, tuple) or len(stats) != 2 or (weight is None and getattr(stats, "weighted", False)):
@@ -128,7 +128,7 @@ def differentiate_at_once(
         return None
     grads = np.empty((2, *p.weight_shape), (x if weight is None else weight).dtype) if wanted else None
     dx = None if not needs[0] else np.empty(x.shape, x.dtype) if out is None else out
-    if not cpu_backend().differentiate_at_once(p, x, dy, dx, weight, mean, rstd, grads):
+    if not cpu_backend().differentiate_at_once(p, x, dy, dx, weight, mean, rstd, given, grads):
         return None
     return (dx, *[grads[k] if grads is not None and n else None for k, n in enumerate(needs[1:])])
 

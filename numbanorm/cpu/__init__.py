@@ -142,10 +142,13 @@ def differentiate_at_once(
     weight: Array | None,
     mean: Array | None,
     rstd: Array,
+    given: bool,
     grads: Array | None,
 ) -> bool:
     """As `differentiate`, of arguments that nobody has checked; False, and nothing done, if one does not fit."""
-    todo = (0 if grads is None else PARAMETERS) | (0 if mean is None else CENTER)
+    if scales(plan, given, grads is not None):
+        return False
+    todo = (0 if grads is None else PARAMETERS) | (0 if mean is None or given else CENTER)
     todo |= 0 if dx is None else WRITE if dx is x or dx is dy else WRITE | STREAM
     run, program = prepared_backward(plan, x.dtype, todo, threads_for(plan))
     done: bool = run(x, dy, dx, weight, mean, rstd, grads, program, False)

@@ -37,9 +37,12 @@ from .sums import (
     put,
     ratio,
     scaled_square,
+    tile_of_sums,
     zero,
     zeros,
 )
+
+FEW = 8  # columns of a group that are added one by one in less time than in vectors
 
 
 @device(inline=False)
@@ -99,6 +102,8 @@ def group_total(sums, at, length, fold, stride, like, scratch):
     """Run tree over sums[at : at + length] of each of `fold` rows side by side, fold * length <= 256 in all."""
     if length * fold == 1:
         return get(sums, at, like)
+    if fold == 1 and length > FEW:
+        return tile_of_sums(sums, at, length, like)
     n = min(LANE_ROOM, length * fold)
     for lane in range(n):
         put(scratch, lane, like)

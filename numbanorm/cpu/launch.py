@@ -14,6 +14,7 @@ from functools import cache, partial
 from typing import Any
 
 import numba
+from numba.np.ufunc import parallel
 
 from ..plan import Plan
 from .backward import columns_backward, rows_backward, runs_backward
@@ -57,7 +58,11 @@ class Guard:
             self.serial = self.serial or numba.threading_layer() == "omp"
 
     def threads(self) -> int:
-        return 1 if self.serial else int(numba.get_num_threads())
+        if self.serial:
+            return 1
+        if self.layer:  # is loaded, and known: Numba's own function, which makes sure of that, takes 1.4 us in place of 0.3
+            return int(getattr(parallel, "_get_num_threads", numba.get_num_threads)())
+        return int(numba.get_num_threads())
 
     def launch(self, run: Any, *args: Any) -> Any:
         """Call what will deal out work to threads."""
@@ -107,7 +112,7 @@ def entry(kernel: Any, signature: tuple[Any, ...]) -> Any:
 
 def prepare(backward: bool, s: Schedule, dtype: Any, plan: Plan, **more: Any) -> tuple[Any, Program]:
     """What to call to run a schedule, and its program."""
-    parallel = any(step[3] > 1 for step in s.steps)
-    addresses = family_address(s.family, STORAGE[dtype.name]), dealer(backward) if parallel else 0
+    shared = any(step[3] > 1 for step in s.steps)
+    addresses = family_address(s.family, STORAGE[dtype.name]), dealer(backward) if shared else 0
     run = entry(run_backward, BACKWARD) if backward else entry(run_forward, FORWARD)
-    return partial(GUARD.launch, run) if parallel else run, program(s, addresses, plan, dtype, **more)
+    return partial(GUARD.launch, run) if shared else run, program(s, addresses, plan, dtype, **more)

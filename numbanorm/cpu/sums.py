@@ -250,6 +250,16 @@ def read(b: ir.IRBuilder, p: Any, i: Any, t: Vec) -> Any:
     return v if t.parts == 1 else take(b, v, [2 * k + part for part in (0, 1) for k in range(t.lanes)])
 
 
+def masked_read(b: ir.IRBuilder, p: Any, i: Any, n: Any, t: Vec) -> Any:
+    """`read`, of which only the first n are there; 0 stands for the others."""
+    count = t.lanes * t.parts
+    indices = ir.Constant(vector(I64, count), list(range(count)))
+    mask = b.icmp_signed("<", indices, broadcast(b, b.mul(n, integer(t.parts)), count))
+    args = [slot(b, p, i, t), ir.Constant(I32, 8), mask, constant(F64, 0.0, count)]
+    v = call(b, f"llvm.masked.load.v{count}f64.p0", vector(F64, count), args)
+    return v if t.parts == 1 else take(b, v, [2 * k + part for part in (0, 1) for k in range(t.lanes)])
+
+
 def write(b: ir.IRBuilder, p: Any, i: Any, s: Any, t: Vec) -> None:
     if t.parts == 2:
         s = take(b, s, [k + part * t.lanes for k in range(t.lanes) for part in (0, 1)])
@@ -260,6 +270,24 @@ def write(b: ir.IRBuilder, p: Any, i: Any, s: Any, t: Vec) -> None:
 def get(tc: Any, p: Any, i: Any, like: Any) -> Any:
     """The accumulator at element `i` of work space."""
     return like(p, types.intp, like), lambda ctx, b, sig, a: read(b, a[0], a[1], like)
+
+
+@intrinsic
+def tile_of_sums(tc: Any, p: Any, i: Any, n: Any, like: Any) -> Any:
+    """As `tile`, of n <= 256 accumulators from element `i` of work space on; `like`: one of one lane."""
+    t = Vec(LANES, like.parts)
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        p, first, n, _ = a
+        halves = [places_for(b, [constant(F64, 0.0)] * t.parts) for _ in range(2)]
+        with cgutils.for_range_slice(b, integer(0), n, integer(32), intp=I64) as (k, _):
+            for half, places in enumerate(halves):
+                at = b.add(k, integer(16 * half))
+                there = split(b, masked_read(b, p, b.add(first, at), b.sub(n, at), t), t)
+                update(b, places, lambda acc, there=there: add_parts(b, acc, there))
+        return join(b, fold(b, *([b.load(place) for place in places] for places in halves)))
+
+    return like(p, types.intp, types.intp, like), codegen
 
 
 @intrinsic
