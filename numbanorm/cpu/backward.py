@@ -44,7 +44,7 @@ from .jobs import (
 from .kernel import device, kernel
 from .products import SUMS, add_row_products, as_one, empty, numbers, settle, span_products, triple, weighted
 from .runs import group_sum, rows_together
-from .simd import advance, unpacked
+from .simd import advance, fill, repeat, unpacked
 from .sums import advance_by, block_rows, drain, get, plus, push, put, value
 
 
@@ -223,15 +223,14 @@ def expand(table, u, w, groups, dims, room, out):
         unit = UNIT * g
         for k in range(channels):
             scale = table[unit + ROOT] * w[g % all_groups * channels + k]
-            for _ in range(length):
-                out[column] = table[unit + ANCHOR]
-                out[column + room] = scale
-                out[column + 2 * room] = table[unit + SLOPE]
-                out[column + 3 * room] = table[unit + SHIFT]
-                column += 1
-    for k in range(column, max(fold, beside) * column):
-        for row in range(4):
-            out[k + row * room] = out[k - column + row * room]
+            for row, number in ((0, table[unit + ANCHOR]), (1, scale), (2, table[unit + SLOPE]), (3, table[unit + SHIFT])):
+                if length == 1:
+                    out[column + row * room] = number
+                else:
+                    fill(out, column + row * room, length, number)
+            column += length
+    for row in range(4):
+        repeat(out, row * room, column, max(fold, beside))
 
 
 @device(inline=False)

@@ -18,10 +18,10 @@ from __future__ import annotations
 
 from numba import boolean, int64
 
-from .elementwise import affine_columns, parameters
+from .elementwise import affine_columns, parameters, share
 from .jobs import CENTER, FUSED, JOIN, LANE_ROOM, LOW, MEAN, MEASURE, ONE_READ, PIECE, RSTD, SQUARES, TALL, WRITE
 from .kernel import device, kernel
-from .simd import advance, unpacked
+from .simd import advance, fill, repeat, unpacked
 from .sums import (
     add_row_squares,
     add_row_sums,
@@ -31,12 +31,15 @@ from .sums import (
     distance,
     drain,
     get,
+    get_lanes,
     lanes,
     plus,
     push,
     put,
+    put_lanes,
     ratio,
     scaled_square,
+    stats_of,
     tile_of_sums,
     zero,
     zeros,
@@ -165,26 +168,33 @@ def join(kind, x, partials, chunks, room, width, groups, dims, u, stats, count, 
 
 
 @device(inline=False)
-def expand(stats, u, w, b, first, groups, length, t, copies, room, out):
+def expand(stats, u, w, b, first, groups, length, t, copies, room, rows, out, like):
     """Mean, scale and shift of each column of `groups` groups, side by side `copies` times -> out, float64 (3, room).
 
-    u: the first group's unit; w, b: float64, its parameters start at `first`.
+    u: the first group's unit; w, b: float64, its parameters start at `first`; rows: 1 where the mean is enough.
     """
-    column = 0
-    for g in range(u, u + groups):
-        mean, rstd = stats[MEAN, g], stats[RSTD, g]
-        c = -(stats[LOW, g] * rstd)
-        for _ in range(length // t):
-            scale, shift = parameters(rstd, c, w[first], b[first])
-            first += 1
-            for _ in range(t):
-                out[column] = mean
-                out[column + room] = scale
-                out[column + 2 * room] = shift
-                column += 1
-    for k in range(column, copies * column):
-        for row in range(3):
-            out[k + row * room] = out[k - column + row * room]
+    if length == 1:
+        for g in range(0, groups, 16):
+            n = min(16, groups - g)
+            put_lanes(out, g, n, stats_of(stats, MEAN, u + g, n, like))
+            if rows > 1:
+                rstd, low = stats_of(stats, RSTD, u + g, n, like), stats_of(stats, LOW, u + g, n, like)
+                weights, biases = get_lanes(w, first + g, n), get_lanes(b, first + g, n)
+                scale, shift = parameters(rstd, share(low, rstd), weights, biases)
+                put_lanes(out, room + g, n, scale)
+                put_lanes(out, 2 * room + g, n, shift)
+    else:
+        for g in range(groups):
+            fill(out, g * length, length, stats[MEAN, u + g])
+            rstd = stats[RSTD, u + g]
+            c = share(stats[LOW, u + g], rstd)
+            for column in range(g * length, (g + 1) * length if rows > 1 else 0, t):
+                scale, shift = parameters(rstd, c, w[first], b[first])
+                first += 1
+                fill(out, room + column, t, scale)
+                fill(out, 2 * room + column, t, shift)
+    for row in range(rows):
+        repeat(out, row * room, groups * length, copies)
 
 
 @kernel()
@@ -222,7 +232,7 @@ def columns(phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, lo, hi
             if todo & kind:
                 if phase in (FUSED, MEASURE):
                     if kind == SQUARES:
-                        expand(stats, u, w, b, first, groups, length, t, copies, room, table)
+                        expand(stats, u, w, b, first, groups, length, t, copies, room, 1, table, zeros(x))
                     strip_sums(kind, one_read, x, i, k0, k1, rows, stride * fold, width, room, table, keep, stack, out)
                 if whole:
                     n = int64(1) if phase == FUSED else chunks
@@ -230,7 +240,7 @@ def columns(phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, lo, hi
         if whole and not todo & (CENTER | SQUARES):
             join(int64(0), x, out, int64(1), room, width, groups, dims, u, stats, count, eps, stack, sums, lane_sums)
         if todo & WRITE and phase != JOIN:
-            expand(stats, u, w, b, first, groups, length, t, copies, room, table)
+            expand(stats, u, w, b, first, groups, length, t, copies, room, 3, table, zeros(x))
             n, at = (min(rows, k1 * step) - k0 * step) * fold, i + k0 * step * fold * stride
             if beside == 1:
                 affine_columns(x, y, at, n, together, stride, groups * length, table, room)

@@ -26,13 +26,18 @@ def scale_and_shift(b: ir.IRBuilder, rstd: Any, c: Any, weight: Any, bias: Any) 
 
 @intrinsic
 def parameters(tc: Any, rstd: Any, c: Any, weight: Any, bias: Any) -> Any:
-    """(scale, shift) of float64 scalars."""
+    """(scale, shift) of float64 numbers or vectors."""
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
         return ctx.make_tuple(b, sig.return_type, scale_and_shift(b, *a))
 
-    f8 = types.float64
-    return types.UniTuple(f8, 2)(f8, f8, f8, f8), codegen
+    return types.UniTuple(rstd, 2)(rstd, rstd, rstd, rstd), codegen
+
+
+@intrinsic
+def share(tc: Any, low: Any, rstd: Any) -> Any:
+    """What the mean's low part adds to a normalized element."""
+    return rstd(low, rstd), lambda ctx, b, sig, a: b.fneg(b.fmul(*a))
 
 
 def aligned_sixteens(b: ir.IRBuilder, element: Any, streaming: Any, y: Any, i: Any, n: Any, step: Any) -> None:

@@ -35,7 +35,7 @@ from .objects import (
     there,
 )
 from .schedule import Schedule
-from .simd import advance, convert, keep, pointer, unpacked
+from .simd import advance, convert, fill, keep, pointer, unpacked
 
 Program = np.ndarray[Any, np.dtype[np.int64]]
 # where things stand in a program: HEAD integers, then four for each step, the dims of the kernel family, and two shapes
@@ -169,18 +169,12 @@ def acceptable_gradients(x, dy, dx, w, mean, rstd, grads, program, n, units):
 
 
 @device(inline=False)
-def fill(p, n, value):
-    for k in range(n):
-        p[k] = value
-
-
-@device(inline=False)
 def read(a, known, n, missing, out):
     """n parameters -> out, float64; `missing` stands for those of None."""
     if there(a):
         widen(a, known, n, out)
     else:
-        fill(out, n, missing)
+        fill(out, 0, n, missing)
 
 
 @device(inline=False)
@@ -215,7 +209,7 @@ def run_forward(x, y, w, b, mean, var, stats, told, checked, eps, n, old, new):
     biases, rest, table = advance(weights, places), advance(weights, 2 * places), elements(stats, float64)
     if not there(stats):
         table = advance(rest, work + kept)
-        fill(table, 4 * units, 0.0)
+        fill(table, 0, 4 * units, 0.0)
     if given == GIVEN:
         for u in range(0, units, groups):  # the same for all samples
             widen(mean, known, groups, advance(table, MEAN * units + u))

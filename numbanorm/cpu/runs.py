@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from numba import boolean, int64
 
-from .elementwise import affine_run
+from .elementwise import affine_run, share
 from .jobs import BATCH, CENTER, FUSED, JOIN, LEVELS, LOW, MEAN, MEASURE, ONE_READ, RSTD, SQUARES, STREAM, WRITE
 from .kernel import device, kernel
 from .simd import advance, unpacked
@@ -97,7 +97,7 @@ def apply_span(streaming, x, y, w, b, i, at, n, stats, u, first, t, ahead):
     w, b: float64; the run's parameters start at `first`.
     """
     mean, rstd = stats[MEAN, u], stats[RSTD, u]
-    c = -(stats[LOW, u] * rstd)
+    c = share(stats[LOW, u], rstd)
     if t == 1:
         weights, biases = advance(w, first + at), advance(b, first + at)
         affine_run(streaming, x, y, i, n, ahead, mean, rstd, c, weights, biases)

@@ -268,6 +268,37 @@ def convert(tc: Any, source: Any, n: Any, target: Any) -> Any:
 
 
 @intrinsic
+def fill(tc: Any, p: Any, i: Any, n: Any, value: Any) -> Any:
+    """p[i : i + n] = value, float64"""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        p, i, n, value = a
+        v = broadcast(b, value)
+        sixteens(b, integer(0), n, lambda k, m: store(b, types.float64, p, b.add(i, k), v, m))
+        return ctx.get_dummy_value()
+
+    return types.void(p, types.intp, types.intp, types.float64), codegen
+
+
+@intrinsic
+def repeat(tc: Any, p: Any, i: Any, n: Any, copies: Any) -> Any:
+    """Write p[i : i + n], float64, so many times side by side, of which the first is there."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        p, i, n, copies = a
+
+        def step(k: Any, m: Any) -> None:
+            v = load(b, types.float64, p, b.add(i, k), m)
+            with cgutils.for_range_slice(b, n, b.mul(n, copies), n, intp=I64) as (at, _):
+                store(b, types.float64, p, b.add(b.add(i, at), k), v, m)
+
+        sixteens(b, integer(0), n, step)
+        return ctx.get_dummy_value()
+
+    return types.void(p, types.intp, types.intp, types.intp), codegen
+
+
+@intrinsic
 def pointer(tc: Any, array: Any) -> Any:
     """Address of a contiguous array's first element."""
 

@@ -397,6 +397,23 @@ def stats_of(tc: Any, stats: Any, row: Any, u: Any, n: Any, like: Any) -> Any:
 
 
 @intrinsic
+def get_lanes(tc: Any, p: Any, i: Any, n: Any) -> Any:
+    """p[i : i + n], float64, n <= 16"""
+    return Vec()(p, types.intp, types.intp), lambda ctx, b, sig, a: load(b, types.float64, *a)
+
+
+@intrinsic
+def put_lanes(tc: Any, p: Any, i: Any, n: Any, values: Any) -> Any:
+    """p[i : i + n] = values, float64, n <= 16"""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        store(b, types.float64, a[0], a[1], a[3], a[2])
+        return ctx.get_dummy_value()
+
+    return types.void(p, types.intp, types.intp, values), codegen
+
+
+@intrinsic
 def put_stats(tc: Any, stats: Any, row: Any, u: Any, n: Any, values: Any) -> Any:
     """The reverse of `stats_of`."""
 
