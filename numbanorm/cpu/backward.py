@@ -71,10 +71,10 @@ def reduce_samples(x, sums, table, grads, samples, groups, channels, lo, hi, sta
             a = empty(x, 4)
             for b in range(k * rows, min(samples, (k + 1) * rows)):
                 unit = UNIT * (b * groups + c // channels)
-                dbias, product, _ = numbers(get(sums, 4 * (b * every + c), empty(x, 4)), 1.0)
+                dbias, product, _ = numbers(get(sums, 4 * (b * every + c), empty(x, 4)))
                 a = plus(a, triple(table[unit + ROOT] * (product - table[unit + DELTA] * dbias), dbias, 0.0, empty(x, 4)))
             push(stack, int64(0), int64(4), k, a)
-        grads[c], grads[every + c], _ = numbers(drain(stack, int64(0), int64(4), blocks, empty(x, 4)), 1.0)
+        grads[c], grads[every + c], _ = numbers(drain(stack, int64(0), int64(4), blocks, empty(x, 4)))
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------

@@ -142,17 +142,29 @@ def triple(tc: Any, u: Any, product: Any, d: Any, like: Any) -> Any:
     return like(f8, f8, f8, like), codegen
 
 
-@intrinsic
-def numbers(tc: Any, s: Any, n: Any) -> Any:
-    """The three sums, each divided by n: truly, so that the mean of equal numbers is that number."""
+def three(s: Any, *n: Any) -> Any:
+    """Signature and code for the three sums of an accumulator, divided by n if there is one."""
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
         parts = split(b, a[0], s)
-        total = parts[0] if s.parts == 1 else b.fadd(parts[0], number(b, parts[1]))
-        v = b.fdiv(total, broadcast(b, a[1], 4))
+        v = parts[0] if s.parts == 1 else b.fadd(parts[0], number(b, parts[1]))
+        if n:
+            v = b.fdiv(v, broadcast(b, a[1], 4))
         return ctx.make_tuple(b, sig.return_type, [b.extract_element(v, ir.Constant(I32, k)) for k in range(SUMS)])
 
-    return types.UniTuple(types.float64, SUMS)(s, types.float64), codegen
+    return types.UniTuple(types.float64, SUMS)(s, *n), codegen
+
+
+@intrinsic
+def numbers(tc: Any, s: Any) -> Any:
+    """The three sums."""
+    return three(s)
+
+
+@intrinsic
+def averages(tc: Any, s: Any, n: Any) -> Any:
+    """The three sums, each divided by n: truly, so that the mean of equal numbers is that number."""
+    return three(s, types.float64)
 
 
 @intrinsic
@@ -239,7 +251,7 @@ def settle(kind, total, table, at, count):
     table[at : at + UNIT] holds mean and rstd. Without CENTER (RMS norm) no mean was subtracted, so neither the sum of u
     nor the mean's rounding matters.
     """
-    c1, c2, delta = numbers(total, count)
+    c1, c2, delta = averages(total, count)
     if kind & CENTER == 0:
         c1 = delta = 0.0
     rstd = table[at + ROOT]
