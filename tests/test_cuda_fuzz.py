@@ -23,7 +23,7 @@ if rings.chosen() == "none":
 
 from numbanorm.cuda import joins, partials, schedule, tiles
 from numbanorm.cuda.launches import Call, Part, Schedule, Step
-from numbanorm.plan import Plan
+from numbanorm.plan import Plan, trailing
 from numbanorm.tree import block_rows
 
 TYPES = ("float32", "float64", "float16", "bfloat16")
@@ -265,7 +265,7 @@ def test_larger_than_any_index_of_32_bits(name: str, aligned: bool, x: str) -> N
 
 def test_a_schedule_is_made_once() -> None:
     """For all calls of a plan's sizes: it is looked up by what it depends on, and by nothing else."""
-    plan, twin = (Plan(4, 1, 1, 20, 1, shape, (20,)) for shape in ((4,), (4,)))
+    plan, twin = (trailing((4, 20), (20,)) for _ in range(2))
     names, dtypes = ("x", "y", "w", "b"), (np.dtype("float32"), np.dtype("float32"), None, None)
     first, second = (schedule.scheduled(schedule.forward, p, names, dtypes, True, False, True) for p in (plan, twin))
     assert first is second
