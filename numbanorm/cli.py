@@ -1,4 +1,4 @@
-"""The command line: `python -m numbanorm demo | normalize | bench | info`.
+"""The command line: `python -m numbanorm demo | normalize | bench | dashboard | info`.
 
 Only argparse and NumPy are imported here; a command imports what it needs when it runs. Whatever a user
 can get wrong ends in one line on stderr and exit status 2.
@@ -101,7 +101,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m numbanorm", description="Exact, reproducible normalization for NumPy arrays.")
-    commands = parser.add_subparsers(required=True, metavar="{demo,normalize,bench,info}")
+    commands = parser.add_subparsers(required=True, metavar="{demo,normalize,bench,dashboard,info}")
 
     demo = commands.add_parser("demo", help="normalize a photograph with every norm: a table and a picture")
     demo.add_argument("--out", type=Path, default=Path("before_after.png"), help="the picture (default: %(default)s)")
@@ -111,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     info.set_defaults(run=_info)
 
     _add_bench(commands.add_parser("bench", help="time numbanorm against a copy and against other libraries, here"))
+    _add_dashboard(commands.add_parser("dashboard", help="show asv's results in a browser, without the internet"))
 
     normalize = commands.add_parser("normalize", help="normalize a .npy file of any size into another")
     normalize.set_defaults(run=_normalize)
@@ -145,6 +146,14 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     bench.add_argument("--quick", action="store_true", help="two sizes, few rounds")
     bench.add_argument("--scaling", action="store_true", help="time against threads in place of all else, at 1e7 elements")
     bench.add_argument("--out", type=Path, metavar="DIR", help="also write bench.md, bench.json and bench.png there")
+
+
+def _add_dashboard(dashboard: argparse.ArgumentParser) -> None:
+    dashboard.set_defaults(run=_dashboard)
+    dashboard.add_argument("--out", type=Path, metavar="DIR", help="write the pages there (default: html_dir of asv.conf.json)")
+    dashboard.add_argument("--results", type=Path, metavar="DIR", help="of asv (default: results_dir of asv.conf.json)")
+    dashboard.add_argument("--port", type=int, default=0, metavar="N", help="of localhost (default: any that is free)")
+    dashboard.add_argument("--no-serve", dest="serve", action="store_false", help="only write; the pages open as files too")
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -186,6 +195,15 @@ def _bench(options: argparse.Namespace) -> None:
             typed[plural] = both[name] if value == "both" else (value,) if isinstance(value, str) else value
     try:
         command.run(command.Options(**typed))
+    except ValueError as error:
+        raise CommandError(str(error)) from None
+
+
+def _dashboard(options: argparse.Namespace) -> None:
+    from .bench import dashboard
+
+    try:
+        dashboard.run(options.out, options.results, options.port, options.serve)
     except ValueError as error:
         raise CommandError(str(error)) from None
 
