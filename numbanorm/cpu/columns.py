@@ -22,24 +22,21 @@ from .elementwise import affine_columns, parameters, share
 from .jobs import CENTER, FUSED, JOIN, LANE_ROOM, LOW, MEAN, MEASURE, ONE_READ, PIECE, RSTD, SQUARES, TALL, WRITE
 from .kernel import device, kernel
 from .simd import advance, fill, repeat, unpacked
+from .statistics import conclude, get_lanes, put_lanes, stats_of
 from .sums import (
     add_row_squares,
     add_row_sums,
     advance_by,
     block_rows,
-    conclude,
     distance,
     drain,
     get,
-    get_lanes,
     lanes,
     plus,
     push,
     put,
-    put_lanes,
     ratio,
     scaled_square,
-    stats_of,
     tile_of_sums,
     zero,
     zeros,

@@ -18,11 +18,11 @@ from .elementwise import affine_run, share
 from .jobs import BATCH, CENTER, FUSED, JOIN, LEVELS, LOW, MEAN, MEASURE, ONE_READ, RSTD, SQUARES, STREAM, WRITE
 from .kernel import device, kernel
 from .simd import advance, unpacked
+from .statistics import conclude
 from .sums import (
     TILE,
     advance_by,
     block_rows,
-    conclude,
     drain,
     get,
     plus,
