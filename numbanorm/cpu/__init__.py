@@ -62,16 +62,17 @@ def at_once(
     var: Array | None,
     momentum: float | None,
     stats: Array | None,
+    checked: bool = False,
 ) -> bool:
-    """As `normalize`, of arguments that nobody has checked; False if any is not as it should be, and then nothing is done.
+    """As `normalize`; False if any argument that nobody has checked is not as it should be, and then nothing is done.
 
-    mean, var: running statistics, updated with a `momentum`, or given if that is None.
+    mean, var: running statistics, updated with a `momentum`, or given if that is None; stats: zeros, if they are wanted.
     """
     what = NOT_GIVEN if mean is None and var is None else GIVEN if momentum is None else TRACKED
     todo = WRITE | flags(center, what == GIVEN, one_read) | (0 if y is x else STREAM)
     affine, new = weight is not None or bias is not None, momentum or 0.0
     run, program = prepared(plan, x.dtype, todo, affine, what, threads_for(plan))
-    done: bool = run(x, y, weight, bias, mean, var, stats, program, False, eps, plan.count - 1.0, 1.0 - new, new)
+    done: bool = run(x, y, weight, bias, mean, var, stats, program, checked, eps, plan.count - 1.0, 1.0 - new, new)
     return done
 
 
@@ -102,11 +103,9 @@ def normalize(
     -------
     float64 array (4, B * G) of mean, its low part, sum of squares (the variance, if given) and rstd.
     """
-    todo = WRITE | flags(center, given is not None, one_read) | (0 if y is x else STREAM)
-    affine, what = weight is not None or bias is not None, NOT_GIVEN if given is None else GIVEN
-    run, program = prepared(plan, x.dtype, todo, affine, what, threads_for(plan))
     stats = np.zeros((4, plan.B * plan.G))
-    run(x, y, *plain(weight, bias, *(given or (None, None))), stats, program, True, eps, 0.0, 0.0, 0.0)
+    weight, bias, mean, var = plain(weight, bias, *(given or (None, None)))
+    at_once(plan, x, y, weight, bias, eps, center, one_read, mean, var, None, stats, True)
     return stats
 
 
