@@ -175,7 +175,7 @@ def narrow(b: ir.IRBuilder, v: Any, element: Any) -> Any:
     if element == types.float64:
         return v
     if element == types.float32:
-        return b.fptrunc(v, vector(F32))
+        return b.fptrunc(v, vector(F32, v.type.count))
     return to_half(b, v) if element == types.uint16 else to_bfloat(b, v)
 
 
@@ -208,19 +208,30 @@ def store(b: ir.IRBuilder, element: Any, p: Any, i: Any, v: Any, n: Any = None, 
 
     Where `streaming` (a run-time flag) holds, the store goes past the caches and wants `i` aligned to 16 elements.
     """
-    where, align = address(b, p, i, element), element.bitwidth // 8
-    v = narrow(b, v, element)
+    align = element.bitwidth // 8
     if n is not None:
-        call(b, masked("store", element), ir.VoidType(), [v, where, ir.Constant(I32, align), first_lanes(b, n)])
-    elif streaming is None:
-        b.store(v, where, align=align)
+        args = [narrow(b, v, element), address(b, p, i, element), ir.Constant(I32, align), first_lanes(b, n)]
+        call(b, masked("store", element), ir.VoidType(), args)
+        return
+    lanes = LANES // 2 if element == types.float32 else LANES  # to join what 16 float64 became takes an operation more
+    pieces = [ir.Constant(vector(I32, lanes), list(range(k, k + lanes))) for k in range(0, LANES, lanes)]
+    stored = [narrow(b, b.shuffle_vector(v, v, piece), element) for piece in pieces]
+    places = [address(b, p, b.add(i, integer(k * lanes)), element, lanes) for k in range(len(pieces))]
+    if streaming is None:
+        store_all(b, stored, places, align)
     else:
         with b.if_else(streaming) as (past, through):
             with past:
-                instruction = b.store(v, where, align=LANES * align)
-                instruction.set_metadata("nontemporal", b.module.add_metadata([ir.Constant(I32, 1)]))
+                store_all(b, stored, places, lanes * align, past_caches=True)
             with through:
-                b.store(v, where, align=align)
+                store_all(b, stored, places, align)
+
+
+def store_all(b: ir.IRBuilder, values: list[Any], places: list[Any], align: int, past_caches: bool = False) -> None:
+    for value, place in zip(values, places, strict=True):
+        instruction = b.store(value, place, align=align)
+        if past_caches:
+            instruction.set_metadata("nontemporal", b.module.add_metadata([ir.Constant(I32, 1)]))
 
 
 def prefetch(b: ir.IRBuilder, p: Any, i: Any, write: bool = False) -> None:
