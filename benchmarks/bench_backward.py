@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .problems import DTYPES, SHAPES, problem
+from .problems import DTYPES, SHAPES, TIMER, problem
 
 
 class Backward:
@@ -11,12 +11,13 @@ class Backward:
     param_names = ("norm and shape", "dtype")
     params = (tuple(f"{norm} {shape}" for norm in SHAPES for shape in SHAPES[norm]), DTYPES)
     warmup_time = 0.2
+    timer = TIMER
     rounds = 2
     repeat = (10, 40, 3.0)  # fewer than 10 samples can never be found different from 10 others
 
     def setup(self, what: str, dtype: str) -> None:
         norm, shape = what.split()
-        self.run = problem(norm, shape, dtype, backward=True)
+        self.run, self.number = problem(norm, shape, dtype, backward=True)
 
     def time_backward(self, what: str, dtype: str) -> None:
         self.run()
@@ -28,13 +29,14 @@ class Needs:
     param_names = ("norm and shape", "wanted")
     params = (("layer 512x768", "batch 32x64x56x56", "batch 32x56x56x64"), ("dx", "dweight dbias", "dbias"))
     warmup_time = 0.2
+    timer = TIMER
     rounds = 2
     repeat = (10, 40, 3.0)
 
     def setup(self, what: str, wanted: str) -> None:
         norm, shape = what.split()
         needs = tuple(name in wanted.split() for name in ("dx", "dweight", "dbias"))
-        self.run = problem(norm, shape, "float32", backward=True, needs=needs, out=None)
+        self.run, self.number = problem(norm, shape, "float32", backward=True, needs=needs, out=None)
 
     def time_backward(self, what: str, wanted: str) -> None:
         self.run()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +32,9 @@ SHAPES: dict[str, dict[str, tuple[tuple[int, ...], int]]] = {
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 METHODS = ("two_pass", "welford")
 NUM_GROUPS = 32
+SAMPLE, MOST = 2e-3, 200  # seconds, calls
+#: what `compare` sets for one thread: the thread's own time, in which other jobs on the machine have no part
+TIMER = time.thread_time if os.environ.get("NUMBANORM_BENCH_TIMER") == "thread" else time.perf_counter
 
 
 def dtype_of(name: str) -> Any:
@@ -77,15 +83,35 @@ def gradients_of(norm: str, x: Array, axis: int, **options: Any) -> Callable[[],
     return lambda: nn.batch_norm_backward(dy, x, stats, w, training=own, channel_axis=axis, **options)
 
 
-def problem(norm: str, shape: str, dtype: str, backward: bool = False, **options: Any) -> Callable[[], Any]:
-    """A warm call: compiled, and its memory touched. A shape that the norm does not have is skipped by asv."""
+@functools.lru_cache(maxsize=1)
+def problem(norm: str, shape: str, dtype: str, backward: bool = False, **options: Any) -> tuple[Callable[[], Any], int]:
+    """A warm call and how many make a sample. A shape that the norm does not have is skipped by asv."""
     if shape not in SHAPES[norm]:
         raise NotImplementedError(f"{norm} has no {shape}")
     size, axis = SHAPES[norm][shape]
     x = np.random.default_rng(0).standard_normal(size, dtype=np.float32).astype(dtype_of(dtype))
-    run = (gradients_of if backward else run_of)(norm, x, axis, **options)
+    return sampled((gradients_of if backward else run_of)(norm, x, axis, **options))
+
+
+def sampled(run: Callable[[], Any]) -> tuple[Callable[[], Any], int]:
+    """The call, compiled and its memory touched, and how many of it take 2 ms.
+
+    asv repeats `setup` before every call and, left to itself, times single calls: so suites set `number`, and what `setup`
+    makes is kept.
+    """
     run()
-    return run
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return run, max(1, min(MOST, round(SAMPLE / min(seconds))))
+
+
+def alone() -> None:
+    """Skips what is never split where it was measured in one thread already."""
+    if os.environ.get("NUMBA_NUM_THREADS", "1") != "1":
+        raise NotImplementedError("small calls take one thread")
 
 
 def ulp_error(x: Array, y: Array) -> float:

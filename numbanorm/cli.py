@@ -1,4 +1,4 @@
-"""The command line: `python -m numbanorm demo | normalize | bench | dashboard | info`.
+"""The command line: `python -m numbanorm demo | normalize | bench | compare | dashboard | info`.
 
 Only argparse and NumPy are imported here; a command imports what it needs when it runs. Whatever a user
 can get wrong ends in one line on stderr and exit status 2.
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     try:
         options = _parser().parse_args(argv)
-        options.run(options)
+        status: int | None = options.run(options)
     except CommandError as error:
         message = str(error)
     except OSError as error:
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("numbanorm: interrupted", file=sys.stderr)
         return INTERRUPTED
     else:
-        return 0
+        return status or 0
     print(f"numbanorm: error: {' '.join(message.split())}", file=sys.stderr)
     return USAGE_ERROR
 
@@ -101,7 +101,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m numbanorm", description="Exact, reproducible normalization for NumPy arrays.")
-    commands = parser.add_subparsers(required=True, metavar="{demo,normalize,bench,dashboard,info}")
+    commands = parser.add_subparsers(required=True, metavar="{demo,normalize,bench,compare,dashboard,info}")
 
     demo = commands.add_parser("demo", help="normalize a photograph with every norm: a table and a picture")
     demo.add_argument("--out", type=Path, default=Path("before_after.png"), help="the picture (default: %(default)s)")
@@ -111,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     info.set_defaults(run=_info)
 
     _add_bench(commands.add_parser("bench", help="time numbanorm against a copy and against other libraries, here"))
+    _add_compare(commands.add_parser("compare", help="measure what is not committed yet against a commit: what changed"))
     _add_dashboard(commands.add_parser("dashboard", help="show asv's results in a browser, without the internet"))
 
     normalize = commands.add_parser("normalize", help="normalize a .npy file of any size into another")
@@ -146,6 +147,17 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     bench.add_argument("--quick", action="store_true", help="two sizes, few rounds")
     bench.add_argument("--scaling", action="store_true", help="time against threads in place of all else, at 1e7 elements")
     bench.add_argument("--out", type=Path, metavar="DIR", help="also write bench.md, bench.json and bench.png there")
+
+
+def _add_compare(compare: argparse.ArgumentParser) -> None:
+    compare.set_defaults(run=_compare)
+    compare.add_argument(
+        "base", nargs="?", metavar="BASE", help="a commit (default: HEAD; HEAD~1 if nothing differs from HEAD)"
+    )
+    compare.add_argument("--factor", type=float, default=1.15, metavar="F", help="what is less is noise (default: %(default)s)")
+    compare.add_argument("--rounds", type=int, default=3, metavar="N", help="in turn on both (default: %(default)s)")
+    compare.add_argument("--threads", type=_shape, metavar="N,N,...", help="measure with so many (default: 1)")
+    compare.add_argument("--bench", metavar="REGEX", help="of asv's names (default: those in benchmarks/fast.txt)")
 
 
 def _add_dashboard(dashboard: argparse.ArgumentParser) -> None:
@@ -195,6 +207,16 @@ def _bench(options: argparse.Namespace) -> None:
             typed[plural] = both[name] if value == "both" else (value,) if isinstance(value, str) else value
     try:
         command.run(command.Options(**typed))
+    except ValueError as error:
+        raise CommandError(str(error)) from None
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from .bench import compare
+
+    try:
+        with _terminate_raises():
+            return compare.run(options.base, options.factor, options.rounds, options.threads, options.bench)
     except ValueError as error:
         raise CommandError(str(error)) from None
 
