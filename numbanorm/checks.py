@@ -164,8 +164,9 @@ def fits_running(name: str, value: Any, channels: int, update: bool, read_only: 
         raise ValueError(f"{name} must have shape {(channels,)}: got {value.shape}; it holds one number a channel")
     if update and read_only:
         raise ValueError(f"{name} must be writable, for training updates it: got a read-only array; pass {copy.format(name)}")
-    if update and channels > 1 and value.strides == (0,):
-        raise ValueError(f"{name} must have memory for every channel: got a broadcast view; pass {copy.format(name)}")
+    if update and channels > 1 and value.strides and abs(value.strides[0]) < value.dtype.itemsize:
+        got = "a broadcast view" if value.strides == (0,) else "a view whose elements overlap"
+        raise ValueError(f"{name} must have memory for every channel: got {got}; pass {copy.format(name)}")
 
 
 def counter(value: Any) -> Array | None:

@@ -1,30 +1,38 @@
-"""Kernels on disk and kernels in threads: whatever the folder, the process or the threading layer, the same bits and no
-word of complaint. Every test runs interpreters of its own, for both are settled when Numba is imported."""
+"""Kernels on disk and kernels in threads: whatever the folder, the process or the threading layer, the same bits, and one
+word of complaint at most. Most tests run interpreters of their own, for both are settled when Numba is imported."""
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import pickle
 import shutil
+import stat
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import numbanorm
+from numbanorm import cache
 
 X = np.arange(40, dtype=np.float32).reshape(4, 10) ** 2
+PACKAGE = Path(numbanorm.__file__).parent
 
 CALL = """
-import json, time
+import json, os, time
 import numpy as np
 import numbanorm
 from numbanorm.cpu.launch import FAMILIES
-x = np.arange(40, dtype=np.float32).reshape(4, 10) ** 2
+x = np.arange(40, dtype=os.environ.get("DTYPE", "float32")).reshape(4, 10) ** 2
 start = time.perf_counter()
 y = numbanorm.layer_norm(x, 10)
 seconds = time.perf_counter() - start
@@ -34,10 +42,10 @@ print(json.dumps({"y": y.tobytes().hex(), "seconds": seconds, "loaded": loaded, 
 """
 
 
-def child(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A fresh interpreter in which every warning is an error."""
-    command = [sys.executable, "-W", "error", "-c", code]
-    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 120, "check": False}
+def child(code: str, strict: bool = True, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A fresh interpreter, in which every warning is an error if `strict`; it imports from `cwd` before all else."""
+    command = [sys.executable, *(["-W", "error"] if strict else []), "-c", code]
+    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 240, "check": False, "cwd": cwd}
     return subprocess.run(command, env={**os.environ, **environment}, **options)
 
 
@@ -47,12 +55,27 @@ def printed(done: subprocess.CompletedProcess[str]) -> str:
     return done.stdout.strip()
 
 
+def bits(dtype: str = "float32") -> str:
+    return numbanorm.layer_norm(X.astype(dtype), 10).tobytes().hex()
+
+
 def first_call(folder: Path | str, **environment: str) -> dict[str, Any]:
     """One call in a process of its own, with its kernels in `folder`: the right bits, and how they were had."""
     told: dict[str, Any] = json.loads(printed(child(CALL, NUMBA_CACHE_DIR=str(folder), **environment)))
-    assert told["y"] == numbanorm.layer_norm(X, 10).tobytes().hex()
+    assert told["y"] == bits(environment.get("DTYPE", "float32"))
     assert told["loaded"] + told["compiled"] == 1
     return told
+
+
+def complains(folder: Path | str, before: str = "", **environment: str) -> str:
+    """What a call that cannot use its folder warns of: once, for two functions and all that they compile, and what to do."""
+    done = child(before + CALL, strict=False, NUMBA_CACHE_DIR=str(folder), **environment)
+    told = json.loads(done.stdout)
+    assert (told["y"], told["compiled"], done.returncode) == (bits(), 1, 0)
+    assert done.stderr.count("Warning: ") == 1
+    assert "RuntimeWarning: kernels are compiled in every process unless" in done.stderr
+    assert "; set NUMBA_CACHE_DIR to a folder of your own" in done.stderr
+    return done.stderr.split(": got ")[1].split("; set ")[0]
 
 
 def contents(folder: Path) -> dict[str, tuple[int, int]]:
@@ -75,33 +98,80 @@ def folder(filled: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(filled, tmp_path / "cache"))
 
 
+def kernels(folder: Path) -> Path:
+    """The one folder in a cache folder."""
+    (one,) = folder.iterdir()
+    return one
+
+
 def test_second_process_compiles_nothing(folder: Path) -> None:
     before = contents(folder)
-    assert {Path(name).suffix for name in before} == {".nbi", ".nbc"}
+    assert {Path(name).suffix for name in before} == {".nbc"}
     told = first_call(folder)
     assert told["loaded"] == 1
     assert told["seconds"] < 1.0  # a load takes 0.1 s and a compilation 2 s or more; the rest is for a busy machine
     assert contents(folder) == before
 
 
-DAMAGE = {"cut in half": lambda data: data[: len(data) // 2], "empty": lambda data: b""}
+@pytest.mark.skipif(os.name != "posix", reason="files have no mode here")
+def test_nobody_else_can_write(filled: Path) -> None:
+    assert stat.S_IMODE(kernels(filled).stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in kernels(filled).iterdir()} == {0o600}
 
 
-@pytest.mark.parametrize(("suffix", "damage"), [(".nbi", "cut in half"), (".nbc", "empty")])
-def test_damaged_files_cost_one_compilation(suffix: str, damage: str, folder: Path) -> None:
-    """As a full disk or a crash leaves them. The process that meets them puts them right."""
-    spoilt = list(folder.rglob(f"*{suffix}"))
-    assert spoilt
-    for path in spoilt:
+def flipped(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda data: b"",
+    "one byte": lambda data: data[:1],
+    "within the digest": lambda data: data[: cache.DIGEST - 1],
+    "digest alone": lambda data: data[: cache.DIGEST],
+    "first byte of the rest": lambda data: data[: cache.DIGEST + 1],
+    "cut in half": lambda data: data[: len(data) // 2],
+    "one byte missing": lambda data: data[:-1],
+    "one byte more": lambda data: data + b"\0",
+    "a bit of the digest flipped": lambda data: bytes([data[0] ^ 1]) + data[1:],
+    "a bit flipped": flipped,
+    "zeros, as after a crash": lambda data: bytes(len(data)),
+    "noise": lambda data: np.random.default_rng(0).bytes(len(data)),
+    "a pickle of Numba's own": lambda data: data[cache.DIGEST :],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_files_are_none(damage: str, filled: Path, tmp_path: Path) -> None:
+    for path in kernels(filled).iterdir():
+        data = path.read_bytes()
+        assert cache.load(path) == data[cache.DIGEST :]
+        spoilt = tmp_path / path.name
+        spoilt.write_bytes(DAMAGE[damage](data))
+        spoilt.chmod(0o600)
+        assert cache.load(spoilt) is None
+
+
+def test_damaged_files_cost_one_compilation(folder: Path) -> None:
+    """The process that meets them puts them right."""
+    for path, damage in zip(kernels(folder).iterdir(), ("empty", "a bit flipped"), strict=True):
         path.write_bytes(DAMAGE[damage](path.read_bytes()))
     assert first_call(folder)["compiled"] == 1
     assert first_call(folder)["loaded"] == 1, "the damage is still there"
 
 
+def test_folders_where_the_files_should_be(folder: Path) -> None:
+    for path in kernels(folder).iterdir():
+        path.unlink()
+        path.mkdir()
+    assert "where nothing can be written" in complains(folder)
+    assert not contents(folder), "a temporary file is left"
+
+
 def test_folder_that_is_a_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("not a folder")
-    assert first_call(path)["compiled"] == 1
+    assert str(path) in complains(path)
     assert path.read_text() == "not a folder"
 
 
@@ -119,9 +189,22 @@ def test_read_only_folder(tmp_path: Path) -> None:
     folder = read_only_folder(tmp_path)
     try:
         assert first_call(folder)["compiled"] == 1
+        assert str(folder) in complains(folder)
         assert not list(folder.glob("numbanorm*"))
     finally:
         tmp_path.chmod(0o700)
+
+
+LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="files have no limits of size here")
+def test_full_disk(tmp_path: Path) -> None:
+    """A kernel takes more than the bytes that may be written. Once there is room, kernels are kept."""
+    assert "where nothing can be written (File too large)" in complains(tmp_path, before=LIMIT)
+    assert not contents(tmp_path), "a part of a file is left"
+    assert first_call(tmp_path)["compiled"] == 1
+    assert first_call(tmp_path)["loaded"] == 1
 
 
 def test_switched_off(folder: Path) -> None:
@@ -130,12 +213,184 @@ def test_switched_off(folder: Path) -> None:
     assert contents(folder) == before
 
 
-@pytest.mark.parametrize("change", ["a comment in another file", "a new file", "the tree", "the compiler"])
+@pytest.fixture
+def no_word_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process that has not been warned."""
+    monkeypatch.setattr(cache, "TOLD", [])
+
+
+@pytest.mark.usefixtures("no_word_yet")
+@pytest.mark.parametrize("default", ["~/.cache/numbanorm", "numbanorm"])
+def test_user_without_a_home(default: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To whom no folder ~ is made, wherever the process stands; and XDG_CACHE_HOME may be empty."""
+    monkeypatch.delenv("NUMBANORM_CACHE", raising=False)
+    monkeypatch.setattr(cache.numba.config, "CACHE_DIR", "")
+    monkeypatch.setattr(cache, "AppDirs", lambda *a, **k: SimpleNamespace(user_cache_dir=default))
+    with pytest.warns(RuntimeWarning, match=rf"got {default}, for this user has no home; set NUMBA_CACHE_DIR"):
+        assert cache.cache_folder() is None
+    assert cache.cache_folder() is None  # and not another word
+
+
+def test_relative_folder_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NUMBANORM_CACHE", raising=False)
+    monkeypatch.setattr(cache.numba.config, "CACHE_DIR", "kernels")
+    monkeypatch.chdir(tmp_path)
+    assert cache.cache_folder() == tmp_path / "kernels"
+
+
+@pytest.mark.usefixtures("no_word_yet")
+def test_warnings_that_are_errors_are_none(tmp_path: Path) -> None:
+    """A call must not fail because the next process will take longer."""
+    cache.store(tmp_path, b"content")  # a folder: it cannot be replaced by a file
+    assert len(cache.TOLD) == 1
+
+
+class Planted:
+    """What another user might leave behind: when it is unpickled, it makes a file."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.trace),)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="files have no mode here")
+@pytest.mark.parametrize("mode", [0o700, 0o770, 0o1777], ids=oct)
+def test_folder_that_others_can_write(mode: int, folder: Path, tmp_path: Path) -> None:
+    """Nothing in it is executed, and nothing is put there."""
+    trace = tmp_path / "executed"
+    for path in kernels(folder).iterdir():
+        cache.store(path, pickle.dumps(Planted(trace)))
+    before = contents(folder)
+    kernels(folder).chmod(mode)
+    if mode == 0o700:
+        assert first_call(folder)["compiled"] == 1
+        assert trace.exists(), "what was planted would do nothing, and so this test would show nothing"
+        return
+    assert f"of user {os.geteuid()} and mode {mode:o}" in complains(folder)
+    assert not trace.exists()
+    assert contents(folder) == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="files have no mode here")
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666], ids=oct)
+def test_files_that_others_can_write(mode: int, tmp_path: Path) -> None:
+    """They are none, and are written anew."""
+    path = tmp_path / "private" / "file"
+    cache.store(path, b"content")
+    assert cache.load(path) == b"content"
+    path.chmod(mode)
+    assert cache.load(path) is None
+    cache.store(path, b"other")
+    assert cache.load(path) == b"other"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links may not be made by everybody here")
+def test_folder_that_is_a_link(folder: Path) -> None:
+    real = kernels(folder)
+    moved = real.rename(folder.parent / "elsewhere")
+    real.symlink_to(moved)
+    before = contents(moved)
+    assert complains(folder).endswith("which is a link")
+    assert contents(moved) == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="files have no owner here")
+@pytest.mark.parametrize(("owner", "mode", "safe"), [
+    (1000, 0o40700, True), (1000, 0o40755, True), (1000, 0o100644, True), (0, 0o40755, True), (0, 0o100600, True),
+    (1001, 0o40700, False), (1001, 0o100644, False), (65534, 0o100600, False),
+    (1000, 0o40770, False), (1000, 0o40777, False), (0, 0o41777, False), (1000, 0o100664, False), (0, 0o100646, False),
+])  # fmt: skip
+def test_who_may_have_written(owner: int, mode: int, safe: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """User 1000 trusts files of his own and of root."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert cache.safe(os.stat_result((mode, 0, 0, 1, owner, 0, 0, 0, 0, 0))) is safe
+
+
+def as_root() -> bool:
+    return hasattr(os, "geteuid") and os.geteuid() == 0
+
+
+NOBODY = 65534
+ROOT = pytest.mark.skipif(not as_root(), reason="only root can give files to other users")
+
+
+@ROOT
+def test_folder_of_another_user(folder: Path, tmp_path: Path) -> None:
+    trace = tmp_path / "executed"
+    for path in (kernels(folder), *kernels(folder).iterdir()):
+        if path.is_file():
+            cache.store(path, pickle.dumps(Planted(trace)))
+        os.chown(path, NOBODY, NOBODY)
+    assert f"of user {NOBODY} and mode 700" in complains(folder)
+    assert not trace.exists()
+
+
+@ROOT
+def test_file_of_another_user(folder: Path, tmp_path: Path) -> None:
+    trace = tmp_path / "executed"
+    for path in kernels(folder).iterdir():
+        cache.store(path, pickle.dumps(Planted(trace)))
+        os.chown(path, NOBODY, NOBODY)
+    assert first_call(folder)["compiled"] == 1
+    assert not trace.exists()
+    assert first_call(folder)["loaded"] == 1
+
+
+AS_NOBODY = f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
+
+
+@ROOT
+def test_folder_that_root_has_filled(folder: Path, tmp_path: Path) -> None:
+    """As in an image; the mode must let others read."""
+    for path in (folder, kernels(folder)):
+        path.chmod(0o755)
+    for path in kernels(folder).iterdir():
+        path.chmod(0o644)
+    place = Path("/tmp", f"numbanorm-test-{os.getpid()}")  # the folders of pytest are root's own
+    folder.rename(place)
+    try:
+        told = json.loads(printed(child(CALL.replace("start =", AS_NOBODY + "start ="), NUMBA_CACHE_DIR=str(place))))
+    finally:
+        shutil.rmtree(place)
+    assert (told["y"], told["loaded"]) == (bits(), 1)
+
+
+def test_another_cpu(folder: Path) -> None:
+    """A file of its own, with the same bits; and a third processor would not take either."""
+    before = contents(folder)
+    assert first_call(folder, NUMBA_CPU_NAME="generic")["compiled"] == 1
+    assert first_call(folder, NUMBA_CPU_NAME="generic")["loaded"] == 1
+    after = contents(folder)
+    assert {name: after[name] for name in before} == before
+    assert len(after) == 2 * len(before)
+
+
+def test_options_of_numba(folder: Path) -> None:
+    """What is compiled to find a fault is not what later processes get."""
+    before = contents(folder)
+    assert first_call(folder, NUMBA_BOUNDSCHECK="1")["compiled"] == 1
+    assert first_call(folder)["loaded"] == 1
+    after = contents(folder)
+    assert {name: after[name] for name in before} == before
+    assert len(after) > len(before)
+
+
+def test_numbas_own_locators_are_not_asked(folder: Path) -> None:
+    """For they know only the file that a function stands in."""
+    before = contents(folder)
+    assert first_call(folder, NUMBA_CACHE_LOCATOR_CLASSES="InTreeCacheLocator")["loaded"] == 1
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("change", ["a comment in another file", "a new file", "the tree", "numba", "llvmlite"])
 def test_key_changes_with(change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a kernel was compiled from is more than the file it stands in."""
     kernel = import_module("numbanorm.cpu.kernel")  # as an attribute of the package, this may be a function
-    sources = Path(shutil.copytree(Path(kernel.__file__).parent, tmp_path / "cpu"))
-    tree = Path(shutil.copy(Path(kernel.__file__).parent.parent / "tree.py", tmp_path))
+    sources = Path(shutil.copytree(PACKAGE / "cpu", tmp_path / "cpu"))
+    tree = Path(shutil.copy(PACKAGE / "tree.py", tmp_path))
     monkeypatch.setattr(kernel, "__file__", str(sources / "kernel.py"))
     before = kernel.source_key()
     assert kernel.source_key() == before
@@ -146,8 +401,107 @@ def test_key_changes_with(change: str, tmp_path: Path, monkeypatch: pytest.Monke
     elif change == "the tree":
         tree.write_text(tree.read_text() + "# changed\n")
     else:
-        monkeypatch.setattr(kernel.llvmlite, "__version__", "0")
+        monkeypatch.setattr(getattr(kernel, change), "__version__", "0")
     assert kernel.source_key() != before
+
+
+def test_key_knows_all_that_kernels_see() -> None:
+    """From outside their folder they take the tree, and what is Python's business alone."""
+    outside = {
+        (node.module or alias.name, alias.name)
+        for path in (PACKAGE / "cpu").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.level == 2 or "numbanorm" in (node.module or ""))
+        for alias in node.names
+    }
+    others = {(module, name) for module, name in outside if module not in ("tree", "cache")}
+    assert others == {("plan", "Plan")}
+    assert any(module == "tree" for module, _ in outside)
+
+
+CALLER = "from .callee import value\nfrom .kernel import kernel\n\n@kernel()\ndef caller(out):\n    out[0] = value()\n"
+CALLEE = "from .kernel import device\n\n@device()\ndef value():\n    return {}\n"
+ASK = """
+import sys
+import numpy as np
+from numbanorm.cpu.caller import caller
+CHANGE
+out = np.zeros(1)
+caller(out)
+print(out[0], sum(caller.stats.cache_hits.values()))
+"""
+
+
+@pytest.fixture
+def editable(tmp_path: Path) -> Path:
+    """A copy of the package, with a kernel that calls what stands in another file. What is compiled lies beside it."""
+    shutil.copytree(PACKAGE, tmp_path / "numbanorm", ignore=shutil.ignore_patterns("__pycache__", "bench"))
+    (tmp_path / "numbanorm/cpu/caller.py").write_text(CALLER)
+    (tmp_path / "numbanorm/cpu/callee.py").write_text(CALLEE.format(1.0))
+    return tmp_path
+
+
+def ask(root: Path, change: str = "") -> list[float]:
+    """What the kernel says, and how often it came from disk."""
+    code = ASK.replace("CHANGE", change)
+    options = {"NUMBA_CACHE_DIR": str(root / "cache"), "PYTHONDONTWRITEBYTECODE": "1"}
+    return [float(word) for word in printed(child(code, cwd=root, **options)).split()]
+
+
+def test_an_edit_to_what_a_kernel_calls(editable: Path) -> None:
+    assert ask(editable) == [1, 0]
+    assert ask(editable) == [1, 1]
+    callee = editable / "numbanorm/cpu/callee.py"
+    callee.write_text(CALLEE.format(2.0))
+    assert ask(editable) == [2, 0]
+    assert ask(editable) == [2, 1]
+    callee.write_text(CALLEE.format(1.0))
+    assert ask(editable) == [1, 1], "both versions are there"
+
+
+VERSIONS = """
+import sys
+import numpy as np
+from numbanorm.cpu.caller import caller
+dtypes = [np.dtype(word) for word in "float64 float32 int64 int32 int16 int8".split()]
+for k in range(6):
+    out = np.zeros(1, dtypes[(k + START) % 6])
+    caller(out)
+    assert out[0] == 1
+print(sum(caller.stats.cache_hits.values()))
+"""
+
+
+def test_many_processes_that_compile_at_once(editable: Path) -> None:
+    """Six versions of a kernel in six processes, each beginning with another. With one index for all, Numba can hand out one
+    for the other, or lose it."""
+
+    def run(start: int) -> str:
+        code = VERSIONS.replace("START", str(start))
+        return printed(child(code, cwd=editable, NUMBA_CACHE_DIR=str(editable / "cache")))
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(run, range(6)))
+    assert run(0) == "6"
+    assert len(contents(editable / "cache")) == 6, "a temporary file is left, or a version is missing"
+
+
+def test_an_edit_after_the_import(editable: Path) -> None:
+    """Such a process computes by the old source, and keeps nothing: under the name of which source would it be?"""
+    callee, new = editable / "numbanorm/cpu/callee.py", CALLEE.format(2.0)
+    assert ask(editable, f"import pathlib; pathlib.Path({str(callee)!r}).write_text({new!r})") == [1, 0]
+    assert not (editable / "cache").exists()
+    assert ask(editable) == [2, 0]
+
+
+def test_a_package_in_a_zip_file(editable: Path) -> None:
+    """Its source cannot be told, so nothing is kept."""
+    archive = shutil.make_archive(str(editable / "package"), "zip", editable, "numbanorm")
+    shutil.rmtree(editable / "numbanorm")
+    where = f"assert numbanorm.__file__.startswith({archive!r}), numbanorm.__file__"
+    done = child(CALL + where, cwd=editable, PYTHONPATH=archive, NUMBA_CACHE_DIR=str(editable / "cache"))
+    assert json.loads(printed(done))["y"] == bits()
+    assert not (editable / "cache").exists()
 
 
 LAYERS = ["omp", "workqueue", "tbb"]

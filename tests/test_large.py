@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -127,6 +128,28 @@ def test_pages_that_were_never_written(method: str) -> None:
     assert m.count == length
     assert m.mean.tobytes() == expected.tobytes()
     assert np.flatnonzero(m.m2).tolist() == np.flatnonzero(expected).tolist()
+
+
+@pytest.mark.slow(gigabytes=9)  # of file pages, which the system may drop
+def test_file_with_holes(tmp_path: Path) -> None:
+    """float32, mapped and read-only: what was never written to a file is zeros, and takes no room on the disk."""
+    length, places = 2**13, np.array([5, 2**30 - 1, 2**31 - 1, 2**31, BEYOND - 1])
+    path = tmp_path / "x"
+    x = np.memmap(path, np.float32, "w+", shape=(BEYOND // length, length))
+    x.reshape(-1)[places] = [1, 2, 3, 4, 5]
+    x.flush()
+    x = np.memmap(path, np.float32, "r", shape=x.shape)
+    try:
+        m = numbanorm.moments(x, 1)
+        rows = np.unique(places // length)
+        expected = np.zeros(len(x))
+        np.add.at(expected, places // length, np.array([1.0, 2, 3, 4, 5]) / length)
+        assert m.mean.tobytes() == expected.tobytes()
+        assert np.flatnonzero(m.m2).tolist() == rows.tolist()
+        y = numbanorm.layer_norm(x[rows[-2] :], length)  # the rows that lie beyond 2**31 bytes and elements, and one before
+        assert y.tobytes() == numbanorm.layer_norm(np.array(x[rows[-2] :]), length).tobytes()
+    finally:
+        path.unlink()
 
 
 @pytest.mark.parametrize("family", ["runs", "columns"])

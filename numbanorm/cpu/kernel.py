@@ -1,34 +1,41 @@
 """The two decorators of every compiled function, and a disk cache that cannot be stale.
 
 Numba keys its cache on the one file a function stands in, and so serves old code when a callee in another file has
-changed. Here the key is the source of this whole package and the versions it was built with, and no fault of the cache
-folder (read-only, full, corrupt, absent) is ever an error: it costs a compilation.
+changed; and two processes that compile at once can exchange their files under its index. Here each version of a function is
+one file, whose name is a digest of all that it was compiled from and for.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import llvmlite
 import numba
 import numba.core.types
 import numba.extending
-from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+from numba.core.caching import NullCache
+from numba.core.compiler import CompileResult
 from numba.core.runtime import rtsys
+from numba.core.serialize import dumps
 
-from ..cache import cache_folder
+from ..cache import cache_folder, load, store
 
 
-def source_key() -> str:
-    """Digest of every source file of the kernel package and of the compiler's versions."""
+def source_key() -> str | None:
+    """Digest of every source file of the kernel package and of the compiler's versions; None if there are no such files."""
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
     here = Path(__file__).parent
-    for path in [*sorted(here.glob("*.py")), here.parent / "tree.py"]:
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    try:
+        for path in [*sorted(here.glob("*.py")), here.parent / "tree.py"]:
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    except OSError:  # in a zip file, or a program that was frozen
+        return None
     return digest.hexdigest()
 
 
@@ -36,53 +43,41 @@ KEY = source_key()
 # Numba's own annotations do not know what its decorators return, nor which types there are
 intrinsic: Any = numba.extending.intrinsic
 types: Any = numba.core.types
+OPTIONS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT")  # Numba's, that change the code
 
 
-class KernelLocator(_CacheLocator):
-    """One folder per source key, so that two versions of the library do not evict each other."""
+class KernelCache(NullCache):
+    """The versions of one function; a folder for each source key, so that two versions of the library can share a disk."""
 
-    def __init__(self, py_func: Any, folder: Path) -> None:
-        self._line, self._folder = py_func.__code__.co_firstlineno, folder
+    def __init__(self, function: Callable[..., None], folder: Path, key: str) -> None:
+        self._function, self._folder, self._key = function, folder / f"numbanorm-{key[:16]}", key
 
-    def get_cache_path(self) -> str:
-        return str(self._folder / f"numbanorm-{KEY[:16]}")
+    @property
+    def cache_path(self) -> str:
+        return str(self._folder)
 
-    def get_source_stamp(self) -> str:
-        return KEY
-
-    def get_disambiguator(self) -> str:
-        return str(self._line)
-
-    @classmethod
-    def from_function(cls, py_func: Any, py_file: str) -> KernelLocator | None:
-        folder = cache_folder()
-        return None if folder is None else cls(py_func, folder)
-
-
-class KernelCacheImpl(CompileResultCacheImpl):
-    _locator_classes: ClassVar[list[Any]] = [KernelLocator]
-
-
-class KernelCache(FunctionCache):
-    _impl_class = KernelCacheImpl
+    def path(self, sig: Any, codegen: Any) -> Path:
+        """The file of a version, for this CPU and Python and these options of Numba."""
+        options = [getattr(numba.config, name, None) for name in OPTIONS]
+        python = sys.implementation.cache_tag, getattr(sys, "abiflags", "")
+        name = self._function.__module__, self._function.__qualname__
+        version = repr((self._key, name, sig, codegen.magic_tuple(), python, options))
+        return self._folder / f"{self._function.__name__}-{hashlib.sha256(version.encode()).hexdigest()[:32]}.nbc"
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """As Numba's own, but for the `refresh` of all registries: it takes 0.3 s, and what was compiled needs none."""
+        """Without the `refresh` of all registries that Numba does first: it takes 0.3 s, and what was compiled needs none."""
         try:
             rtsys.initialize(target_context)
-            with self._guard_against_spurious_io_errors():
-                return self._load_overload(sig, target_context)
-        except Exception:  # a truncated index or data file raises whatever unpickling meets
+            content = load(self.path(sig, target_context.codegen()))
+            return None if content is None else CompileResult._rebuild(target_context, *pickle.loads(content))
+        except Exception:  # a development version of Numba, say, that changed what it keeps
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        for _ in range(2):
-            try:
-                super().save_overload(sig, data)
-                return
-            except Exception:  # a damaged index is begun anew; where nothing can be written, the kernel is there all the same
-                with contextlib.suppress(Exception):
-                    self.flush()
+        """Keep a version, unless the source has changed since it was imported, for then who knows what was compiled."""
+        with contextlib.suppress(Exception):
+            if source_key() == self._key and not data.library.has_dynamic_globals:
+                store(self.path(sig, data.codegen), dumps(data._reduce()))
 
 
 def kernel(parallel: bool = False) -> Callable[[Callable[..., None]], Any]:
@@ -90,9 +85,9 @@ def kernel(parallel: bool = False) -> Callable[[Callable[..., None]], Any]:
 
     def decorate(function: Callable[..., None]) -> Any:
         dispatcher: Any = numba.njit(nogil=True, parallel=parallel, error_model="numpy")(function)
-        if cache_folder() is not None:
-            with contextlib.suppress(Exception):  # no folder to be had, or another numba: compile in every process
-                dispatcher._cache = KernelCache(function)
+        folder = cache_folder()
+        if folder is not None and KEY is not None:
+            dispatcher._cache = KernelCache(function, folder, KEY)
         return dispatcher
 
     return decorate

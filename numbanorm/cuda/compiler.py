@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
-import os
 import re
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -20,7 +18,7 @@ from typing import Any
 
 import numba
 
-from ..cache import cache_folder
+from ..cache import cache_folder, load, store
 
 NAME = re.compile(rb"\.text\.([\w$.]+)")  # the section that holds a kernel's code is called after it
 
@@ -106,30 +104,13 @@ def cache_file(kernel: Kernel, kinds: tuple[str, ...], capability: tuple[int, in
 def cubin(kernel: Kernel, kinds: tuple[str, ...], capability: tuple[int, int]) -> bytes:
     """The machine code of a kernel, from the cache where it is there."""
     path = cache_file(kernel, kinds, capability)
-    if path is not None:
-        with contextlib.suppress(OSError):
-            found = path.read_bytes()
-            digest, code = found[:32], found[32:]
-            if hashlib.sha256(code).digest() == digest:  # a file that was cut short is not
-                return code
+    found = None if path is None else load(path)
+    if found is not None:
+        return found
     code, _ = linked(intermediate(kernel, kinds, capability), capability)
     if path is not None:
-        with contextlib.suppress(OSError):
-            keep(path, hashlib.sha256(code).digest() + code)
+        store(path, code)
     return code
-
-
-def keep(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: another process may be writing it too."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except OSError:
-        os.unlink(temporary)
-        raise
 
 
 def entry(code: bytes) -> str:
