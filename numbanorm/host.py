@@ -14,6 +14,7 @@ import numpy as np
 from . import checks
 from .checks import Array
 from .plan import Plan
+from .unbroken import unbroken
 
 on_device = False
 array, parameter, running, counter = checks.array, checks.parameter, checks.running, checks.counter
@@ -24,9 +25,13 @@ shares, contiguous = checks.shares_memory, checks.contiguous
 @cache
 def cpu_backend() -> Any:
     """Imported at the first call: Numba's compiler is half of the import time."""
-    from . import cpu
 
-    return cpu
+    def load() -> Any:
+        from . import cpu
+
+        return cpu
+
+    return unbroken(load)
 
 
 module = cpu_backend
@@ -104,7 +109,7 @@ def differentiate(
     center: bool, given: bool, parameters: tuple[bool, ...],
 ) -> tuple[Array | None, ...]:  # fmt: skip
     """Write dx, and return the gradients of the parameters, in the weight's dtype, or x's."""
-    grads, shape = None, (2, *p.weight_shape)
+    grads, shape = None, (2, p.G * p.K)  # weight_shape may have as many axes as NumPy can count
     if any(parameters):
         dtype = x.dtype if weight is None else weight.dtype
         grads = np.empty(shape, dtype) if p.size else np.zeros(shape, dtype)
@@ -112,7 +117,7 @@ def differentiate(
         cpu_backend().differentiate(p, x, dy, dx, weight, mean, rstd, center, given, parameters, grads)
     if grads is None:
         return (None,) * len(parameters)
-    return tuple([g if n else None for g, n in zip(grads, parameters, strict=False)])
+    return tuple([g.reshape(p.weight_shape) if n else None for g, n in zip(grads, parameters, strict=False)])
 
 
 def differentiate_at_once(
@@ -126,7 +131,10 @@ def differentiate_at_once(
         return None
     if not (weight is None or type(weight) is np.ndarray):
         return None
-    grads = np.empty((2, *p.weight_shape), (x if weight is None else weight).dtype) if wanted else None
+    try:
+        grads = np.empty((2, *p.weight_shape), (x if weight is None else weight).dtype) if wanted else None
+    except ValueError:  # an axis more than NumPy has
+        return None
     dx = None if not needs[0] else np.empty(x.shape, x.dtype) if out is None else out
     if not cpu_backend().differentiate_at_once(p, x, dy, dx, weight, mean, rstd, given, grads):
         return None

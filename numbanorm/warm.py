@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from itertools import product
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import DTypeLike
 
@@ -47,8 +46,8 @@ def warmup(
     """Compile what calls of some functions will need, or load it from disk, so that no later call does.
 
     Weights, running statistics and `stats` may then be of any dtype. docs/start.md says how long it takes. Layers and torch
-    modules call these same functions. It starts Numba's threading layer, so call it after a fork, not before: where that is
-    GNU OpenMP, children that are forked later stay in one thread.
+    modules call these same functions. It starts Numba's threading layer, so call it after a fork, not before: children that are
+    forked later stay in one thread.
 
     Parameters
     ----------
@@ -134,11 +133,9 @@ def _options(norm: str, shape: Shape) -> tuple[dict[str, Any], Shape]:
 
 
 def _compile_parallel() -> None:
-    """Compile what deals to threads the pieces of the kernels that there are, and have the guard know of the threads."""
-    from .cpu.launch import FAMILIES, GUARD, dealer
+    """Compile what deals to threads the pieces of the kernels that there are."""
+    from .cpu.launch import FAMILIES, dealer
 
     for family, kernel in FAMILIES.items():
         if kernel.overloads:
             dealer(family.endswith("backward"))
-            with GUARD.lock:
-                GUARD.layer = numba.threading_layer()

@@ -24,16 +24,17 @@ BELOW: dict[str, set[str]] = {
     "checks": set(),
     "tree": {"plan"},
     "cache": set(),
-    "cpu": {"cache", "plan", "tree"},
+    "unbroken": set(),
+    "cpu": {"cache", "plan", "tree", "unbroken"},
     "cuda": {"cache", "plan", "tree", "checks"},
-    "host": {"cpu", "checks", "plan"},
+    "host": {"cpu", "checks", "plan", "unbroken"},
     "dispatch": {"cuda", "checks", "host"},
     "functional": {"plan", "checks", "dispatch"},
     "backward": {"plan", "checks", "dispatch"},
     "moments": {"plan", "checks", "dispatch"},
     "layer": {"backward", "checks", "dispatch", "functional"},
     "layers": {"layer", "checks", "dispatch", "plan"},
-    "bench": {"cpu"},  # of it cpu.simd, for the copy; else what every user has
+    "bench": {"cache", "cpu"},  # of them cpu.simd, for the copy, and where kernels are kept; else what every user has
     "warm": {"backward", "checks", "cpu", "functional", "moments", "plan", "tree"},
 }
 # what computes must not know of them; whoever has one of their arrays has imported them already
