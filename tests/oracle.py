@@ -20,12 +20,14 @@ FORMATS = {"float16": (11, -14), "bfloat16": (8, -126), "float32": (24, -126), "
 
 
 class Truth(NamedTuple):
-    """`weight` is |weight| in a shape that broadcasts against `y`: the scale below which an error does not count."""
+    """`weight` is |weight| in a shape that broadcasts against `y`: the scale below which an error does not count. `terms` is
+    the sum of the absolute values of what y is the sum of, and no less than that."""
 
     y: Array
     mean: Array | None
     var: Array
     weight: Array
+    terms: Array
 
 
 class Gradient(NamedTuple):
@@ -75,13 +77,17 @@ def normalize(x: Array, axes: tuple[int, ...], eps: float, weight: Array, bias: 
     with np.errstate(invalid="ignore", divide="ignore"):  # nan and inf are asked for in some tests
         mean, d = centred(x, axes) if center else (None, x)
         var = total(d * d, axes) / n
-        y = d / np.sqrt(var + Long(eps)) * weight + bias
-    return Truth(y, mean, var, np.abs(weight))
+        return with_terms(d / np.sqrt(var + Long(eps)), mean, var, weight, bias)
+
+
+def with_terms(normalized: Array, mean: Array | None, var: Array, weight: Array, bias: Array) -> Truth:
+    scaled = normalized * weight
+    return Truth(scaled + bias, mean, var, np.abs(weight), np.maximum(np.abs(scaled) + np.abs(bias), np.abs(weight)))
 
 
 def normalize_given(x: Array, mean: Array, var: Array, eps: float, weight: Array, bias: Array) -> Truth:
     """The same with statistics that come from elsewhere (evaluation)."""
-    return Truth((x - mean) / np.sqrt(var + Long(eps)) * weight + bias, mean, var, np.abs(weight))
+    return with_terms((x - mean) / np.sqrt(var + Long(eps)), mean, var, weight, bias)
 
 
 def differentiate(
@@ -172,9 +178,9 @@ def group_norm(x: Any, groups: int, weight: Any = None, bias: Any = None, eps: f
     split, axes, shape = in_groups(full, groups, channel_axis % x.ndim)
     truth = normalize(x.reshape(split), axes, eps, spread(weight, shape, 1), spread(bias, shape, 0))
     assert truth.mean is not None
-    w = np.broadcast_to(truth.weight, split).reshape(full)
+    y, w, terms = (np.broadcast_to(a, split).reshape(full) for a in (truth.y, truth.weight, truth.terms))
     stats = (full[0], groups)
-    return Truth(truth.y.reshape(full), truth.mean.reshape(stats), truth.var.reshape(stats), w)
+    return Truth(y, truth.mean.reshape(stats), truth.var.reshape(stats), w, terms)
 
 
 def group_norm_backward(

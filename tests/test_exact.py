@@ -21,18 +21,19 @@ Array = NDArray[Any]
 
 # half an ulp, and 0.01 for a float64 evaluation near the middle of two numbers
 ROUNDED_ONCE = 0.51
-# float64 cannot round an exact value: rstd, the products with it and with the weight, and the bias each round
-FLOAT64_EPS = 3.0
+# float64 cannot round an exact value: the distance to the mean, rstd, the product with the weight and the sum each round, by
+# half an eps of |x^ * weight| + |bias|
+FLOAT64_EPS = 2.0
 # the statistics are float64 sums of at most 2**24 terms
 STATISTICS = 1e-12
 
-# offset at std 1, smallest scale, largest scale, outlier, ends of a uniform set. float64: as far as std/|mean| > 1e-6 and
-# squares that stay in its range go
+# offset at std 1, smallest scale, largest scale, outlier, ends of a uniform set. float64: as far as a long double can tell,
+# and the variance is in range (test_extreme goes on)
 NUMBERS = {
     "float32": (1e8, 1e-30, 1e30, 1e8, 3e38),
     "bfloat16": (1e8, 1e-30, 1e30, 1e8, 3e38),
     "float16": (6e4, 1e-4, 1e3, 6e4, 6.5e4),
-    "float64": (9e5, 1e-100, 1e100, 1e8, 1e140),
+    "float64": (9e5, 1e-150, 1e150, 1e8, 1e150),
 }
 KINDS = ["offset", "large_offset", "small", "large", "lognormal", "outlier", "cancelling", "widest", "denormal"]
 
@@ -89,9 +90,9 @@ def combinations() -> list[Any]:
     return chosen
 
 
-def check_close(y: Array, truth: Array, weight: Any) -> None:
+def check_close(y: Array, truth: Array, weight: Any, terms: Any) -> None:
     if y.dtype == np.float64:
-        assert oracle.eps_error(y, truth, weight) <= FLOAT64_EPS
+        assert oracle.eps_error(y, truth, terms) <= FLOAT64_EPS
     else:
         assert oracle.ulp_error(y, truth, weight) <= ROUNDED_ONCE
 
@@ -115,7 +116,7 @@ def test_rounded_once(case: Case, kind: str, dtype: np.dtype[Any], rng: np.rando
         truth = cases.expected(case, a, eps)
         for method in METHODS:
             y, stats = call(case, a, eps=eps, method=method, return_stats=True)
-            check_close(y, truth.y, truth.weight)
+            check_close(y, truth.y, truth.weight, truth.terms)
             check_statistics(stats, truth, eps)
 
 
@@ -173,7 +174,7 @@ def test_largest_group(n: int, kind: str, name: str, rng: np.random.Generator) -
             y, stats = call(case, cases.Arguments(x.reshape(case.shape)), method=method, return_stats=True)
             y = y.ravel()
             off = np.flatnonzero(y != nearest)  # elsewhere it is the nearest number already
-            check_close(y[off], truth.y[off], 1.0)
+            check_close(y[off], truth.y[off], 1.0, 1.0)
             check_statistics(stats._replace(mean=stats.mean.reshape(()), rstd=stats.rstd.reshape(())), truth, 1e-5)
 
 
@@ -188,7 +189,7 @@ def test_mean_that_float64_does_not_hold(n: int, seed: int, method: str) -> None
     assert oracle.ulp_error(plain, truth.y) > 0.6, "these numbers are no longer hard"
     for case in one_group_of(n):
         y = call(case, cases.Arguments(x.reshape(case.shape)), method=method)
-        check_close(y.ravel(), truth.y, 1.0)
+        check_close(y.ravel(), truth.y, 1.0, 1.0)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "cancelling"])
@@ -203,7 +204,7 @@ def test_given_statistics(norm: str, shape: tuple[int, ...], dtype: np.dtype[Any
     a = replace(cases.arguments(case, dtype), x=hostile(kind, dtype, rng, shape))
     a = replace(a, running_mean=other.mean(axis=0), running_var=other.var(axis=0))
     truth = cases.expected(case, a)
-    check_close(call(case, a), truth.y, truth.weight)
+    check_close(call(case, a), truth.y, truth.weight, truth.terms)
 
 
 SHAPES = [case for n in (49, 1000, 40000) for case in groups_of(n) if case.norm != "rms"]

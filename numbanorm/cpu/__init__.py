@@ -14,6 +14,7 @@ from ..plan import Plan
 from ..tree import gradient_family
 from .backward_schedule import cut_backward
 from .enter import GIVEN, NOT_GIVEN, ONLY_RSTD, TRACKED, TRACKING, Program, run_tracking
+from .extreme import scaled_gradients, scaled_groups
 from .jobs import CENTER, ONE_READ, PARAMETERS, SQUARES, STREAM, WRITE
 from .launch import GUARD, entry, prepare
 from .objects import identities
@@ -66,7 +67,8 @@ def at_once(
 ) -> bool:
     """As `normalize`; False if any argument that nobody has checked is not as it should be, and then nothing is done.
 
-    mean, var: running statistics, updated with a `momentum`, or given if that is None; stats: zeros, if they are wanted.
+    mean, var: running statistics, updated with a `momentum`, or given if that is None; stats: zeros, if they are wanted. False
+    too if float64 left its range: then y and stats are to be written again, and running statistics are as they were.
     """
     what = NOT_GIVEN if mean is None and var is None else GIVEN if momentum is None else TRACKED
     todo = WRITE | flags(center, what == GIVEN, one_read) | (0 if y is x else STREAM)
@@ -103,17 +105,32 @@ def normalize(
     -------
     float64 array (4, B * G) of mean, its low part, sum of squares (the variance, if given) and rstd.
     """
-    stats = np.zeros((4, plan.B * plan.G))
+    stats, kept = np.zeros((4, plan.B * plan.G)), x
     weight, bias, mean, var = plain(weight, bias, *(given or (None, None)))
-    at_once(plan, x, y, weight, bias, eps, center, one_read, mean, var, None, stats, True)
+    if x.itemsize == 8 and y is x and given is None:
+        kept = x.copy()  # what leaves float64's range is computed again
+
+    def compute(plan: Plan, x: Array, y: Array, weight: Any, bias: Any, eps: float, stats: Array) -> bool:
+        return at_once(plan, x, y, weight, bias, eps, center, one_read, mean, var, None, stats, True)
+
+    if not compute(plan, x, y, weight, bias, eps, stats):
+        for where, values in scaled_groups(plan, kept, weight, bias, eps, stats, compute):
+            y.reshape(plan.B, plan.M, plan.G, -1)[where] = values
     return stats
 
 
 def measure(plan: Plan, x: Array, one_read: bool) -> Array:
     """The statistics of `normalize` with eps 0, and nothing written."""
-    run, program = prepared(plan, x.dtype, flags(True, False, one_read), False, NOT_GIVEN, threads_for(plan))
-    stats = np.zeros((4, plan.B * plan.G))
-    run(x, x, None, None, None, None, stats, program, True, 0.0, 0.0, 0.0, 0.0)
+    stats, todo = np.zeros((4, plan.B * plan.G)), flags(True, False, one_read)
+
+    def compute(plan: Plan, x: Array, y: Any, weight: None, bias: None, eps: float, stats: Array) -> bool:
+        run, program = prepared(plan, x.dtype, todo, False, NOT_GIVEN, threads_for(plan))
+        done: bool = run(x, x, None, None, None, None, stats, program, True, eps, 0.0, 0.0, 0.0)
+        return done
+
+    if not compute(plan, x, None, None, None, 0.0, stats):
+        for _ in scaled_groups(plan, x, None, None, 0.0, stats, compute):
+            pass
     return stats
 
 
@@ -190,10 +207,22 @@ def differentiate(
         todo = (PARAMETERS if wanted else 0) | (CENTER if center and not given else 0)
         todo |= 0 if dx is None or scaled else WRITE if in_place else WRITE | STREAM
         run, program = prepared_backward(plan, x.dtype, todo, threads)
-        own = grads if grads is None or grads.dtype is np.dtype(grads.dtype.name) else np.empty(grads.shape)
-        run(x, dy, x if dx is None else dx, *plain(weight, mean, rstd), own, program, True)
-        if own is not grads:
-            assign(grads, own)
+        (weight_, mean_), rstd_ = plain(weight, mean), rstd.astype(np.float64, order="C")
+        # float64 that leaves its range is computed again: from what was there, and gradients not yet rounded
+        double = x.itemsize == 8
+        dx_, grads_ = np.empty(dx.shape) if dx is not None and double and in_place else dx, grads
+        if grads is not None and (double or grads.dtype is not np.dtype(grads.dtype.name)):
+            grads_ = np.empty(grads.shape)
+
+        def compute(x: Array, dy: Array, dx: Array | None, mean: Array | None, rstd: Array, grads: Array | None) -> bool:
+            done: bool = run(x, dy, x if dx is None else dx, weight_, mean, rstd, grads, program, True)
+            return done
+
+        if not compute(x, dy, dx_, mean_, rstd_, grads_):
+            scaled_gradients(plan, x, dy, dx_, mean_, rstd_, grads_, compute)
+        for target, values in ((grads, grads_), (dx, dx_)):
+            if target is not values:
+                assign(target, values)
     if scaled:
         run, program = prepared(plan, dy.dtype, WRITE | (0 if in_place else STREAM), True, ONLY_RSTD, threads)
         run(dy, dx, *plain(weight, None, None, rstd), None, program, True, 0.0, 0.0, 0.0, 0.0)

@@ -28,7 +28,6 @@ from .sums import (
     add_row_sums,
     advance_by,
     block_rows,
-    distance,
     drain,
     get,
     lanes,
@@ -36,7 +35,7 @@ from .sums import (
     push,
     put,
     ratio,
-    scaled_square,
+    squares_about,
     tile_of_sums,
     zero,
     zeros,
@@ -66,8 +65,7 @@ def block_moments(kind, one_read, x, i, n, stride, width, means, kept, room, acc
     elif one_read:
         for c in range(0, width, 16):
             high, low = ratio(get(kept, c, zeros(x)), float(n))
-            d = distance(high, lanes(means, c), low)
-            put(acc, c, scaled_square(get(kept, room + c, zeros(x)), float(n), d))
+            put(acc, c, squares_about(get(kept, room + c, zeros(x)), float(n), high, low, lanes(means, c)))
         return
     add_row_squares(x, i, n, together, stride, width, out, about)
 

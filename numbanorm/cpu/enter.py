@@ -5,7 +5,8 @@ converted before. So a norm calls one function, past the dispatcher, which takes
 parameters from whatever type they have, makes its own work space, and has all integers in one array, the *program*.
 
 What it does not accept it returns False for, before anything is done: Python then finds out what is wrong, or makes the
-copies that are wanted, and calls again with `checked`.
+copies that are wanted, and calls again with `checked`. It returns False too where float64 overflowed, or nearly so on either
+side: then what it wrote is to be written again, see `extreme`, and running statistics are as they were.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ..plan import Plan
 from .jobs import ANCHOR, M2, MEAN, ROOT, RSTD, UNIT
 from .kernel import device, intrinsic, kernel, types
 from .objects import (
+    DATA,
     FLAGS,
     OBJECT,
     READABLE,
@@ -34,8 +36,10 @@ from .objects import (
     same_or_apart,
     there,
 )
+from .products import gradients_in_range
 from .schedule import Schedule
 from .simd import advance, convert, fill, keep, pointer, unpacked
+from .statistics import in_range
 
 Program = np.ndarray[Any, np.dtype[np.int64]]
 # where things stand in a program: HEAD integers, then four for each step, the dims of the kernel family, and two shapes
@@ -129,6 +133,12 @@ def clear_of(a, nbytes, p, n, known):
     return apart(a, nbytes, p, bytes_of(p, n, known))
 
 
+@device()
+def in_place(x, y):
+    """Whether y, if it is not None, is where x is."""
+    return there(y) and field(x, DATA) == field(y, DATA)
+
+
 @device(inline=False)
 def acceptable(x, y, w, b, mean, var, tracked, program, n):
     """Whether the arguments of a forward call fit, and what is written shares memory with nothing else but x with y."""
@@ -202,7 +212,10 @@ def run_forward(x, y, w, b, mean, var, stats, told, checked, eps, n, old, new):
     program = elements(told, int64)
     _, _, steps, work, kept, places, units, groups, count, given, _, _, _ = unpacked(program, KNOWN)
     known = advance(program, KNOWN)
+    guarded = given in (NOT_GIVEN, TRACKED) and program[BYTES] == 8 * units * count  # float64, and not given
     if not (checked or acceptable(x, y, w, b, mean, var, given == TRACKED, program, places)):
+        return False
+    if not checked and guarded and in_place(x, y):
         return False
     space = np.empty(2 * places + work + kept + 4 * units)
     weights = pointer(space)
@@ -220,6 +233,8 @@ def run_forward(x, y, w, b, mean, var, stats, told, checked, eps, n, old, new):
     read(b, known, places, -0.0, biases)
     args = (weights, biases, carray(table, (4, units)), rest, advance(rest, work), advance(program, HEAD + 4 * steps))
     run_steps(program, steps, (elements(x, uint8), elements(y, uint8), *args, float64(count), eps))
+    if guarded and not in_range(advance(table, M2 * units), advance(table, RSTD * units), units):
+        return False
     if given == TRACKED:
         track(table, mean, known, groups, units // groups, 1.0, old, new, weights)
         track(advance(table, M2 * units), var, known, groups, units // groups, n, old, new, weights)
@@ -236,7 +251,10 @@ def run_backward(x, dy, dx, w, mean, rstd, grads, told, checked):
     program = elements(told, int64)
     _, _, steps, work, kept, places, units, _, count, _, times, _, _ = unpacked(program, KNOWN)
     known = advance(program, KNOWN)
+    guarded = program[BYTES] == 8 * units * count
     if not (checked or acceptable_gradients(x, dy, dx, w, mean, rstd, grads, program, places, units)):
+        return False
+    if not checked and guarded and (in_place(x, dx) or in_place(dy, dx)):
         return False
     space = np.empty((times + 2) * places + UNIT * units + work + kept)
     weights, anchors, roots = pointer(space), elements(mean, float64), elements(rstd, float64)
@@ -253,8 +271,9 @@ def run_backward(x, dy, dx, w, mean, rstd, grads, told, checked):
     run_steps(program, steps, (elements(x, uint8), elements(dy, uint8), elements(dx, uint8), *args))
     if there(grads):
         narrow(total, 2 * places, grads, known)
+    good = not guarded or gradients_in_range(table, units, total, 2 * places if there(grads) else 0)
     keep(space)
-    return True
+    return good
 
 
 @kernel()

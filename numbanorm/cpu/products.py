@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import int64
 from numba.core import cgutils
 
-from .jobs import CENTER, DELTA, OFFSET, ROOT, SHIFT, SLOPE
+from .jobs import ANCHOR, CENTER, DELTA, OFFSET, ROOT, SHIFT, SLOPE, UNIT
 from .kernel import device, intrinsic, types
 from .simd import (
     F64,
@@ -48,6 +49,9 @@ from .sums import (
 )
 
 SUMS = 3  # u, u * d, d
+LARGE_CUBE = (
+    2.0**340
+)  # of float64: between its inverse and this, neither the cube of rstd nor the low part of a product with it gets lost
 N = types.intp
 
 
@@ -260,3 +264,16 @@ def settle(kind, total, table, at, count):
     table[at + SHIFT] = -(c1 * rstd) - delta * slope
     table[at + DELTA] = delta
     table[at + OFFSET] = -(delta * rstd)  # (x - mean) * rstd + offset is the normalized x
+
+
+@device(inline=False)
+def gradients_in_range(table, units, grads, n):
+    """Whether what the groups' dx takes, (units, UNIT), and n gradients of parameters are what they would be without limits."""
+    good = True
+    for u in range(0, units * UNIT, UNIT):
+        good &= 1.0 / LARGE_CUBE < table[u + ROOT] < LARGE_CUBE
+        for k in range(ANCHOR, OFFSET + 1):
+            good &= abs(table[u + k]) < np.inf
+    for k in range(n):
+        good &= abs(grads[k]) < np.inf
+    return good

@@ -29,7 +29,7 @@ from .sums import (
     push,
     put,
     ratio,
-    scaled_square,
+    squares_about,
     tile_squares,
     tile_sum,
     zero,
@@ -57,7 +57,7 @@ def span_sum(kind, one_read, x, i, n, mean, kept, first, stack):
                 put(kept, place + 1, tile_squares(x, at, size, ratio(s, float(size))[0]))
         elif one_read:
             high, low = ratio(get(kept, place, zero(x)), float(size))
-            s = scaled_square(get(kept, place + 1, zero(x)), float(size), (high - mean) + low)
+            s = squares_about(get(kept, place + 1, zero(x)), float(size), high, low, mean)
         else:
             s = tile_squares(x, at, size, mean)
         if tiles == 1:

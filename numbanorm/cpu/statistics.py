@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 
 from .jobs import CENTER, LOW, M2, MEAN, RSTD, SQUARES
 from .kernel import device, intrinsic, types
 from .simd import F64, Vec, call, fused, integer, load, store
 from .sums import in_lanes, ratio, two_sum, value, whole
+
+LARGE_RSTD = 2.0**450  # of float64: with a smaller one, no square that mattered was below the normal numbers
 
 
 @intrinsic
@@ -20,8 +23,9 @@ def inverse_root(tc: Any, high: Any, low: Any, eps: Any) -> Any:
     """
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        v, error = two_sum(b, a[0], whole(b, a[2], high))
-        error = b.fadd(error, a[1])
+        v, error = two_sum(b, a[0], a[1])
+        v, more = two_sum(b, v, whole(b, a[2], high))
+        error = b.fadd(error, more)
         one, half = (whole(b, ir.Constant(F64, x), high) for x in (1.0, 0.5))
         suffix = f"v{v.type.count}f64" if isinstance(high, Vec) else "f64"
         r = b.fdiv(one, call(b, f"llvm.sqrt.{suffix}", v.type, [v]))
@@ -119,3 +123,12 @@ def conclude(kind, total, stats, u, n, count, eps):
     elif count:  # 0 where rstd itself was given
         var = stats_of(stats, M2, u, n, total)
         put_stats(stats, RSTD, u, n, inverse_root(var, nought(var), eps))
+
+
+@device(inline=False)
+def in_range(squares, rstd, units):
+    """Whether each group's sum of squares and rstd, (units,), are what they would be without limits."""
+    good = True
+    for u in range(units):
+        good &= squares[u] < np.inf and rstd[u] < LARGE_RSTD  # neither holds for nan
+    return good

@@ -16,7 +16,7 @@ from typing import Any
 from numba import float64
 
 from .device import block, device, load1, quotient, read1, store1, thread
-from .sums import ratio, scaled_square
+from .sums import ratio, squares_about
 from .tiles import four, once
 
 SUM, SQUARES, BOTH, PRODUCTS, WEIGHTS = 0, 1, 2, 3, 4
@@ -84,7 +84,6 @@ def merge(parts: int, by_columns: bool) -> Any:
                 part, unit = i - run * per, unit_of(run, per_sample, groups, channels)
             count = float64(min(size, length - part * size))
             high, low = ratio(get_sum(moments, i, zero), count)
-            d = (high - read1(mean, unit)) + low
-            put_sum(moments, n + i, scaled_square(get_sum(moments, n + i, zero), count, d))
+            put_sum(moments, n + i, squares_about(get_sum(moments, n + i, zero), count, high, low, read1(mean, unit)))
 
     return kernel

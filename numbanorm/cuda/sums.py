@@ -89,9 +89,10 @@ def value(s):
 
 
 @device
-def scaled_square(acc, n, d):
-    """acc + n * d * d"""
-    return term(acc, mul(n, mul(d, d)))
+def squares_about(acc, n, high, low, mean):
+    """Squares about `high` of n elements whose mean is high + low -> their squares about `mean`."""
+    d = high - mean
+    return term(acc, mul(n, mul(d, d + (low + low))))
 
 
 @device
@@ -106,8 +107,9 @@ def weighted(acc, w):
 @device
 def inverse_root(high, low, eps):
     """1 / sqrt(high + low + eps), rounded once: a Newton step takes in what the sum, the root and the quotient lost."""
-    v, error = two_sum(high, eps)
-    error = error + low
+    v, error = two_sum(high, low)
+    v, more = two_sum(v, eps)
+    error = error + more
     r = div(1.0, root(v))
     p = mul(v, r)
     rest = fma(v, r, -p)

@@ -1,0 +1,217 @@
+"""float64 at the ends of its range: sums, squares and cubes that overflow or underflow change nothing but the scale."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal, localcontext
+from fractions import Fraction
+from typing import Any
+
+import cases
+import numpy as np
+import pytest
+from cases import METHODS, Case, call, call_backward
+
+import numbanorm
+
+FLOAT64 = np.dtype(np.float64)
+# rows are no narrower than 64, or one row a group: then the groups that are computed again have the tree of those that are not
+SCALED = [
+    Case("layer", (5, 33)), Case("layer", (2, 3, 7), dims=2), Case("rms", (3, 300)), Case("batch", (9, 70)),
+    Case("batch", (3, 2, 300)), Case("batch", (5, 4, 4, 16), channel_axis=-1), Case("instance", (2, 3, 7, 7)),
+    Case("instance", (2, 40, 64), channel_axis=-1), Case("group", (2, 6, 5, 5), groups=3),
+    Case("group", (2, 9, 64), groups=8, channel_axis=-1), Case("layer", (3, 257), affine=False),
+]  # fmt: skip
+EXPONENTS = [500, 600, 1019, -460, -600, -1000]
+every_method = pytest.mark.parametrize("method", METHODS)
+every_case = pytest.mark.parametrize("case", SCALED, ids=lambda c: c.name)
+every_exponent = pytest.mark.parametrize("exponent", EXPONENTS)
+
+
+def scaled(case: Case, exponent: int) -> tuple[cases.Arguments, cases.Arguments]:
+    """Arguments of a case, and the same with x scaled, which is exact."""
+    a = cases.arguments(case, FLOAT64)
+    x = np.ldexp(np.round(a.x * 2**20), -20)  # few bits: they are all there among the denormals too
+    return replace(a, x=x), replace(a, x=np.ldexp(x, exponent))
+
+
+@every_method
+@every_exponent
+@every_case
+def test_a_power_of_two_changes_no_bit(case: Case, exponent: int, method: str) -> None:
+    plain, extreme = scaled(case, exponent)
+    y, stats = call(case, plain, eps=0.0, method=method, return_stats=True)
+    z, found = call(case, extreme, eps=0.0, method=method, return_stats=True)
+    assert y.tobytes() == z.tobytes()
+    assert found.rstd.tobytes() == np.ldexp(stats.rstd, -exponent).tobytes()
+    if stats.mean is not None:
+        assert found.mean.tobytes() == np.ldexp(stats.mean, exponent).tobytes()
+    out = extreme.x.copy()
+    assert call(case, replace(extreme, x=out), eps=0.0, method=method, out=out) is out
+    assert out.tobytes() == y.tobytes()
+
+
+@every_exponent
+@every_case
+def test_nor_do_gradients_but_for_the_scale(case: Case, exponent: int) -> None:
+    plain, extreme = scaled(case, exponent)
+    dy = cases.upstream(case, FLOAT64)
+    stats, found = (call(case, a, eps=0.0, return_stats=True)[1] for a in (plain, extreme))
+    true, got = call_backward(case, plain, dy, stats), call_backward(case, extreme, dy, found)
+    # the smallest gradients are denormal: they have fewer bits
+    assert np.abs(np.ldexp(got[0], exponent) - true[0]).max() <= max(2.0 ** (exponent - 1074), 0.0)
+    for one, other in zip(true[1:], got[1:], strict=True):
+        assert one is other is None or one.tobytes() == other.tobytes()
+    for source in (extreme.x, dy):
+        a, upstream = replace(extreme, x=extreme.x.copy()), dy.copy()
+        out = a.x if source is extreme.x else upstream
+        assert call_backward(case, a, upstream, found, out=out)[0] is out
+        assert out.tobytes() == got[0].tobytes()
+
+
+@pytest.mark.parametrize("exponent", [1010, -1000])
+@every_case
+def test_nor_does_a_scale_of_dy(case: Case, exponent: int) -> None:
+    a, dy = cases.arguments(case, FLOAT64), cases.upstream(case, FLOAT64)
+    stats = call(case, a, return_stats=True)[1]
+    true, got = call_backward(case, a, dy, stats), call_backward(case, a, np.ldexp(dy, exponent), stats)
+    for one, other in zip(true, got, strict=True):
+        if one is not None:
+            assert np.isfinite(other).all()
+            # what overflowed was computed again, from a scaled dy; what did not lost bits among the denormals
+            assert np.abs(np.ldexp(other, -exponent) - one).max() <= 2.0**-52 * np.abs(one).max()
+
+
+@every_method
+@every_case
+def test_groups_keep_to_themselves(case: Case, method: str) -> None:
+    """Each of the groups has its own scale; one holds a nan, one an infinity, and one is constant."""
+    plain, _ = scaled(case, 0)
+    exponents = np.array([0, 600, -600, 1000, -1000, 0, 300])
+    x = plain.x.copy()
+    for k, group in enumerate(groups_of(case, x)):
+        group[...] = np.ldexp(group, exponents[k % 7])
+    for k, value in ((3, np.nan), (1, np.inf), (0, 1e308)):
+        for j, group in enumerate(groups_of(case, x)):
+            if j % 11 == k and value == 1e308:
+                group[...] = value
+            elif j % 11 == k:
+                group[(0,) * group.ndim] = value
+    with np.errstate(invalid="ignore"):
+        y = call(case, replace(plain, x=x), eps=0.0, method=method)
+    expected = call(case, plain, eps=0.0, method=method)
+    for k, (found, true) in enumerate(zip(groups_of(case, y), groups_of(case, expected), strict=True)):
+        if k % 11 not in (0, 1, 3):
+            assert found.tobytes() == true.tobytes()
+        else:
+            assert np.isnan(found).any() or (case.norm == "rms" and k % 11 != 3)
+
+
+def groups_of(case: Case, x: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+    """Views of what shares a mean."""
+    if case.norm in ("layer", "rms"):
+        return list(x.reshape(-1, int(np.prod(case.parameter_shape))))
+    channels = np.moveaxis(x, case.channel_axis, 0)
+    if case.norm == "batch":
+        return list(channels)
+    samples = np.moveaxis(channels, 1, 0)
+    if case.norm == "instance":
+        return [c for s in samples for c in s]
+    return [g for s in samples for g in np.split(s, case.groups)]
+
+
+def rounded_from_decimals(x: list[float], weight: float, bias: float, eps: float) -> list[tuple[Decimal, Decimal]]:
+    """The definition in rational numbers, and a root of 80 digits: y, and the sum of its terms' sizes."""
+    exact = [Fraction(v) for v in x]
+    mean = sum(exact, Fraction(0)) / len(x)
+    var = sum(((v - mean) ** 2 for v in exact), Fraction(0)) / len(x) + Fraction(eps)
+    with localcontext() as c:
+        c.prec, c.Emax, c.Emin = 80, 10**6, -(10**6)
+        root = (Decimal(var.numerator) / Decimal(var.denominator)).sqrt()
+        terms = [
+            (Decimal((v - mean).numerator) / Decimal((v - mean).denominator) / root * Decimal(weight), Decimal(bias))
+            for v in exact
+        ]
+        return [(a + b, max(abs(a) + abs(b), abs(Decimal(weight)))) for a, b in terms]
+
+
+def numbers(kind: str, rng: np.random.Generator) -> np.ndarray[Any, Any]:
+    x = rng.standard_normal(50)
+    return {
+        "offset_1e12": x + 1e12,
+        "offset_1e15": np.round(x * 8) / 8 + 1e15,
+        "squares_overflow": x * 1e200,
+        "squares_underflow": x * 1e-200,
+        "sum_overflows": np.abs(x) * 1e307 + 1e308,
+        "distance_overflows": np.sign(x) * (1.6e308 + np.abs(x) * 1e306),
+        "denormal": rng.integers(-9, 9, 50) * 5e-324,
+        "all_magnitudes": np.ldexp(x, rng.integers(-1060, 1010, 50)),
+        "cancelling": np.resize([1.5e308, 1.0, -1.5e308, 3.0, 1e-308], 50),
+        "one_large": np.where(np.arange(50) == 7, 1e300, x * 1e-300),
+    }[kind]
+
+
+KINDS = [
+    "offset_1e12", "offset_1e15", "squares_overflow", "squares_underflow", "sum_overflows", "distance_overflows", "denormal",
+    "all_magnitudes", "cancelling", "one_large",
+]  # fmt: skip
+
+
+@every_method
+@pytest.mark.parametrize("eps", [0.0, 1e-290, 1e-5])
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_eps_everywhere(kind: str, eps: float, method: str, rng: np.random.Generator) -> None:
+    x, weight, bias = numbers(kind, rng), 1.7, -0.3
+    y = numbanorm.layer_norm(x[None], 50, np.full(50, weight), np.full(50, bias), eps, method=method)[0]
+    for found, (true, terms) in zip(y.tolist(), rounded_from_decimals(x.tolist(), weight, bias, eps), strict=True):
+        with localcontext() as c:
+            c.prec = 80
+            assert abs(Decimal(found) - true) <= 2 * Decimal(2) ** -52 * terms
+
+
+@every_method
+def test_equal_numbers(method: str) -> None:
+    """Their sum overflows, and their variance is 0: what is left of rstd is eps."""
+    x, bias = np.full((3, 40), 1e308), np.linspace(-1, 1, 40)
+    y, stats = numbanorm.layer_norm(x, 40, None, bias, 1e-6, method=method, return_stats=True)
+    assert (y == bias).all()
+    assert (stats.mean == 1e308).all()
+    assert (stats.rstd == 1.0 / np.sqrt(1e-6)).all()
+
+
+@every_method
+@pytest.mark.parametrize("axis", [1, -1])
+def test_running_statistics_are_updated_once(axis: int, method: str, rng: np.random.Generator) -> None:
+    """With the mean and the variance, or its infinity where float64 has no number for it."""
+    x = np.moveaxis(rng.standard_normal((6, 80, 5)) * np.where(np.arange(80) % 2, 1e200, 1e-5)[:, None], 1, axis)
+    mean, var, counter = np.ones(80), np.ones(80), np.zeros((), np.int64)
+    numbanorm.batch_norm(
+        x, mean, var, training=True, momentum=0.25, num_batches_tracked=counter, channel_axis=axis, method=method
+    )
+    assert counter == 1
+    of_channels = np.moveaxis(x, axis, 0).reshape(80, -1)
+    np.testing.assert_allclose(mean, 0.75 + 0.25 * of_channels.mean(1), rtol=1e-13)
+    assert np.isposinf(var[1::2]).all()
+    np.testing.assert_allclose(var[::2], 0.75 + 0.25 * of_channels[::2].var(1, ddof=1), rtol=1e-13)
+
+
+@every_method
+def test_moments(method: str, rng: np.random.Generator) -> None:
+    x = np.round(rng.standard_normal((4, 30)) * 2**20)
+    true = numbanorm.moments(x, 1, method=method)
+    found = numbanorm.moments(np.ldexp(x, [[-520], [480], [0], [990]]), 1, method=method)
+    assert (found.mean == np.ldexp(true.mean, [-520, 480, 0, 990])).all()
+    assert (found.m2[:3] == np.ldexp(true.m2[:3], [-1040, 960, 0])).all()
+    assert np.isposinf(found.m2[3])
+
+
+def test_gradients_of_float32_weights(rng: np.random.Generator) -> None:
+    """They are rounded once, from what was computed again."""
+    x, dy = rng.standard_normal((4, 30)), rng.standard_normal((4, 30))
+    for weight in (np.ones(30, np.float32), np.ones(30, ">f4")):
+        found = []
+        for scale in (1.0, 2.0**700):
+            stats = numbanorm.layer_norm(x * scale, 30, weight, eps=0.0, return_stats=True)[1]
+            found.append(numbanorm.layer_norm_backward(dy, x * scale, 30, stats, weight)[1:])
+        assert [a.dtype for a in found[0]] == [a.dtype for a in found[1]]
+        assert all((a == b).all() for a, b in zip(*found, strict=True))
