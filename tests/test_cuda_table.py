@@ -132,9 +132,10 @@ def agree(ring: Ring, case: Case, a: Arguments, dy: Host, method: str = METHODS[
     return [found.host(), *(g.host() for g in gradients)]
 
 
+# float64 whose squares are in range: only the CPU computes again what left it
 HARD = {
     "large offset": lambda x: x + 1e8, "tiny": lambda x: x * 1e-42, "denormal float64": lambda x: x * 1e-310,
-    "huge": lambda x: x * 1e38, "huge float64": lambda x: x * 1e305, "constant": lambda x: np.full_like(x, 0.1),
+    "huge": lambda x: x * 1e38, "huge float64": lambda x: x * 1e150, "constant": lambda x: np.full_like(x, 0.1),
     "negative zero": lambda x: np.full_like(x, -0.0), "one of many": lambda x: np.eye(1, x.size, 3).reshape(x.shape),
 }  # fmt: skip
 HARD_TYPES = DTYPES if RING == "gpu" else (FLOAT32, FLOAT64)
