@@ -103,6 +103,14 @@ DY = [
     alien(NORMS, "x float64", {"x": np.ones((N, C, S))}, "dy must have the dtype of x, float64", "got float32", "dy.astype(")
 ]  # fmt: skip
 
+
+def of_weight(a: Kwargs) -> Kwargs:
+    """The forward call had a weight, and this one has none."""
+    stats = Stats(*a["stats"])
+    stats.weighted = True
+    return {"stats": stats, "weight": None}
+
+
 PAIR = ("stats must be (mean, rstd)", "pass what the norm returned with return_stats=True")
 AS_THEY_CAME = "pass the stats of the forward call as they came"
 STATS = [
@@ -125,6 +133,9 @@ STATS = [
       for s, where in (("mean", CENTRED), ("rstd", NORMS)) for got in ["int64", "bool", "complex128", "object"]),
     *(alien(where, f"{s} masked", changed(s, to=np.ma.array), f"{s} must not be a masked array", "the mask would", "pass ")
       for s, where in (("mean", CENTRED), ("rstd", NORMS))),
+    wrong("rms", "stats with a mean", lambda a: {"stats": (a["stats"].rstd, a["stats"].rstd)}, "stats of rms_norm have no mean",
+          "got one", "write (None, rstd)"),
+    wrong(NORMS, "weight left out", of_weight, "weight must be given, for the forward call had one", "got None", "pass the same"),
 ]  # fmt: skip
 
 NEEDS = [

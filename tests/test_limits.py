@@ -102,11 +102,20 @@ def test_gradients_of_nothing_as_in_torch(shape: tuple[int, ...]) -> None:
         assert not any(g.any() for g in found)
 
 
-def test_no_groups() -> None:
+def no_groups() -> Iterator[tuple[str, Callable[[], Any]]]:
+    """The call in words, and the call."""
+    for shape in ((2, 6, 4), (2, 0, 4), (0, 0)):
+        yield f"group_norm(zeros({shape}), 0)", partial(numbanorm.group_norm, zeros(*shape), 0)
+
+
+NO_GROUPS = list(no_groups())
+
+
+@pytest.mark.parametrize("call", [call for _, call in NO_GROUPS], ids=[words for words, _ in NO_GROUPS])
+def test_no_groups(call: Callable[[], Any]) -> None:
     """Which torch finds out by dividing."""
-    for x in (zeros(2, 6, 4), zeros(2, 0, 4), zeros(0, 0)):
-        with pytest.raises(ValueError, match=r"num_groups must be at least 1: got 0; 1 normalizes all \d channels together"):
-            numbanorm.group_norm(x, 0)
+    with pytest.raises(ValueError, match=r"num_groups must be at least 1: got 0; 1 normalizes all \d channels together"):
+        call()
 
 
 AXES = 64  # the most that NumPy has
@@ -273,16 +282,23 @@ def test_what_is_written_in_the_memory_of_another(make: Any, name: str, kind: An
     assert taken == (1 if make is forward else 2)
 
 
-def test_statistics_that_overlap_themselves() -> None:
+# dtype, and bytes from one channel's number to the next
+STEPS = [("f4", 0), ("f4", 2), ("f4", 1), ("f4", -3), ("f8", 4)]
+
+
+def overlapping_itself(dtype: str, step: int) -> tuple[Array, Array]:
+    """Room, and running statistics in it."""
+    room = np.ones(2 * C, dtype)
+    return room, as_strided(room[C:], (C,), (step,))
+
+
+@pytest.mark.parametrize(("dtype", "step"), STEPS)
+def test_statistics_that_overlap_themselves(dtype: str, step: int) -> None:
     """Each channel must have a number of its own to be updated."""
     x, var = np.ones((3, C), np.float32), np.ones(C)
-    for dtype, step in (("f4", 0), ("f4", 2), ("f4", 1), ("f4", -3), ("f8", 4)):
-        room = np.ones(2 * C, dtype)
-        mean = as_strided(room[C:], (C,), (step,))
-        with pytest.raises(
-            ValueError, match=r"running_mean must have memory for every channel: got a .*view.*; pass running_m"
-        ):
-            numbanorm.batch_norm(x, mean, var, training=True)
-        assert (room == 1).all()
-        y = numbanorm.batch_norm(x, mean, var)  # to be read, they may be anything
-        assert y.tobytes() == numbanorm.batch_norm(x, mean.copy(), var).tobytes()
+    room, mean = overlapping_itself(dtype, step)
+    with pytest.raises(ValueError, match=r"running_mean must have memory for every channel: got a .*view.*; pass running_m"):
+        numbanorm.batch_norm(x, mean, var, training=True)
+    assert (room == 1).all()
+    y = numbanorm.batch_norm(x, mean, var)  # to be read, they may be anything
+    assert y.tobytes() == numbanorm.batch_norm(x, mean.copy(), var).tobytes()

@@ -202,30 +202,38 @@ def differentiate(
     scaled = dx is not None and scales(plan, given, wanted)
     if not needs[0] and (dx is None or given):
         x = dy  # for dbias x need not be read
-    threads = threads_for(plan)
     if wanted or not given:
         todo = (PARAMETERS if wanted else 0) | (CENTER if center and not given else 0)
         todo |= 0 if dx is None or scaled else WRITE if in_place else WRITE | STREAM
-        run, program = prepared_backward(plan, x.dtype, todo, threads)
-        (weight_, mean_), rstd_ = plain(weight, mean), rstd.astype(np.float64, order="C")
-        # float64 that leaves its range is computed again: from what was there, and gradients not yet rounded
-        double = x.itemsize == 8
-        dx_, grads_ = np.empty(dx.shape) if dx is not None and double and in_place else dx, grads
-        if grads is not None and (double or grads.dtype is not np.dtype(grads.dtype.name)):
-            grads_ = np.empty(grads.shape)
-
-        def compute(x: Array, dy: Array, dx: Array | None, mean: Array | None, rstd: Array, grads: Array | None) -> bool:
-            done: bool = run(x, dy, x if dx is None else dx, weight_, mean, rstd, grads, program, True)
-            return done
-
-        if not compute(x, dy, dx_, mean_, rstd_, grads_):
-            scaled_gradients(plan, x, dy, dx_, mean_, rstd_, grads_, compute)
-        for target, values in ((grads, grads_), (dx, dx_)):
-            if target is not values:
-                assign(target, values)
+        differentiate_by_sums(plan, x, dy, dx, weight, mean, rstd, todo, grads)
     if scaled:
-        run, program = prepared(plan, dy.dtype, WRITE | (0 if in_place else STREAM), True, ONLY_RSTD, threads)
+        run, program = prepared(plan, dy.dtype, WRITE | (0 if in_place else STREAM), True, ONLY_RSTD, threads_for(plan))
         run(dy, dx, *plain(weight, None, None, rstd), None, program, True, 0.0, 0.0, 0.0, 0.0)
+
+
+def differentiate_by_sums(
+    plan: Plan, x: Array, dy: Array, dx: Array | None, weight: Array | None, mean: Array | None, rstd: Array, todo: int,
+    grads: Array | None,
+) -> None:  # fmt: skip
+    """The part of `differentiate` that needs sums over groups. float64 that leaves its range is computed again: so nothing that
+    is read is overwritten before, and gradients are kept unrounded."""
+    run, program = prepared_backward(plan, x.dtype, todo, threads_for(plan))
+    (weight, mean), rstd = plain(weight, mean), rstd.astype(np.float64, order="C")
+    own, own_grads = dx, grads
+    if x.itemsize == 8 and (dx is x or dx is dy):
+        own = np.empty(x.shape)
+    if grads is not None and (x.itemsize == 8 or grads.dtype is not np.dtype(grads.dtype.name)):
+        own_grads = np.empty(grads.shape)
+
+    def compute(x: Array, dy: Array, dx: Array | None, mean: Array | None, rstd: Array, grads: Array | None) -> bool:
+        done: bool = run(x, dy, x if dx is None else dx, weight, mean, rstd, grads, program, True)
+        return done
+
+    if not compute(x, dy, own, mean, rstd, own_grads):
+        scaled_gradients(plan, x, dy, own, mean, rstd, own_grads, compute)
+    for target, values in ((grads, own_grads), (dx, own)):
+        if target is not values:
+            assign(target, values)
 
 
 def assign(target: Array | None, values: Array | None) -> None:
