@@ -135,7 +135,8 @@ STATS = [
       for s, where in (("mean", CENTRED), ("rstd", NORMS))),
     wrong("rms", "stats with a mean", lambda a: {"stats": (a["stats"].rstd, a["stats"].rstd)}, "stats of rms_norm have no mean",
           "got one", "write (None, rstd)"),
-    wrong(NORMS, "weight left out", of_weight, "weight must be given, for the forward call had one", "got None", "pass the same"),
+    wrong(NORMS, "weight left out", of_weight, "weight must be given, for the forward call had one", "got None",
+          "pass the same weight"),
 ]  # fmt: skip
 
 NEEDS = [
