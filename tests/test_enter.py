@@ -54,6 +54,8 @@ def test_usual_calls_take_it(case: Case, dtype: np.dtype[Any]) -> None:
             assert np.array_equal(out, y, equal_nan=True)
         dx = np.empty_like(a.x)
         assert call_backward(case, b, cases.upstream(case, dtype), stats, out=dx)[0] is dx
+    if dtype == np.float64 and case.training:
+        return  # in place, they are copied first: see `extreme`
     x = a.x.copy()
     assert call(case, replace(a, x=x), out=x) is x
 

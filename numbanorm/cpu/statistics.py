@@ -23,7 +23,8 @@ def inverse_root(tc: Any, high: Any, low: Any, eps: Any) -> Any:
     """
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        v, error = two_sum(b, a[0], a[1])
+        zero = whole(b, ir.Constant(F64, 0.0), high)
+        v, error = two_sum(b, a[0], b.select(b.fcmp_ordered("ord", a[1], a[1]), a[1], zero))  # see `sums.number`
         v, more = two_sum(b, v, whole(b, a[2], high))
         error = b.fadd(error, more)
         one, half = (whole(b, ir.Constant(F64, x), high) for x in (1.0, 0.5))

@@ -107,7 +107,7 @@ def weighted(acc, w):
 @device
 def inverse_root(high, low, eps):
     """1 / sqrt(high + low + eps), rounded once: a Newton step takes in what the sum, the root and the quotient lost."""
-    v, error = two_sum(high, low)
+    v, error = two_sum(high, number(low))
     v, more = two_sum(v, eps)
     error = error + more
     r = div(1.0, root(v))
