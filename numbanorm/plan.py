@@ -12,6 +12,8 @@ from functools import lru_cache
 from math import prod
 from typing import Any
 
+import numpy as np
+
 Shape = tuple[int, ...]
 
 
@@ -54,7 +56,7 @@ def as_int(name: str, value: Any) -> int:
     if type(value) is int:
         return value
     try:
-        if not isinstance(value, bool):
+        if not isinstance(value, (bool, np.bool)):
             return operator.index(value)
     except TypeError:
         pass
