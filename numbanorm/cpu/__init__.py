@@ -205,7 +205,7 @@ def differentiate(
     if wanted or not given:
         todo = (PARAMETERS if wanted else 0) | (CENTER if center and not given else 0)
         todo |= 0 if dx is None or scaled else WRITE if in_place else WRITE | STREAM
-        differentiate_by_sums(plan, x, dy, dx, weight, mean, rstd, todo, grads)
+        differentiate_by_sums(plan, x, dy, None if scaled else dx, weight, mean, rstd, todo, grads)
     if scaled:
         run, program = prepared(plan, dy.dtype, WRITE | (0 if in_place else STREAM), True, ONLY_RSTD, threads_for(plan))
         run(dy, dx, *plain(weight, None, None, rstd), None, program, True, 0.0, 0.0, 0.0, 0.0)

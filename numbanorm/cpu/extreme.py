@@ -33,7 +33,7 @@ def exponents(a: Any) -> Array:
 
 def times_power(a: Any, exponent: Any) -> Array:
     """a * 2**exponent, rounded once; what is too large is inf."""
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # a signalling nan is an invalid operand
         scaled: Array = np.ldexp(a, exponent)
     return scaled
 
