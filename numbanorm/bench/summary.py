@@ -152,7 +152,7 @@ def over_time(index: dict[str, Any], regressions: Sequence[Sequence[Any]]) -> li
         f"<p>Graphs of {len(index['revision_to_hash'])} commits; asv finds {link}.</p>",
         table(("benchmark", "parameters", "unit", "regressions"), rows, lambda name: graph_link(name, name)),
         heading("Machines of the graphs"),
-        table(("machine", "CPU", "cores", "memory, kB", "system"), machines),
+        table(("machine", "CPU", "cores", "memory", "system"), machines),
     ]
 
 
