@@ -181,7 +181,7 @@ class Compiler:
 def gpu() -> Compiler:
     pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
     link = pytest.importorskip("cuda.bindings.nvjitlink", reason="nvJitLink (cuda-bindings) is not installed")
-    return Compiler(pytest.importorskip("numba.cuda"), link)
+    return Compiler(pytest.importorskip("numba.cuda", reason="compiles a kernel: needs Numba's CUDA target"), link)
 
 
 def run(program: Program, grid: Any, block: Any, arrays: list[np.ndarray], *rest: Any, shared: int = 0) -> list[np.ndarray]:
