@@ -16,12 +16,10 @@ import numpy as np
 from ..plan import Plan
 from ..tree import LEAST_COLUMNS
 from .jobs import LOW, M2, MEAN, RSTD
-from .statistics import LARGE_RSTD
+from .statistics import group_in_range
 
 Array = np.ndarray[Any, Any]
-STEP = (
-    256  # exponents are multiples of this one: the largest of x is then within 2**128 of 1, and squares that matter are normal
-)
+STEP = 256  # exponents are multiples of this one: the largest of x is then within 2**128 of 1, its square far from any limit
 FLOOR = 2.0**-1000  # a scaled eps is no less: it matters only where all elements are equal
 
 
@@ -46,8 +44,9 @@ def scaled_groups(
     normalize(plan, x, y, weight, bias, eps, stats) is the kernel. Groups of one exponent go through it as those of one sample.
     """
     parts = x.reshape(plan.B, plan.M, plan.G, -1)
-    lost = np.flatnonzero(~((stats[M2] < np.inf) & (stats[RSTD] < LARGE_RSTD)))
-    exponent = exponents(np.array([np.abs(parts[u // plan.G, :, u % plan.G]).max() for u in lost]))
+    lost = np.flatnonzero(~group_in_range.py_func(stats[M2], stats[RSTD]))
+    x = parts[lost // plan.G, :, lost % plan.G]
+    exponent = exponents(np.abs(x).max((1, 2)))
     if eps:
         exponent = np.maximum(exponent, exponents(np.sqrt(eps)))
     for e in np.unique(exponent):
@@ -57,7 +56,7 @@ def scaled_groups(
         room = max(n, -(-LEAST_COLUMNS // parts.shape[3]))
         own = replace(plan, B=1, G=room, stats_shape=(room,), weight_shape=(room * plan.K,))
         scaled, found = np.zeros((plan.M, room, parts.shape[3])), np.zeros((4, room))
-        scaled[:, :n] = times_power(parts[where], -e).transpose(1, 0, 2)
+        scaled[:, :n] = times_power(x[exponent == e], -e).transpose(1, 0, 2)
         own_weight, own_bias = (
             None if p is None else np.resize(p.reshape(plan.G, -1)[units % plan.G], (room, plan.K)) for p in (weight, bias)
         )

@@ -126,10 +126,16 @@ def conclude(kind, total, stats, u, n, count, eps):
         put_stats(stats, RSTD, u, n, inverse_root(var, nought(var), eps))
 
 
+@device()
+def group_in_range(squares, rstd):
+    """Whether a group's sum of squares and rstd are what they would be without limits; nan is not."""
+    return (squares < np.inf) & (rstd < LARGE_RSTD)
+
+
 @device(inline=False)
 def in_range(squares, rstd, units):
-    """Whether each group's sum of squares and rstd, (units,), are what they would be without limits."""
+    """Whether all groups are, squares and rstd being (units,)."""
     good = True
     for u in range(units):
-        good &= squares[u] < np.inf and rstd[u] < LARGE_RSTD  # neither holds for nan
+        good &= group_in_range(squares[u], rstd[u])
     return good
