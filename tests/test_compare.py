@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -17,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from repositories import git
 
 from numbanorm import cli
-from numbanorm.bench import compare
+from numbanorm.bench import compare, trees
 from numbanorm.bench.compare import Case, Pair
 
 if importlib.util.find_spec("asv") is None or shutil.which("git") is None:
@@ -45,14 +47,6 @@ class Unchosen:
     def time_fails(self):
         raise RuntimeError("is not chosen")
 """
-
-
-def git(folder: Path, *arguments: str) -> str:
-    who = {f"GIT_{role}_{what}": "t@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, **who}
-    return subprocess.run(
-        ["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=True
-    ).stdout.strip()
 
 
 @pytest.fixture
@@ -206,7 +200,7 @@ class Machine:
         self.looks: list[list[Case]] = []
 
     def __call__(self, _: Any, what: dict[int, list[str]], rounds: int, again: str) -> dict[Case, Pair]:
-        cases = [c for c in self.factors if any(compare.re.search(r, c[0]) for r in what.get(c[1], []))]
+        cases = [c for c in self.factors if any(re.search(r, c[0]) for r in what.get(c[1], []))]
         self.looks.append(cases)
         return {c: pair([1.0] * rounds, [next(self.factors[c])] * rounds) for c in cases}
 
@@ -272,7 +266,7 @@ def test_results_of_asv() -> None:
         "track": [[3.0], [], "1"],
         "broken": [None, [], "1"],
     }
-    samples, failed = compare.read({"result_columns": columns, "results": rows})
+    samples, failed = trees.read({"result_columns": columns, "results": rows})
     assert samples == {"time('a')": [1.0, 1.2], "track": [3.0]}
     assert failed == ["time('c')", "broken"]
 
@@ -319,21 +313,3 @@ def test_other_trees_are_refused(repository: Path, capsys: pytest.CaptureFixture
     (repository / "tiny" / "__init__.py").write_text("")
     (repository / "benchmarks" / "fast.txt").unlink()
     assert "fast.txt beside the benchmarks must choose some: got none;" in refused(capsys)
-    (repository / "asv.conf.json").write_text("{")
-    assert "asv.conf.json must be JSON" in refused(capsys)
-
-
-def test_no_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert f"compare must run in a git clone with asv.conf.json: got {tmp_path};" in refused(capsys)
-    (tmp_path / "asv.conf.json").write_text("{}")
-    assert f"compare must run in a git clone with asv.conf.json: got {tmp_path};" in refused(capsys)
-
-
-@pytest.mark.usefixtures("repository")
-def test_without_asv_or_git(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(importlib.util, "find_spec", lambda name: None)
-        assert "compare needs asv, which is not installed; pip install 'numbanorm[bench]' brings it" in refused(capsys)
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert "compare needs git" in refused(capsys)

@@ -8,7 +8,6 @@ import html.parser
 import importlib.util
 import itertools
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from repositories import git
 
 from numbanorm import cli
 from numbanorm.bench import dashboard, summary
@@ -39,13 +39,6 @@ COMMITS, SLOWER = 12, 7  # since that commit, FORWARD takes twice the time for o
 COLOURS = ((36, 122, 173), (226, 74, 51), (152, 142, 213), (119, 119, 119))  # of asv's lines, in their order
 
 # ------------------------------------------------------------------------------------ a repository with results
-
-
-def git(folder: Path, *arguments: str, **more: str) -> str:
-    who = {f"GIT_{role}_{what}": "t@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, **who, **more}
-    done = subprocess.run(["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
 
 
 def suite(name: str, params: dict[str, list[str]], unit: str = "seconds") -> dict[str, Any]:
@@ -372,31 +365,16 @@ def test_branch_that_is_not_there(inside: Path, tmp_path: Path) -> None:
     assert len(list(site.rglob(f"branch-HEAD/**/{FORWARD}.json"))) == 2
 
 
-def test_outside_of_a_checkout(
+def test_without_results(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "asv.conf.json" in refused(capsys)
     (tmp_path / "asv.conf.json").write_text("{}")
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert "git repository" in refused(capsys)
     git(tmp_path, "init", "-q")
-    assert "with commits" in refused(capsys)
     git(tmp_path, "commit", "-q", "--allow-empty", "-m", "first")
     assert "asv run" in refused(capsys)
     words = refused(capsys, "--results", str(repository / "results"))  # as in a clone without history
     assert f"got none of {2 * COMMITS}; fetch" in words
-    (tmp_path / "asv.conf.json").write_text("// a comment\n{}")
-    assert "without comments" in refused(capsys)
-
-
-@pytest.mark.usefixtures("inside")
-def test_without_asv_or_git(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(importlib.util, "find_spec", lambda _: None)
-        assert "pip install 'numbanorm[bench]'" in refused(capsys)
-    monkeypatch.setattr(shutil, "which", lambda _: None)
-    assert "git" in refused(capsys)
 
 
 @pytest.mark.usefixtures("inside")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import http.server
-import importlib.util
 import json
 import os
 import re
@@ -16,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from . import summary
+from .repository import CONFIG, checkout, git, last_line, read_config
 
 WWW = Path(__file__).parent / "www"
-CONFIG = "asv.conf.json"
 OUTSIDE = re.compile(r'(src|href)="((?:https?:)?//[^"]*)"')
 
 
 def run(out: Path | None = None, results: Path | None = None, port: int = 0, serve: bool = True) -> None:
     """Write the pages, and show them on localhost until Ctrl-C; ValueError where that cannot be done."""
-    root = checkout(Path.cwd())
+    root = checkout("dashboard")
     config = read_config(root)
     folder = (out or root / config.get("html_dir", "html")).resolve()
     found = (results or root / config.get("results_dir", "results")).resolve()
@@ -35,34 +34,6 @@ def run(out: Path | None = None, results: Path | None = None, port: int = 0, ser
     print(f"{folder / 'index.html'}: opens as it is; {folder / 'summary.html'} has the latest figures")
     if serve:
         show(folder, port)
-
-
-def checkout(start: Path) -> Path:
-    """The folder with the configuration, here or above; it must be of a repository, and git and asv be there."""
-    root = next((folder for folder in (start, *start.parents) if (folder / CONFIG).is_file()), None)
-    if root is None:
-        raise ValueError(f"dashboard must run in a checkout with {CONFIG}: got {start}; change to the folder of the repository")
-    if importlib.util.find_spec("asv") is None:
-        raise ValueError("dashboard needs asv, which is not installed; pip install 'numbanorm[bench]' brings it")
-    if shutil.which("git") is None:
-        raise ValueError("dashboard needs git, which orders the commits, and it is not installed; install it")
-    if git(root, "rev-parse", "HEAD") is None:
-        raise ValueError(f"dashboard must run in a git repository with commits: got {root}; clone the repository")
-    return root
-
-
-def git(root: Path, *arguments: str) -> str | None:
-    """What git prints; None where it fails."""
-    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def read_config(root: Path) -> dict[str, Any]:
-    try:
-        config: dict[str, Any] = json.loads((root / CONFIG).read_text())
-    except ValueError as error:
-        raise ValueError(f"{CONFIG} must be JSON without comments: got {error}; correct it") from None
-    return config
 
 
 def check(root: Path, folder: Path, results: Path, port: int) -> None:
@@ -104,9 +75,7 @@ def run_asv(root: Path, config: dict[str, Any], results: Path, site: Path) -> No
     command = [sys.executable, "-m", "asv", "publish", "--no-pull", "--config", str(copy)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode or not (site / "index.json").is_file():
-        lines = [re.sub(r"^\[.*?%\][ ·]*", "", line.strip()) for line in done.stdout.splitlines() if line.strip()]
-        reason = " ".join(lines[-1:] if "Traceback" in done.stdout else lines[-2:])
-        raise ValueError(f"asv publish must succeed: got {reason!r}; repair what it names and try again")
+        raise ValueError(f"asv publish must succeed: got {last_line(done.stdout)!r}; repair what it names and try again")
 
 
 def branch_of(root: Path, name: str) -> str:

@@ -5,23 +5,21 @@ from __future__ import annotations
 import numpy as np
 
 from ..plan import Plan
-from ..tree import fold_for, gradient_family
+from ..tree import gradient_family
 from .jobs import ALONE, APPLY, FUSED, JOIN, LANE_ROOM, LEVELS, MEASURE, PARAMETERS, PIECE, REDUCE, STREAM, WRITE
 from .machine import cache_bytes
 from .products import SUMS
 from .schedule import (
-    BESIDE,
     MOST_COLUMNS,
     STREAM_RUN,
     Schedule,
     balanced,
     blocks_per_chunk,
-    fused_strips,
     parts_of,
-    power_of_two_above,
     rows_sharing_loads,
     sixteens,
     span_for,
+    strips_for,
 )
 from .sums import block_rows
 
@@ -81,35 +79,19 @@ def runs_schedule(plan: Plan, itemsize: int, todo: int, threads: int) -> Schedul
 
 
 def columns_schedule(plan: Plan, itemsize: int, todo: int, threads: int) -> Schedule:
-    """Strips of columns that stay in the cache, or chunks of rows where there are too few strips."""
+    """Strips of columns, or chunks of their rows."""
     groups, length = plan.G, plan.K * plan.T
-    fold = fold_for(plan.M, groups * length)
-    rows = plan.M // fold
-    beside = power_of_two_above(-(-BESIDE // (groups * length)))
-    step = block_rows.py_func(rows)
-    blocks = -(-rows // step)
-    most, fused = groups, threads == 1
-    if beside == 1:
-        most, fused = fused_strips(plan, 2 * itemsize, threads)
-        if not fused:
-            most = min(groups, max(1, MOST_COLUMNS // length))
-    units = plan.B * -(-groups // most)
-    if not fused and beside > 1:
-        fused = balanced(units, threads)
-    per_chunk = blocks if fused else blocks_per_chunk(blocks, units, threads)
-    chunks = -(-blocks // per_chunk)
-    room = sixteens(most * length * max(fold, beside))
-    stack = max(SUMS * PIECE * (2 + blocks.bit_length()), 16 * LEVELS)
-    steps = channel_steps(plan, fused, todo, units, units * chunks, threads)
+    c = strips_for(plan, 2 * itemsize, True, threads)
+    stack = max(SUMS * PIECE * (2 + c.blocks.bit_length()), 16 * LEVELS)
+    steps = channel_steps(plan, c.fused, todo, c.units, c.units * c.chunks, threads)
     slots = max(s[3] for s in steps)
     parts = parts_of(itemsize)
-    scratch = (stack + SUMS * room + LANE_ROOM) * parts + 4 * room
-    work = slots * scratch + (0 if fused else units * chunks * SUMS * room * parts)
+    scratch = (stack + SUMS * c.room + LANE_ROOM) * parts + 4 * c.room
+    work = slots * scratch + (0 if c.fused else c.units * c.chunks * SUMS * c.room * parts)
     share = rows_sharing_loads(groups * length, itemsize)
-    sizes = [plan.B, rows, groups, plan.K, plan.T, most, chunks, per_chunk, stack, room, fold, beside, share, scratch, slots]
-    how = f"each thread takes strips of {most * length} columns"
-    if not fused:
-        how = f"chunks of {per_chunk * step * fold} rows, shared by {threads} threads"
+    sizes = [plan.B, c.rows, groups, plan.K, plan.T, c.most, c.chunks, c.per_chunk, stack, c.room, c.fold, c.beside]
+    sizes += [share, scratch, slots]
+    how = c.how(length, threads)
     reason = f"{plan.M} runs of {length} contiguous elements a group: columns side by side; {how}"
     return Schedule("columns_backward", steps, np.array(sizes), work, 4 * plan.B * groups * plan.K * parts, reason)
 

@@ -128,17 +128,36 @@ def rows_sharing_loads(columns: int, itemsize: int) -> int:
     return 4 if columns * itemsize >= 4096 and cache_bytes(1) < 48 << 10 else 1
 
 
-def columns_schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads: int) -> Schedule:
-    """Strips of columns that stay in the cache, or chunks of rows where there are too few strips."""
+@dataclass(frozen=True, slots=True)
+class Strips:
+    """How columns are dealt out: strips of groups, each by one thread if `fused`, else cut into chunks of blocks of rows."""
+
+    most: int  # groups a strip
+    fused: bool
+    units: int  # strips of all samples
+    rows: int  # each `fold` runs long, as they are summed
+    fold: int
+    beside: int  # rows that are normalized side by side
+    step: int  # rows a block
+    blocks: int
+    per_chunk: int  # blocks
+    chunks: int
+    room: int  # float64 numbers for one of each column
+
+    def how(self, length: int, threads: int) -> str:
+        if self.fused:
+            return f"each thread takes strips of {self.most * length} columns"
+        return f"chunks of {self.per_chunk * self.step * self.fold} rows, shared by {threads} threads"
+
+
+def strips_for(plan: Plan, itemsize: int, measured: bool, threads: int) -> Strips:
+    """Strips that stay in the cache, or chunks where there are too few; itemsize: bytes that are read for each element."""
     groups, length = plan.G, plan.K * plan.T
     fold = fold_for(plan.M, groups * length)
     rows = plan.M // fold
     beside = power_of_two_above(-(-BESIDE // (groups * length)))
-    todo &= ~STREAM
-    parts = parts_of(itemsize)
     step = block_rows.py_func(rows)
     blocks = -(-rows // step)
-    measured = bool(todo & (CENTER | SQUARES))
     most, fused = groups, threads == 1
     if measured and beside == 1:
         most, fused = fused_strips(plan, itemsize, threads)
@@ -148,21 +167,42 @@ def columns_schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads
     if not fused and beside > 1:
         fused = balanced(units, threads)
     per_chunk = blocks if fused else blocks_per_chunk(blocks, units, threads)
-    chunks = -(-blocks // per_chunk)
     room = sixteens(most * length * max(fold, beside))
-    stack = PIECE * (2 + blocks.bit_length() + 1)
-    steps = steps_for(fused, todo, units, units * chunks, threads)
+    return Strips(most, fused, units, rows, fold, beside, step, blocks, per_chunk, -(-blocks // per_chunk), room)
+
+
+def columns_schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads: int) -> Schedule:
+    """Strips of columns, or chunks of their rows."""
+    groups, length = plan.G, plan.K * plan.T
+    todo &= ~STREAM
+    c = strips_for(plan, itemsize, bool(todo & (CENTER | SQUARES)), threads)
+    parts = parts_of(itemsize)
+    stack = PIECE * (2 + c.blocks.bit_length() + 1)
+    steps = steps_for(c.fused, todo, c.units, c.units * c.chunks, threads)
     slots = max(s[3] for s in steps)
-    scratch = (stack + room + LANE_ROOM) * parts + 3 * room
-    work = slots * scratch + (0 if fused else units * chunks * room * parts)
-    kept = 2 * blocks * room * parts * (slots if fused else units) if todo & ONE_READ else 0
+    scratch = (stack + c.room + LANE_ROOM) * parts + 3 * c.room
+    work = slots * scratch + (0 if c.fused else c.units * c.chunks * c.room * parts)
+    kept = 2 * c.blocks * c.room * parts * (slots if c.fused else c.units) if todo & ONE_READ else 0
     t, together = plan.T if affine else length, rows_sharing_loads(groups * length, itemsize)
-    dims = np.array([rows, groups, length, t, most, chunks, per_chunk, stack, room, fold, beside, together, scratch, slots])
-    how = f"each thread takes strips of {most * length} columns"
-    if not fused:
-        how = f"chunks of {per_chunk * step * fold} rows, shared by {threads} threads"
+    sizes = [
+        c.rows,
+        groups,
+        length,
+        t,
+        c.most,
+        c.chunks,
+        c.per_chunk,
+        stack,
+        c.room,
+        c.fold,
+        c.beside,
+        together,
+        scratch,
+        slots,
+    ]
+    how = c.how(length, threads)
     reason = f"{plan.M} runs of {length} < {SHORT} contiguous elements a group: columns side by side; {how}"
-    return Schedule("columns", steps, dims, work, kept, reason)
+    return Schedule("columns", steps, np.array(sizes), work, kept, reason)
 
 
 def fused_strips(plan: Plan, itemsize: int, threads: int) -> tuple[int, bool]:
