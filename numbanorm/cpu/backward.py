@@ -310,14 +310,17 @@ def columns_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, 
 
 
 @device(inline=False)
-def rows_chunk(phase, todo, x, dy, dx, w, table, dims, count, stack, k0, k1, g, groups, c0, width, room, out):
-    """Blocks k0 .. k1 - 1 of `width` columns from c0 on of `groups` groups: dx, and dweight and dbias -> out.
+def rows_chunk(phase, todo, x, dy, dx, w, table, dims, count, stack, partials, q, strip):
+    """Chunk q of a strip, which is (first group, groups, first column, columns): dx, and dweight and dbias -> partials.
 
-    In phase FUSED, which takes all columns, the rows' own sums come first, some rows ahead. room: of all columns of `out`.
+    In phase FUSED, which takes all columns, the rows' own sums come first, some rows ahead.
     """
-    rows, all_groups, length, _, padded, _, together, _, _, _, _, _ = dims
+    rows, all_groups, length, _, padded, _, together, per_chunk, _, _, _, _ = dims
+    g, groups, c0, width = strip
     step, own = block_rows(rows), padded * groups if phase == FUSED else (width + 15) // 16 * 16
-    one = empty(x, 1)
+    k0, k1 = q * per_chunk, min((rows + step - 1) // step, (q + 1) * per_chunk)
+    one, room = empty(x, 1), padded * all_groups
+    out = advance_by(partials, q * 2 * room + g * padded + c0, one)
     acc = advance_by(stack, 4 * LEVELS, one)
     levels, wide = advance_by(acc, 2 * own, one), 2 * own
     write, add = boolean(todo & WRITE), boolean(todo & PARAMETERS)
@@ -371,18 +374,13 @@ def rows_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, cou
     strip, scratch, slots). work: `slots` scratch areas (stack, columns' sums and their levels), then the chunks' sums.
     """
     dims = unpacked(dims, 12)
-    rows, groups, length, _, padded, span, _, per_chunk, chunks, columns, scratch, slots = dims
-    spans, room = (length + span - 1) // span, padded * groups
-    blocks = (rows + block_rows(rows) - 1) // block_rows(rows)
+    _, groups, length, _, padded, span, _, _, chunks, columns, scratch, slots = dims
+    spans = (length + span - 1) // span
     stack, one = advance(work, slot * scratch), empty(x, 1)
     partials = advance(work, slots * scratch)
     if phase == FUSED:
         for q in range(lo, hi):
-            k0, k1 = q * per_chunk, min(blocks, (q + 1) * per_chunk)
-            out = advance_by(partials, q * 2 * room, one)
-            rows_chunk(
-                phase, todo, x, dy, dx, w, table, dims, count, stack, k0, k1, int64(0), groups, int64(0), length, room, out
-            )
+            rows_chunk(phase, todo, x, dy, dx, w, table, dims, count, stack, partials, q, (int64(0), groups, int64(0), length))
     elif phase == MEASURE:
         for p in range(lo, hi):
             u, s = p // spans, p % spans
@@ -398,9 +396,7 @@ def rows_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, cou
         strips = (length + columns - 1) // columns
         for p in range(lo, hi):
             q, g, c0 = p // (strips * groups), p // strips % groups, p % strips * columns
-            k0, k1 = q * per_chunk, min(blocks, (q + 1) * per_chunk)
-            out = advance_by(partials, q * 2 * room + g * padded + c0, one)
-            width = min(columns, length - c0)
-            rows_chunk(phase, todo, x, dy, dx, w, table, dims, count, stack, k0, k1, g, int64(1), c0, width, room, out)
+            strip = g, int64(1), c0, min(columns, length - c0)
+            rows_chunk(phase, todo, x, dy, dx, w, table, dims, count, stack, partials, q, strip)
     if phase == REDUCE or (todo & ALONE and todo & PARAMETERS):
-        reduce_chunks(x, partials, grads, dims, chunks, room, advance_by(stack, 16 * LEVELS, one), stack)
+        reduce_chunks(x, partials, grads, dims, chunks, padded * groups, advance_by(stack, 16 * LEVELS, one), stack)
