@@ -23,7 +23,7 @@ def pretend() -> Any:
     import torch
 
     from numbanorm import checks, cuda, dispatch
-    from numbanorm.cuda import arrays, driver
+    from numbanorm.cuda import driver, kinds
 
     class Nowhere(driver.Hardware):
         def enter(self, device: int) -> None:
@@ -38,7 +38,7 @@ def pretend() -> Any:
     driver.DRIVER = Nowhere()
     checks.device_library = lambda x: "torch" if isinstance(x, torch.Tensor) else None
     dispatch.cuda_backend = lambda compute: cuda  # type: ignore[assignment]
-    arrays.TORCH.stream = lambda a: 0  # type: ignore[method-assign]
+    kinds.TORCH.stream = lambda a: 0  # type: ignore[method-assign]
     return driver.DRIVER
 
 

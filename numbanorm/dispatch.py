@@ -98,7 +98,7 @@ def home(x: Any, backend: Any) -> Any:
 @cache
 def _device(library: str | None) -> tuple[Any, Any]:
     """What makes homes on a device, and the kind of a library's arrays; None carries NumPy's."""
-    from .cuda import arrays
+    from .cuda import kinds
     from .cuda.home import Device
 
-    return Device, arrays.NUMPY if library is None else arrays.KINDS[library]
+    return Device, kinds.NUMPY if library is None else kinds.KINDS[library]

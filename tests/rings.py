@@ -141,9 +141,9 @@ def kernels() -> list[Any]:
 
 def kind_of_rings() -> Any:
     """The base of the rings; made late, for the package's module may not be importable."""
-    from numbanorm.cuda import arrays
+    from numbanorm.cuda import arrays, kinds
 
-    class Ring(arrays.Numba):
+    class Ring(kinds.Numba):
         """Arrays of a ring, as the package sees a library's."""
 
         def new(self, shape: tuple[int, ...], dtype: np.dtype[Any], shift: int = 0) -> Array:
@@ -327,7 +327,7 @@ def installed() -> Iterator[Ring]:
     """From now on the public functions take arrays of the ring."""
     import numbanorm.cuda as backend
     from numbanorm import dispatch
-    from numbanorm.cuda import arrays, driver
+    from numbanorm.cuda import driver, kinds
 
     name = chosen()
     if name not in MADE:
@@ -336,7 +336,7 @@ def installed() -> Iterator[Ring]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(driver, "DRIVER", ring.driver)
         patch.setattr(dispatch, "cuda_backend", lambda compute: backend)
-        patch.setitem(arrays.KINDS, "numba", ring.arrays)
+        patch.setitem(kinds.KINDS, "numba", ring.arrays)
         if name == "interpreter":
             import numba.cuda.dispatcher as dispatcher
 

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 import numbanorm
 from numbanorm import checks
-from numbanorm.cuda import arrays
-from numbanorm.cuda.arrays import CUPY, KINDS, NUMBA, NUMPY, TORCH, DeviceArray
+from numbanorm.cuda import arrays, kinds
+from numbanorm.cuda.arrays import DeviceArray
+from numbanorm.cuda.kinds import CUPY, KINDS, NUMBA, NUMPY, TORCH
 
 Array = NDArray[Any]
 
@@ -301,13 +302,13 @@ def test_streams(kind: arrays.Kind, x: Any, stream: int) -> None:
 
 @pytest.mark.parametrize(("entry", "handle"), [({}, 0), ({"stream": None}, 0), ({"stream": 1}, 0), ({"stream": 77}, 77)])
 def test_streams_of_the_interface(entry: Any, handle: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrays, "ordinal", lambda address: 0)
+    monkeypatch.setattr(kinds, "ordinal", lambda address: 0)
     assert NUMBA.stream(NUMBA.describe(fakes.Foreign(np.ones(3), **entry))) == handle
 
 
 def test_the_interface(monkeypatch: pytest.MonkeyPatch) -> None:
     """Anything that has it is described by it, and gets Numba's arrays back."""
-    monkeypatch.setattr(arrays, "ordinal", lambda address: 3)
+    monkeypatch.setattr(kinds, "ordinal", lambda address: 3)
     values = np.arange(12.0, dtype=np.float32).reshape(3, 4)
     a = NUMBA.describe(fakes.Foreign(values))
     assert (a.address, a.shape, a.contiguous, a.strides, a.readonly) == (values.ctypes.data, (3, 4), True, None, False)
@@ -322,7 +323,7 @@ def test_the_interface(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_interface_in_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrays, "ordinal", lambda address: 0)
+    monkeypatch.setattr(kinds, "ordinal", lambda address: 0)
     values = np.arange(12.0, dtype=np.float32).reshape(3, 4)
     found = numbanorm.layer_norm(fakes.Foreign(values), 4)
     assert isinstance(found, fakes.Simulated)
@@ -331,7 +332,7 @@ def test_the_interface_in_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_numba_hides_the_strides_of_broadcast_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its interface says None, as for C order: its arrays are asked for their strides instead."""
-    monkeypatch.setattr(arrays, "ordinal", lambda address: 0)
+    monkeypatch.setattr(kinds, "ordinal", lambda address: 0)
     x = fakes.Foreign(np.ones((3, 4)), strides=None)
     x.gpu_data, x.strides = object(), (0, 8)  # type: ignore[attr-defined]
     a = NUMBA.describe(x)
@@ -460,7 +461,7 @@ for dtype in (np.float16, np.float32, np.float64, ml_dtypes.bfloat16):
     carried = numbanorm.layer_norm_backward(dy, x, 8, stats, weight, backend="cuda")
     assert [g.tobytes() for g in carried] == [g.tobytes() for g in grads]
     for a in (found, *found_stats, *theirs):
-        assert numbanorm.cuda.arrays.NUMBA.describe(a).memory.size == a.size
+        assert numbanorm.cuda.kinds.NUMBA.describe(a).memory.size == a.size
     mean, var, count = np.zeros(8), np.ones(8), np.array(0)
     numbanorm.batch_norm(x, mean, var, training=True, num_batches_tracked=count, backend="cuda")
     devices = [cuda.to_device(a) for a in (np.zeros(8), np.ones(8), np.zeros(1, np.int64))]

@@ -364,7 +364,7 @@ def test_arrays_of_numba_and_of_the_host(ring: Ring, backend: str | None) -> Non
     """backend="cuda" carries NumPy arrays to the device and back."""
     from numba import cuda
 
-    from numbanorm.cuda import arrays
+    from numbanorm.cuda import kinds
 
     case = Case("layer", (3, 4))
     a, dy = cases.arguments(case, FLOAT32), cases.upstream(case, FLOAT32)
@@ -372,7 +372,7 @@ def test_arrays_of_numba_and_of_the_host(ring: Ring, backend: str | None) -> Non
     expected = (y, *stats, *call_backward(case, a, dy, stats))
     put = cuda.to_device if backend is None else np.copy
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(arrays.KINDS, "numba", arrays.NUMBA)
+        patch.setitem(kinds.KINDS, "numba", kinds.NUMBA)
         rings.forget()
         b = Arguments(*[put(v) for v in (a.x, a.weight, a.bias)])
         y, stats = call(case, b, return_stats=True, backend=backend)

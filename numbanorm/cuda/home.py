@@ -13,8 +13,8 @@ import numpy as np
 
 from .. import checks
 from ..plan import Plan
-from . import arrays
-from .arrays import DeviceArray, Kind, placed
+from .arrays import DeviceArray, Kind, name_of, placed
+from .kinds import NUMPY, not_contiguous
 
 Shape = tuple[int, ...]
 Named = tuple[tuple[str, Any], ...]
@@ -47,7 +47,7 @@ class Device:
 
     def take(self, name: str, value: Any) -> DeviceArray:
         """Describe an argument; the first one says on which device all must be."""
-        if self.kind is arrays.NUMPY:
+        if self.kind is NUMPY:
             if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
                 checks.plain(name, value)
             a = self.kind.describe(value)
@@ -60,7 +60,7 @@ class Device:
             if a.device != self.device:
                 raise TypeError(self._elsewhere(name, value, a.device))
             if not a.contiguous and not self.kind.strided:
-                raise ValueError(arrays.not_contiguous(name, a))
+                raise ValueError(not_contiguous(name, a))
             if a.address % a.itemsize:
                 raise ValueError(f"{name} must be aligned to its elements: got {a.dtype} at {a.address:#x}; "
                                  f"pass {self.kind.copy.format(name)}")  # fmt: skip
@@ -82,10 +82,10 @@ class Device:
 
     def array(self, name: str, value: Any) -> DeviceArray:
         """An array of floating-point numbers."""
-        if self.kind is arrays.NUMPY:
+        if self.kind is NUMPY:
             value = checks.array(name, value)
         a = self.take(name, value)
-        if arrays.name_of(a.dtype) not in checks.FLOATS or not getattr(a.dtype, "isnative", True):
+        if name_of(a.dtype) not in checks.FLOATS or not getattr(a.dtype, "isnative", True):
             raise TypeError(checks.not_float(name, a.dtype, self.kind.to_float.format(name)))
         return a
 
@@ -99,10 +99,8 @@ class Device:
     def running(self, name: str, value: Any, channels: int, update: bool) -> DeviceArray | None:
         if value is None:
             return None
-        if self.kind is arrays.NUMPY:
-            a = self.take(name, checks.running(name, value, channels, update))
-        else:
-            a = self.array(name, value)
+        host = self.kind is NUMPY
+        a = self.take(name, checks.running(name, value, channels, update)) if host else self.array(name, value)
         checks.fits_running(name, a, channels, update, a.readonly, self.kind.copy)
         return a
 
@@ -111,7 +109,7 @@ class Device:
         if value is None:
             return None
         name = "num_batches_tracked"
-        if self.kind is arrays.NUMPY:
+        if self.kind is NUMPY:
             return self.take(name, checks.counter(value))
         a = self.take(name, value)
         if a.dtype.name != "int64" or a.size != 1:
@@ -130,16 +128,16 @@ class Device:
         return (self._statistic("mean", mean, shape) if center else None), self._statistic("rstd", rstd, shape)
 
     def _statistic(self, name: str, value: Any, shape: Shape) -> DeviceArray:
-        if self.kind is arrays.NUMPY:
+        if self.kind is NUMPY:
             value = checks.array(name, value).astype(np.float64, copy=False)
         a = self.array(name, value)
         checks.fits_statistic(name, a, shape)
-        if arrays.name_of(a.dtype) != "float64":
+        if name_of(a.dtype) != "float64":
             raise TypeError(f"{name} must hold float64: got {a.dtype}; pass the stats of the forward call as they came")
         return a
 
     def output(self, out: Any, x: DeviceArray, others: Named, may_be: tuple[str, ...] = ("x",)) -> None:
-        if self.kind is arrays.NUMPY:
+        if self.kind is NUMPY:
             checks.output(out, x.owner, tuple((n, v.owner if isinstance(v, DeviceArray) else v) for n, v in others), may_be)
         a = self.take("out", out)
         checks.fits_output(a, x, a.readonly, self.kind.make)
@@ -205,7 +203,7 @@ class Device:
     ) -> tuple[Any, ...]:  # fmt: skip
         grads, shape = None, (2, *p.weight_shape)
         if any(parameters):
-            dtype = arrays.name_of((x if weight is None else weight).dtype)
+            dtype = name_of((x if weight is None else weight).dtype)
             grads = self.kind.empty(shape, dtype, x) if p.size else self.full(shape, 0.0, dtype)
         if p.size:
             self.backend.differentiate(p, x, dy, dx, weight, mean, rstd, center, given, parameters, grads)
