@@ -338,7 +338,7 @@ def batch_norm(
 class Running:
     """Running statistics: checked on the way in, used or updated on the way out."""
 
-    __slots__ = ("counter", "home", "kept", "keras", "mean", "momentum", "own", "var")
+    __slots__ = ("counter", "home", "kept", "mean", "own", "shares", "unbiased", "var")
 
     def __init__(
         self, home: Any, mean: Any, var: Any, momentum: Any, counter: Any, convention: Any, channels: int, own: bool,
@@ -347,13 +347,14 @@ class Running:
         self.own, self.home = own, home
         self.mean = home.running("running_mean", mean, channels, own)
         self.var = home.running("running_var", var, channels, own)
-        self.momentum = checks.momentum(momentum)
+        share = checks.momentum(momentum)
         self.counter = home.counter(counter)
         self.kept = own and not (self.mean is None and self.var is None and self.counter is None)
-        self.keras = checks.choice("convention", convention, ("torch", "keras")) == "keras"
+        self.unbiased = checks.choice("convention", convention, ("torch", "keras")) == "torch"
+        self.shares = _shares(share, batch=self.unbiased)
         if not own and (self.mean is None or self.var is None):
             raise ValueError(f"running_mean and running_var must be given to normalize with them: got None; or pass {remedy}")
-        if own and self.momentum is None and self.counter is None and not (self.mean is None and self.var is None):
+        if own and self.shares is None and self.counter is None and not (self.mean is None and self.var is None):
             raise ValueError("momentum=None averages over all batches and must know their number: got "
                              "num_batches_tracked=None; pass num_batches_tracked=np.array(0) and keep it")  # fmt: skip
 
@@ -363,7 +364,14 @@ class Running:
     def update(self, stats: Any, p: plan.Plan) -> None:
         """Take in one batch, of any number of samples."""
         if self.kept and p.count and p.B:
-            self.home.update(stats, p.B, p.count, self.mean, self.var, self.counter, self.momentum, self.keras)
+            self.home.update(stats, p.B, p.count - self.unbiased, self.mean, self.var, self.counter, self.shares)
+
+
+def _shares(momentum: float | None, batch: bool = True) -> tuple[float, float] | None:
+    """Weights of the old running statistics and of a batch's, whose own is the momentum if `batch`; None averages over all."""
+    if momentum is None:
+        return None
+    return (1.0 - momentum, momentum) if batch else (momentum, 1.0 - momentum)
 
 
 def _one_value(what: str, shape: tuple[int, ...]) -> str:
@@ -417,8 +425,8 @@ def _at_once(
         return None
     if momentum.__class__ is not float or not 0.0 <= momentum <= 1.0 or not (own or (mean is not None and var is not None)):
         return None
-    share = momentum if own else None
-    return home.at_once(p, x, out, weight, bias, checks.eps(eps), True, method, with_stats, mean, var, share)
+    shares = _shares(momentum) if own else None
+    return home.at_once(p, x, out, weight, bias, checks.eps(eps), True, method, with_stats, mean, var, shares)
 
 
 def _of_nothing(p: plan.Plan, home: Any, eps: float, module: Any, given: tuple[Any, Any] | None) -> Any:

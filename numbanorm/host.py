@@ -87,19 +87,19 @@ def row(stats: Array, k: int, shape: tuple[int, ...]) -> Array:
 
 def at_once(
     p: Plan, x: Array, out: Any, weight: Any, bias: Any, eps: float, center: bool, method: Any, with_stats: bool,
-    mean: Any = None, var: Any = None, momentum: float | None = None,
+    mean: Any = None, var: Any = None, shares: tuple[float, float] | None = None,
 ) -> tuple[Array, Array | None] | None:  # fmt: skip
     """(y, statistics if wanted) of a call whose arguments are all as kernels want them; None if one wants a closer look.
 
     Compiled code looks at them: what is right it knows in 50 ns, and what is wrong Python finds out again. mean, var: running
-    statistics, to be updated with a `momentum`, or given if that is None.
+    statistics, to be updated with these shares of old and new, or given if there are none.
     """
     if p.size == 0 or method.__class__ is not str or method not in ("two_pass", "welford"):
         return None
     y = np.empty(x.shape, x.dtype) if out is None else out
     stats = np.zeros((4, p.B * p.G)) if with_stats else None
     one_read = method == "welford"
-    if cpu_backend().at_once(p, x, y, weight, bias, eps, center, one_read, mean, var, momentum, stats):
+    if cpu_backend().at_once(p, x, y, weight, bias, eps, center, one_read, mean, var, shares, stats):
         return y, stats
     return None
 
@@ -142,18 +142,18 @@ def differentiate_at_once(
 
 
 def update(
-    stats: Array, samples: int, count: int, mean: Array | None, var: Array | None, counter: Array | None,
-    momentum: float | None, keras: bool,
+    stats: Array, samples: int, n: int, mean: Array | None, var: Array | None, counter: Array | None,
+    shares: tuple[float, float] | None,
 ) -> None:  # fmt: skip
-    """Take a batch into running statistics. stats: float64 (4, samples * C); count: elements behind each."""
+    """Take a batch into running statistics. stats: float64 (4, samples * C); n: what its sums of squares are divided by;
+    shares: of old and new, or None for those of an average over all batches.
+    """
     if counter is not None:
         counter += 1
     if mean is None and var is None:
         return
-    if momentum is None:
+    if shares is None:
         assert counter is not None
         new = 1.0 / float(counter.reshape(-1)[0])
-    else:
-        new = 1.0 - momentum if keras else momentum
-    old = momentum if keras and momentum is not None else 1.0 - new
-    cpu_backend().update_running(stats, samples, count if keras else count - 1, mean, var, old, new)
+        shares = 1.0 - new, new
+    cpu_backend().update_running(stats, samples, n, mean, var, *shares)

@@ -310,15 +310,13 @@ def differentiate(
     host.module().differentiate(plan, x_, dy_, dx_, wide(w), wide(mean), wide(rstd), center, given, parameters, onto)
 
 
-def update_running(
-    stats: Any, samples: Any, channels: Any, count: Any, mean: Any, var: Any, counter: Any, momentum: Any, keras: Any
-) -> None:
+def update_running(stats: Any, samples: Any, channels: Any, n: Any, mean: Any, var: Any, counter: Any, shares: Any) -> None:
     whole(stats, mean, var, counter)
     assert stats.shape == (4, samples * channels)
     assert counter is None or counter.dtype.name == "int64"
     values = [memory(a) for a in (mean, var)]
     number = memory(counter)
-    host.update(memory(stats), samples, count, *values, number, momentum, keras)  # type: ignore[arg-type]
+    host.update(memory(stats), samples, n, *values, number, shares)  # type: ignore[arg-type]
 
 
 def explain(plan: Any, x: Any, center: Any, given: Any, one_read: Any, affine: Any) -> str:

@@ -134,7 +134,7 @@ def test_what_is_odd_is_not_touched(what: str, place: str) -> None:
     given = {**own, place: folded(odd)}
     out, weight, bias, mean, var = (given[k] for k in ("out", "weight", "bias", "mean", "var"))
     p = plan.batch((5, 4), 1)
-    assert host.at_once(p, x, out, weight, bias, 1e-5, True, "two_pass", True, mean, var, 0.1) is None
+    assert host.at_once(p, x, out, weight, bias, 1e-5, True, "two_pass", True, mean, var, (0.9, 0.1)) is None
     assert all(np.array_equal(own[k], before[k]) for k in own)
 
 
@@ -157,7 +157,7 @@ def test_shared_memory_is_seen() -> None:
     x, near, p = memory[:20].reshape(5, 4), memory[20:40].reshape(5, 4), plan.batch((5, 4), 1)
 
     def accepted(out: Any, weight: Any, mean: Any = None, var: Any = None) -> bool:
-        done = host.at_once(p, x, out, weight, None, 1e-5, True, "two_pass", False, mean, var, 0.1)
+        done = host.at_once(p, x, out, weight, None, 1e-5, True, "two_pass", False, mean, var, (0.9, 0.1))
         return done is not None
 
     assert accepted(near, memory[40:44], memory[44:48], memory[48:52])

@@ -61,20 +61,21 @@ def at_once(
     one_read: bool,
     mean: Array | None,
     var: Array | None,
-    momentum: float | None,
+    shares: tuple[float, float] | None,
     stats: Array | None,
     checked: bool = False,
 ) -> bool:
     """As `normalize`; False if any argument that nobody has checked is not as it should be, and then nothing is done.
 
-    mean, var: running statistics, updated with a `momentum`, or given if that is None; stats: zeros, if they are wanted. False
-    too if float64 left its range: then y and stats are to be written again, and running statistics are as they were.
+    mean, var: running statistics, updated with these shares of old and new, or given if there are none; stats: zeros, if they
+    are wanted. False too if float64 left its range: then y and stats are to be written again, and running statistics are as
+    they were.
     """
-    what = NOT_GIVEN if mean is None and var is None else GIVEN if momentum is None else TRACKED
+    what = NOT_GIVEN if mean is None and var is None else GIVEN if shares is None else TRACKED
     todo = WRITE | flags(center, what == GIVEN, one_read) | (0 if y is x else STREAM)
-    affine, new = weight is not None or bias is not None, momentum or 0.0
+    affine = weight is not None or bias is not None
     run, program = prepared(plan, x.dtype, todo, affine, what, threads_for(plan))
-    done: bool = run(x, y, weight, bias, mean, var, stats, program, checked, eps, plan.count - 1.0, 1.0 - new, new)
+    done: bool = run(x, y, weight, bias, mean, var, stats, program, checked, eps, plan.count - 1.0, *(shares or (0.0, 0.0)))
     return done
 
 

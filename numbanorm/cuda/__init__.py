@@ -120,20 +120,18 @@ def update_running(
     stats: DeviceArray,
     samples: int,
     channels: int,
-    count: int,
+    n: int,
     mean: DeviceArray | None,
     var: DeviceArray | None,
     counter: DeviceArray | None,
-    momentum: float | None,
-    keras: bool,
+    shares: tuple[float, float] | None,
 ) -> None:
     """Running statistics in place, from those of a batch (4, samples * channels); see `host.update`."""
-    new = 0.0 if momentum is None else 1.0 - momentum if keras else momentum
-    old = momentum if keras and momentum is not None else 1.0 - new
     arrays: Arrays = {"mean": mean, "var": var, "counter": counter, "stats": stats}
     types = tuple((name, None if a is None else name_of(a.dtype)) for name, a in arrays.items())
-    s = tracking(types, samples, channels, momentum is None)
-    run(s, stats, arrays, n=float(count if keras else count - 1), old=old, new=new)
+    s = tracking(types, samples, channels, shares is None)
+    old, new = shares or (0.0, 0.0)  # without them the kernel asks the counter
+    run(s, stats, arrays, n=float(n), old=old, new=new)
 
 
 def explain(plan: Plan, x: DeviceArray, center: bool, given: bool, one_read: bool, affine: bool) -> str:

@@ -212,12 +212,12 @@ class Device:
         return tuple([g if wanted else None for g, wanted in zip(self.kind.halves(grads), parameters, strict=False)])
 
     def update(
-        self, stats: DeviceArray, samples: int, count: int, mean: DeviceArray | None, var: DeviceArray | None,
-        counter: DeviceArray | None, momentum: float | None, keras: bool,
+        self, stats: DeviceArray, samples: int, n: int, mean: DeviceArray | None, var: DeviceArray | None,
+        counter: DeviceArray | None, shares: tuple[float, float] | None,
     ) -> None:  # fmt: skip
         targets = mean, var, counter
         copies = self.ready(*targets)
-        self.backend.update_running(stats, samples, stats.size // 4 // samples, count, *copies, momentum, keras)
+        self.backend.update_running(stats, samples, stats.size // 4 // samples, n, *copies, shares)
         for target, updated in zip(targets, copies, strict=True):
             if target is not None and updated is not None and updated is not target:
                 self.kind.assign(target, updated)
