@@ -1,0 +1,123 @@
+"""What `driver` asks of CUDA, with cuda.core's calls noted in place of made: there is no device here. What a device then does
+is for the tests that need one."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from cuda_gates import KEYS  # skips without a compiler
+
+from numbanorm.cuda import driver
+
+core = pytest.importorskip("cuda.core", reason="cuda.core, of the extras [cuda12] and [cuda13], is not installed")
+bindings = pytest.importorskip("cuda.bindings.driver", reason="cuda.bindings, of the same extras, is not installed")
+
+
+class Devices:
+    """Three devices, of which one may be current; the first and the last are of one kind."""
+
+    CAPABILITIES = ((9, 0), (8, 0), (9, 0))
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.current: int | None = None
+        self.loaded: list[bytes] = []
+        self.launches: list[tuple[Any, ...]] = []
+        self.made: list[Any] = []
+        patch.setattr(core, "Device", self.device)
+        patch.setattr(core, "ObjectCode", SimpleNamespace(from_cubin=self.library))
+        patch.setattr(core, "Stream", SimpleNamespace(from_handle=lambda handle: self.note(f"stream {handle:#x}")))
+        patch.setattr(core, "LEGACY_DEFAULT_STREAM", "default stream")
+        patch.setattr(core, "LaunchConfig", lambda grid, block: self.note((grid, block)))
+        patch.setattr(core, "launch", lambda *what: self.launches.append((self.current, *what)))
+        patch.setattr(bindings, "cuCtxGetDevice", lambda: (201, None) if self.current is None else (0, self.current))
+
+    def note(self, what: Any) -> Any:
+        self.made.append(what)
+        return what
+
+    def device(self, number: int) -> Any:
+        def set_current() -> None:
+            self.current = number
+
+        return SimpleNamespace(compute_capability=self.CAPABILITIES[number], set_current=set_current, name=f"device {number}")
+
+    def library(self, code: bytes) -> Any:
+        self.loaded.append(code)
+        return SimpleNamespace(get_kernel=lambda name: (code, name))
+
+
+@pytest.fixture
+def devices(monkeypatch: pytest.MonkeyPatch) -> Devices:
+    return Devices(monkeypatch)
+
+
+@pytest.mark.parametrize("before", [None, 0, 1])
+def test_the_current_device_is_given_back(before: int | None, devices: Devices) -> None:
+    """A launch goes to the current device; where there was none, that of x stays current."""
+    hardware = driver.Hardware()
+    devices.current = before
+    kept = hardware.enter(1)
+    assert devices.current == 1
+    hardware.leave(kept)
+    assert devices.current == (1 if before is None else before)
+
+
+def test_a_library_is_loaded_once_for_devices_of_a_kind(devices: Devices, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "cubin", lambda kernel, kinds, capability: f"{kernel.name} {kinds} {capability}".encode())
+    monkeypatch.setattr(driver, "entry", lambda code: "name in " + code.decode())
+    hardware = driver.Hardware()
+    (kernel, kinds), (other, others) = [key[:2] for key in KEYS[:2]]
+    found = [hardware.ready(kernel, kinds, device) for device in (0, 2, 1, 0)]
+    assert found[0] is found[1] is found[3]
+    assert found[2] is not found[0]
+    code, name = hardware.ready(other, others, 0)
+    assert code == f"{other.name} {others} (9, 0)".encode()
+    assert name == f"name in {code.decode()}"
+    assert len(devices.loaded) == 3
+
+
+def test_streams_and_configurations_are_made_once(devices: Devices) -> None:
+    hardware = driver.Hardware()
+    hardware.enter(2)
+    for stream in (0, 0x1234, 0x1234, 0):
+        hardware.launch("kernel", 7, 128, stream, [1, 2.0])
+    streams = ["default stream", "stream 0x1234", "stream 0x1234", "default stream"]
+    assert devices.launches == [(2, stream, (7, 128), "kernel", 1, 2.0) for stream in streams]
+    assert devices.made == [(7, 128), "stream 0x1234"]
+
+
+def test_a_pointer_is_an_address() -> None:
+    assert driver.Hardware().pointer(SimpleNamespace(address=4096, itemsize=2), 3) == 4102
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What cuInit and cuDeviceGetCount answer."""
+
+    def give(error: Any, count: Any) -> str | None:
+        def init(flags: int) -> tuple[Any]:
+            if isinstance(error, Exception):
+                raise error
+            return (error,)
+
+        monkeypatch.setattr(bindings, "cuInit", init)
+        monkeypatch.setattr(bindings, "cuDeviceGetCount", lambda: (bindings.CUresult.CUDA_SUCCESS, count))
+        return driver.why_not.__wrapped__()
+
+    return give
+
+
+def test_why_kernels_cannot_run(answers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    success, none = bindings.CUresult.CUDA_SUCCESS, bindings.CUresult.CUDA_ERROR_NO_DEVICE
+    assert answers(success, 1) is None
+    assert "with 0 devices; leave backend out" in answers(success, 0)
+    assert "CUDA_ERROR_NO_DEVICE" in answers(none, 0)
+    assert "CUDA must have a driver: no libcuda; install NVIDIA's" in answers(RuntimeError("no\nlibcuda"), 0)
+    monkeypatch.setattr(driver, "installed", lambda name: name != "cuda.core")
+    assert answers(success, 1).startswith("CUDA must be installed: cuda.core cannot be imported; write pip install")
+
+
+def test_the_device_is_named(devices: Devices) -> None:
+    assert driver.device_name() == "device 0, compute capability 9.0"
