@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from cases import METHODS
 
 import numbanorm
+from numbanorm.cpu import machine
 from numbanorm.cpu.launch import GUARD
+from numbanorm.cpu.machine import UNKNOWN
 from numbanorm.cpu.schedule import cut
 
 THREADS = (2, 3, 7, 16, 64)
@@ -51,3 +56,28 @@ def test_the_cases_above_are_cut_in_every_way() -> None:
                 chunks = int(s.dims[5]) if s.family == "columns" else 0
                 ways.add((s.family, len(s.steps) > 1, chunks > 1))
     assert {("columns", True, False), ("columns", True, True), ("columns", False, False), ("runs", True, False)} <= ways
+
+
+CACHES = {"index0": ("1", "Data", "48K"), "index1": ("1", "Instruction", "64K"), "index2": ("2", "Unified", "2048K")}
+
+
+@pytest.mark.parametrize(
+    ("changed", "found"),
+    [
+        ({}, (48 << 10, 2 << 20, UNKNOWN[3])),
+        ({"index3": ("3", "Unified", "266240K\n"), "index0": ("1", "Data", "32768")}, (32768, 2 << 20, 260 << 20)),
+        ({"index3": ("3", "Unified", "1G"), "index2": ("2", "Unified", "512K")}, (48 << 10, 512 << 10, 1 << 30)),
+        ({"index2": ("2", "Unified", "a lot"), "index0": ("one", "Data", "48K")}, (UNKNOWN[1], UNKNOWN[2], UNKNOWN[3])),
+    ],
+)
+def test_sizes_of_caches(
+    changed: dict[str, Any], found: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Linux tells them, level by level; what it does not tell, or not so that we understand it, is a usual size."""
+    (tmp_path / "index9").mkdir()  # without files
+    for name, facts in (CACHES | changed).items():
+        (tmp_path / name).mkdir()
+        for file, fact in zip(("level", "type", "size"), facts, strict=True):
+            (tmp_path / name / file).write_text(fact)
+    monkeypatch.setattr(machine, "CACHES", tmp_path)
+    assert tuple(machine.cache_bytes.__wrapped__(level) for level in (1, 2, 3)) == found
