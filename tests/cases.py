@@ -7,7 +7,7 @@ The sizes sit on both sides of every number that steers a kernel: a vector of 16
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -154,12 +154,12 @@ def arguments(case: Case, dtype: np.dtype[Any]) -> Arguments:
     # parameters are seldom kept in 16 bits: float32 beside half types, and the type of x otherwise
     kind = FLOAT32 if dtype.itemsize == 2 else dtype
     affine = case.affine
-    weight = rng.uniform(0.5, 2.0, case.parameter_shape).astype(kind) if affine else None
+    weight = (rng.choice([-1.0, 1.0], case.parameter_shape) * rng.uniform(0.5, 2.0, case.parameter_shape)).astype(kind)
     bias = rng.uniform(-1.0, 1.0, case.parameter_shape).astype(kind) if affine and case.norm != "rms" else None
     if case.training:
-        return Arguments(x, weight, bias)
+        return Arguments(x, weight if affine else None, bias)
     mean = rng.normal(1.5, 1.0, case.parameter_shape).astype(kind)
-    return Arguments(x, weight, bias, mean, rng.uniform(0.5, 4.0, case.parameter_shape).astype(kind))
+    return Arguments(x, weight if affine else None, bias, mean, rng.uniform(0.5, 4.0, case.parameter_shape).astype(kind))
 
 
 @lru_cache(maxsize=512)
@@ -191,6 +191,18 @@ def upstream(case: Case, dtype: np.dtype[Any]) -> Array:
 @lru_cache(maxsize=512)
 def true_gradients(case: Case, dtype: np.dtype[Any]) -> oracle.Gradients:
     return expected_gradients(case, arguments(case, dtype), upstream(case, dtype))
+
+
+def with_zeros(case: Case, dtype: np.dtype[Any]) -> tuple[Arguments, Array]:
+    """Arguments and dy with zeros of either sign among the weights and the elements of dy."""
+    rng = np.random.default_rng([*seed(case), 2])
+    a, dy = arguments(case, dtype), upstream(case, dtype).copy()
+    dy[rng.random(dy.shape) < 0.3] = 0.0
+    dy = np.copysign(dy, rng.choice([-1.0, 1.0], dy.shape)).astype(dtype)
+    weight = None if a.weight is None else a.weight.copy()
+    if weight is not None:
+        weight.reshape(-1)[::3] *= 0.0  # of the sign that they have
+    return replace(a, weight=weight), dy
 
 
 def expected_gradients(case: Case, a: Arguments, dy: Array, eps: float | None = None) -> oracle.Gradients:

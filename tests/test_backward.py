@@ -75,6 +75,19 @@ def test_each_gradient_for_itself(case: Case, dtype: np.dtype[Any]) -> None:
             assert got is None or (got.dtype, got.tobytes()) == (expected.dtype, expected.tobytes())
 
 
+@every_family
+def test_signs_of_zeros(case: Case) -> None:
+    """They too do not depend on what else is asked for."""
+    a, dy = cases.with_zeros(case, FLOAT32)
+    stats = stats_of(case, a)
+    everything = call_backward(case, a, dy, stats)
+    assert case.training or (everything[0] == 0).any()
+    for needs in product((False, True), repeat=number_of(case)):
+        found = call_backward(case, a, dy, stats, needs=needs)
+        for got, expected in zip(found, everything, strict=True):
+            assert got is None or got.tobytes() == expected.tobytes(), needs
+
+
 @pytest.mark.parametrize("of_weight", DTYPES, ids=lambda d: f"weight_{d.name}")
 @every_family
 def test_weight_of_any_float_type(case: Case, of_weight: np.dtype[Any]) -> None:

@@ -273,6 +273,16 @@ def test_each_gradient_for_itself(ring: Ring, case: Case) -> None:
             check_same(call_backward(case, nowhere, up, of_ring, needs=(False, False, True))[2:], everything[2:])
 
 
+@every_family
+def test_signs_of_zeros(ring: Ring, case: Case) -> None:
+    """In y and dx, whatever else is asked for."""
+    a, dy = cases.with_zeros(case, FLOAT32)
+    agree(ring, case, a, dy)
+    stats = call(case, a, return_stats=True)[1]
+    found = call_backward(case, ring.arguments(a), ring.upload(dy), ring.stats(stats), needs=(True, False, False))
+    check_same(found[:1], call_backward(case, a, dy, stats)[:1])
+
+
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (2, 3, 0)])
 def test_empty(ring: Ring, shape: tuple[int, ...]) -> None:
     x = np.empty(shape, np.float32)

@@ -15,6 +15,8 @@ dweight and dbias are the row tree over the samples for each column, summed whil
 
 from __future__ import annotations
 
+import math
+
 from numba import boolean, int64
 
 from .columns import group_total
@@ -238,9 +240,9 @@ def apply_columns(todo, x, dy, dx, i, rows, together, stride, width, parameters,
     """dx of `width` columns from i on in `rows` rows."""
     if todo & CENTER:
         gradient_columns(x, dy, dx, i, rows, together, stride, width, parameters, room)
-    else:  # given statistics: dx = dy * scale, whatever x is
+    else:  # given statistics: dx = dy * scale, whatever x is, and a zero has the sign that the forward kernels give it
         for c in range(width):
-            parameters[c], parameters[c + 2 * room] = 0.0, -0.0
+            parameters[c], parameters[c + 2 * room] = 0.0, math.copysign(0.0, -parameters[c + room])
         affine_columns(dy, dx, i, rows, together, stride, width, parameters, room)
 
 
