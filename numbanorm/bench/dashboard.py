@@ -75,7 +75,8 @@ def run_asv(root: Path, config: dict[str, Any], results: Path, site: Path) -> No
     command = [sys.executable, "-m", "asv", "publish", "--no-pull", "--config", str(copy)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode or not (site / "index.json").is_file():
-        raise ValueError(f"asv publish must succeed: got {last_line(done.stdout)!r}; repair what it names and try again")
+        reason = last_line(done.stdout, 1 if "Traceback" in done.stdout else 2)
+        raise ValueError(f"asv publish must succeed: got {reason!r}; repair what it names and try again")
 
 
 def branch_of(root: Path, name: str) -> str:
