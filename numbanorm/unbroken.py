@@ -40,9 +40,11 @@ if hasattr(os, "register_at_fork"):
 
 def unbroken(work: Callable[..., T], *args: Any) -> T:
     """The result of a call that no signal breaks off: those end what the main thread does, so another thread does it."""
-    if sys.is_finalizing() and not LOCK.acquire(blocking=False):  # whoever has it is dead
-        raise RuntimeError("kernels must be compiled before Python ends: it ended while a daemon thread compiled one; "
-                           "call numbanorm.warmup() in the main thread")  # fmt: skip
+    if sys.is_finalizing():
+        if not LOCK.acquire(blocking=False):  # whoever has it is dead
+            raise RuntimeError("kernels must be compiled before Python ends: it ended while a daemon thread compiled one; "
+                               "call numbanorm.warmup() in the main thread")  # fmt: skip
+        LOCK.release()
     # a thread that has the lock is one that compiles, and no other could go on before it ends
     if threading.current_thread() is threading.main_thread() and not LOCK._is_owned():
         return elsewhere(work, *args)
