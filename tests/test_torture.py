@@ -24,9 +24,12 @@ import pytest
 LAYERS = ["omp", "workqueue", "tbb"]
 
 PROGRAM = """
-import atexit, gc, hashlib, multiprocessing, os, signal, sys, threading, time
+import atexit, gc, hashlib, multiprocessing, os, signal, sys, threading, time, warnings
 import numpy as np
 import numbanorm
+
+# what Python says, from 3.12 on, of every fork of a process that has threads, as one that has computed has
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
 
 x = np.random.default_rng(0).normal(1e4, 1, (64, 1024)).astype(np.float32)
 
