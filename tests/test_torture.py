@@ -340,6 +340,8 @@ def missing(name: str, layer: str) -> str:
         return "this system has no fork"
     if layer == "tbb" and not installed("tbb"):
         return "the package tbb is not installed"
+    if name in ("calls at the end", "first call at the end", "fork in the end") and (3, 12) <= sys.version_info < (3, 12, 2):
+        return "this Python lets nobody start a thread or fork once it has begun to end; from 3.12.2 on it does again"
     if name == "loaders" and find_spec("torch") is None:
         return "torch, which has the DataLoader, is not installed"
     return ""
