@@ -184,22 +184,8 @@ def columns_schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads
     work = slots * scratch + (0 if c.fused else c.units * c.chunks * c.room * parts)
     kept = 2 * c.blocks * c.room * parts * (slots if c.fused else c.units) if todo & ONE_READ else 0
     t, together = plan.T if affine else length, rows_sharing_loads(groups * length, itemsize)
-    sizes = [
-        c.rows,
-        groups,
-        length,
-        t,
-        c.most,
-        c.chunks,
-        c.per_chunk,
-        stack,
-        c.room,
-        c.fold,
-        c.beside,
-        together,
-        scratch,
-        slots,
-    ]
+    sizes = [c.rows, groups, length, t, c.most, c.chunks, c.per_chunk, stack, c.room, c.fold, c.beside]
+    sizes += [together, scratch, slots]
     how = c.how(length, threads)
     reason = f"{plan.M} runs of {length} < {SHORT} contiguous elements a group: columns side by side; {how}"
     return Schedule("columns", steps, np.array(sizes), work, kept, reason)
