@@ -153,13 +153,13 @@ def arguments(case: Case, dtype: np.dtype[Any]) -> Arguments:
     x = rng.normal(1.5, 2.0, case.shape).astype(dtype)
     # parameters are seldom kept in 16 bits: float32 beside half types, and the type of x otherwise
     kind = FLOAT32 if dtype.itemsize == 2 else dtype
-    affine = case.affine
-    weight = (rng.choice([-1.0, 1.0], case.parameter_shape) * rng.uniform(0.5, 2.0, case.parameter_shape)).astype(kind)
-    bias = rng.uniform(-1.0, 1.0, case.parameter_shape).astype(kind) if affine and case.norm != "rms" else None
+    affine, shape = case.affine, case.parameter_shape
+    weight = (rng.choice([-1.0, 1.0], shape) * rng.uniform(0.5, 2.0, shape)).astype(kind) if affine else None
+    bias = rng.uniform(-1.0, 1.0, shape).astype(kind) if affine and case.norm != "rms" else None
     if case.training:
-        return Arguments(x, weight if affine else None, bias)
-    mean = rng.normal(1.5, 1.0, case.parameter_shape).astype(kind)
-    return Arguments(x, weight if affine else None, bias, mean, rng.uniform(0.5, 4.0, case.parameter_shape).astype(kind))
+        return Arguments(x, weight, bias)
+    mean = rng.normal(1.5, 1.0, shape).astype(kind)
+    return Arguments(x, weight, bias, mean, rng.uniform(0.5, 4.0, shape).astype(kind))
 
 
 @lru_cache(maxsize=512)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from . import summary
-from .repository import CONFIG, checkout, git, last_line, read_config
+from .repository import CONFIG, checkout, git, last_lines, read_config
 
 WWW = Path(__file__).parent / "www"
 OUTSIDE = re.compile(r'(src|href)="((?:https?:)?//[^"]*)"')
@@ -75,7 +75,7 @@ def run_asv(root: Path, config: dict[str, Any], results: Path, site: Path) -> No
     command = [sys.executable, "-m", "asv", "publish", "--no-pull", "--config", str(copy)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode or not (site / "index.json").is_file():
-        reason = last_line(done.stdout, 1 if "Traceback" in done.stdout else 2)
+        reason = last_lines(done.stdout, 1 if "Traceback" in done.stdout else 2)
         raise ValueError(f"asv publish must succeed: got {reason!r}; repair what it names and try again")
 
 

@@ -51,7 +51,7 @@ def base_of(root: Path, name: str | None) -> tuple[str, str]:
     return commit, name
 
 
-def last_line(text: str, count: int = 1) -> str:
+def last_lines(text: str, count: int = 1) -> str:
     """What an error ends with (its last `count` lines), without asv's marks."""
     lines = [re.sub(r"^\[.*?%\]|[·\s]+", " ", line).strip() for line in text.splitlines()]
     return " ".join([line for line in lines if line and not line.startswith("asv:")][-count:]) or "nothing"

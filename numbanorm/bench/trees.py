@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cache import cache_folder
-from .repository import CONFIG, git, last_line, read_config
+from .repository import CONFIG, git, last_lines, read_config
 
 SELECTION = "fast.txt"  # beside the benchmarks: regular expressions, one a line, of what is measured
 ATTRIBUTES = ("rounds=1", "repeat=10,20,0.3", "warmup_time=0.1")
@@ -51,10 +51,10 @@ class Trees:
             )  # fmt: skip
             found = list(Path(results).glob("*/*-existing*.json"))
             if not found:
-                raise ValueError(f"asv run must succeed: got {last_line(done.stdout)!r}; repair what it names and try again")
+                raise ValueError(f"asv run must succeed: got {last_lines(done.stdout)!r}; repair what it names and try again")
             samples, failed = read(json.loads(found[0].read_text()))
         if side == "tree" and failed:
-            reason = f"got {failed[0]} failed: {last_line(done.stdout)}"
+            reason = f"got {failed[0]} failed: {last_lines(done.stdout)}"
             raise ValueError(f"every benchmark that is chosen must run in the working tree: {reason}; repair it and try again")
         return samples
 
@@ -115,12 +115,12 @@ def prepared(root: Path, commit: str, folder: Path) -> Trees:
     trees = Trees(folder, folder / CONFIG, benchmarks, config["project"])
     for side in ("base", "tree"):
         found = trees.call(side, 1, [sys.executable, "-c", f"import {trees.project}; print({trees.project}.__file__)"])
-        if found.returncode or not Path(last_line(found.stdout)).is_relative_to((folder / side).resolve()):
+        if found.returncode or not Path(last_lines(found.stdout)).is_relative_to((folder / side).resolve()):
             where = "the working tree" if side == "tree" else commit[:8]
-            raise ValueError(f"{where} must be importable: got {last_line(found.stdout)!r}; repair it or choose another BASE")
+            raise ValueError(f"{where} must be importable: got {last_lines(found.stdout)!r}; repair it or choose another BASE")
     done = trees.asv("tree", 1, "machine", "--yes")
     if done.returncode:
-        raise ValueError(f"asv machine must succeed: got {last_line(done.stdout)!r}; repair what it names and try again")
+        raise ValueError(f"asv machine must succeed: got {last_lines(done.stdout)!r}; repair what it names and try again")
     return trees
 
 
