@@ -205,6 +205,19 @@ def with_zeros(case: Case, dtype: np.dtype[Any]) -> tuple[Arguments, Array]:
     return replace(a, weight=weight), dy
 
 
+def groups_of(case: Case, x: Array) -> list[Array]:
+    """Views of what shares a mean."""
+    if case.norm in ("layer", "rms"):
+        return list(x.reshape(-1, int(np.prod(case.parameter_shape))))
+    channels = np.moveaxis(x, case.channel_axis, 0)
+    if case.norm == "batch":
+        return list(channels)
+    samples = np.moveaxis(channels, 1, 0)
+    if case.norm == "instance":
+        return [c for s in samples for c in s]
+    return [g for s in samples for g in np.split(s, case.groups)]
+
+
 def expected_gradients(case: Case, a: Arguments, dy: Array, eps: float | None = None) -> oracle.Gradients:
     e = 1e-5 if eps is None else eps
     if case.norm == "layer":
@@ -219,13 +232,13 @@ def expected_gradients(case: Case, a: Arguments, dy: Array, eps: float | None = 
 
 
 # a gradient is evaluated in float64, off by a few roundings of its terms, and rounded once. Where it is not tiny against
-# them it is within 0.51 ulp, as y is; 2**-44 of the terms, in ulps, is where those few roundings (2.5 eps of float64) are
+# them it is within 0.51 ulp, as y is; 2**-44 of the terms, in ulps, is where those few roundings (2 eps of float64) are
 # 0.01 ulp
 ROUNDED_ONCE = 0.51
 CANCELLED = 2.0**-44
-# float64 has no finer type to be evaluated in. rstd, rounded once, is a factor of dweight and enters the last term of dx three
-# times; the products beside it are rounded
-FLOAT64_EPS = {"dx": 2.5, "dweight": 2.0, "dbias": 1.0}
+# float64 has no finer type to be evaluated in. rstd, rounded once (0.5 eps), is a factor of dweight and enters the last term of
+# dx three times; the result is rounded (0.5). dweight's factor of each dy may be rounded too, and what it is corrected by
+FLOAT64_EPS = {"dx": 2.0, "dweight": 2.0, "dbias": 1.0}
 
 
 def check_gradients(found: tuple[Array | None, ...], truth: oracle.Gradients) -> None:

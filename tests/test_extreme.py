@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from decimal import Decimal, localcontext
-from fractions import Fraction
-from typing import Any
 
 import cases
 import numpy as np
@@ -89,10 +86,10 @@ def test_groups_keep_to_themselves(case: Case, method: str) -> None:
     plain, _ = scaled(case, 0)
     exponents = np.array([0, 600, -600, 1000, -1000, 0, 300])
     x = plain.x.copy()
-    for k, group in enumerate(groups_of(case, x)):
+    for k, group in enumerate(cases.groups_of(case, x)):
         group[...] = np.ldexp(group, exponents[k % 7])
     for k, value in ((3, np.nan), (1, np.inf), (0, 1e308)):
-        for j, group in enumerate(groups_of(case, x)):
+        for j, group in enumerate(cases.groups_of(case, x)):
             if j % 11 == k and value == 1e308:
                 group[...] = value
             elif j % 11 == k:
@@ -100,73 +97,11 @@ def test_groups_keep_to_themselves(case: Case, method: str) -> None:
     with np.errstate(invalid="ignore"):
         y = call(case, replace(plain, x=x), eps=0.0, method=method)
     expected = call(case, plain, eps=0.0, method=method)
-    for k, (found, true) in enumerate(zip(groups_of(case, y), groups_of(case, expected), strict=True)):
+    for k, (found, true) in enumerate(zip(cases.groups_of(case, y), cases.groups_of(case, expected), strict=True)):
         if k % 11 not in (0, 1, 3):
             assert found.tobytes() == true.tobytes()
         else:
             assert np.isnan(found).any() or (case.norm == "rms" and k % 11 != 3)
-
-
-def groups_of(case: Case, x: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
-    """Views of what shares a mean."""
-    if case.norm in ("layer", "rms"):
-        return list(x.reshape(-1, int(np.prod(case.parameter_shape))))
-    channels = np.moveaxis(x, case.channel_axis, 0)
-    if case.norm == "batch":
-        return list(channels)
-    samples = np.moveaxis(channels, 1, 0)
-    if case.norm == "instance":
-        return [c for s in samples for c in s]
-    return [g for s in samples for g in np.split(s, case.groups)]
-
-
-def rounded_from_decimals(x: list[float], weight: float, bias: float, eps: float) -> list[tuple[Decimal, Decimal]]:
-    """The definition in rational numbers, and a root of 80 digits: y, and the sum of its terms' sizes."""
-    exact = [Fraction(v) for v in x]
-    mean = sum(exact, Fraction(0)) / len(x)
-    var = sum(((v - mean) ** 2 for v in exact), Fraction(0)) / len(x) + Fraction(eps)
-    with localcontext() as c:
-        c.prec, c.Emax, c.Emin = 80, 10**6, -(10**6)
-        root = (Decimal(var.numerator) / Decimal(var.denominator)).sqrt()
-        terms = [
-            (Decimal((v - mean).numerator) / Decimal((v - mean).denominator) / root * Decimal(weight), Decimal(bias))
-            for v in exact
-        ]
-        return [(a + b, max(abs(a) + abs(b), abs(Decimal(weight)))) for a, b in terms]
-
-
-def numbers(kind: str, rng: np.random.Generator) -> np.ndarray[Any, Any]:
-    x = rng.standard_normal(50)
-    return {
-        "offset_1e12": x + 1e12,
-        "offset_1e15": np.round(x * 8) / 8 + 1e15,
-        "squares_overflow": x * 1e200,
-        "squares_underflow": x * 1e-200,
-        "sum_overflows": np.abs(x) * 1e307 + 1e308,
-        "distance_overflows": np.sign(x) * (1.6e308 + np.abs(x) * 1e306),
-        "denormal": rng.integers(-9, 9, 50) * 5e-324,
-        "all_magnitudes": np.ldexp(x, rng.integers(-1060, 1010, 50)),
-        "cancelling": np.resize([1.5e308, 1.0, -1.5e308, 3.0, 1e-308], 50),
-        "one_large": np.where(np.arange(50) == 7, 1e300, x * 1e-300),
-    }[kind]
-
-
-KINDS = [
-    "offset_1e12", "offset_1e15", "squares_overflow", "squares_underflow", "sum_overflows", "distance_overflows", "denormal",
-    "all_magnitudes", "cancelling", "one_large",
-]  # fmt: skip
-
-
-@every_method
-@pytest.mark.parametrize("eps", [0.0, 1e-290, 1e-5])
-@pytest.mark.parametrize("kind", KINDS)
-def test_two_eps_everywhere(kind: str, eps: float, method: str, rng: np.random.Generator) -> None:
-    x, weight, bias = numbers(kind, rng), 1.7, -0.3
-    y = numbanorm.layer_norm(x[None], 50, np.full(50, weight), np.full(50, bias), eps, method=method)[0]
-    for found, (true, terms) in zip(y.tolist(), rounded_from_decimals(x.tolist(), weight, bias, eps), strict=True):
-        with localcontext() as c:
-            c.prec = 80
-            assert abs(Decimal(found) - true) <= 2 * Decimal(2) ** -52 * terms
 
 
 @every_method

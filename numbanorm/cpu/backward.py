@@ -20,31 +20,33 @@ import math
 from numba import boolean, int64
 
 from .columns import group_total
-from .elementwise import affine_columns, affine_run, gradient_columns, gradient_rows, gradient_run
+from .elementwise import affine_columns, affine_run, gradient_columns, gradient_rows, gradient_run, lost, rows_of_parameters
 from .jobs import (
     ALONE,
     ANCHOR,
     APPLY,
     CENTER,
-    DELTA,
     FUSED,
     JOIN,
     LANE_ROOM,
     LEVELS,
     MEASURE,
+    OFFSET,
     PARAMETERS,
     PIECE,
     REDUCE,
     ROOT,
     SHIFT,
+    SHIFT_LOW,
     SLOPE,
+    SLOPE_LOW,
     STREAM,
     TALL,
     UNIT,
     WRITE,
 )
 from .kernel import device, kernel
-from .products import SUMS, add_row_products, as_one, empty, numbers, settle, span_products, triple, weighted
+from .products import SUMS, add_row_products, as_one, empty, gradients_of, numbers, settle, span_products, weighted
 from .runs import group_sum, rows_together
 from .simd import advance, fill, repeat, unpacked
 from .sums import advance_by, block_rows, drain, get, plus, push, put, value
@@ -73,10 +75,9 @@ def reduce_samples(x, sums, table, grads, samples, groups, channels, lo, hi, sta
             a = empty(x, 4)
             for b in range(k * rows, min(samples, (k + 1) * rows)):
                 unit = UNIT * (b * groups + c // channels)
-                dbias, product, _ = numbers(get(sums, 4 * (b * every + c), empty(x, 4)))
-                a = plus(a, triple(table[unit + ROOT] * (product - table[unit + DELTA] * dbias), dbias, 0.0, empty(x, 4)))
+                a = plus(a, gradients_of(get(sums, 4 * (b * every + c), empty(x, 4)), table[unit + ROOT], table[unit + OFFSET]))
             push(stack, int64(0), int64(4), k, a)
-        grads[c], grads[every + c], _ = numbers(drain(stack, int64(0), int64(4), blocks, empty(x, 4)))
+        grads[every + c], grads[c] = numbers(drain(stack, int64(0), int64(4), blocks, empty(x, 4)))
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------
@@ -95,11 +96,10 @@ def first_run(c, dims):
 def apply_run(todo, x, dy, dx, i, n, ahead, w, table, u, c):
     """dx[i : i + n] of a run of unit u, whose weight is w[c]."""
     unit, streaming = UNIT * u, boolean(todo & STREAM)
-    rstd, slope = table[unit + ROOT], table[unit + SLOPE]
     if todo & CENTER:
-        gradient_run(streaming, x, dy, dx, i, n, ahead, table[unit + ANCHOR], rstd * w[c], slope, table[unit + SHIFT])
+        gradient_run(streaming, x, dy, dx, i, n, ahead, w[c], advance(table, unit))
     else:  # given statistics: dx = dy * scale, whatever x is
-        affine_run(streaming, dy, dx, i, n, ahead, 0.0, rstd, -0.0, w[c], -0.0)
+        affine_run(streaming, dy, dx, i, n, ahead, 0.0, table[unit + ROOT], -0.0, w[c], -0.0)
 
 
 @kernel()
@@ -217,21 +217,23 @@ def join_columns(todo, x, partials, chunks, room, dims, u, groups, w, table, tot
 
 
 @device(inline=False)
-def expand(table, u, w, groups, dims, room, out):
-    """Mean, scale, slope and shift of each column of `groups` groups from unit u on, side by side -> out, float64 (4, room)."""
+def expand(x, table, u, w, groups, dims, room, out):
+    """What each column of `groups` groups from unit u on takes, side by side -> out, see `gradient_columns`."""
     _, _, all_groups, channels, length, _, _, _, _, _, fold, beside, _, _, _ = dims
-    column = 0
+    column, rows = 0, rows_of_parameters(x)
     for g in range(u, u + groups):
         unit = UNIT * g
         for k in range(channels):
-            scale = table[unit + ROOT] * w[g % all_groups * channels + k]
-            for row, number in ((0, table[unit + ANCHOR]), (1, scale), (2, table[unit + SLOPE]), (3, table[unit + SHIFT])):
+            rstd, weight = table[unit + ROOT], w[g % all_groups * channels + k]
+            high = table[unit + ANCHOR], rstd * weight, table[unit + SLOPE], table[unit + SHIFT]
+            numbers = (*high, lost(rstd, weight), table[unit + SLOPE_LOW], table[unit + SHIFT_LOW])
+            for row in range(rows):
                 if length == 1:
-                    out[column + row * room] = number
+                    out[column + row * room] = numbers[row]
                 else:
-                    fill(out, column + row * room, length, number)
+                    fill(out, column + row * room, length, numbers[row])
             column += length
-    for row in range(4):
+    for row in range(rows):
         repeat(out, row * room, column, max(fold, beside))
 
 
@@ -289,13 +291,13 @@ def columns_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, dims, 
         k0, k1 = (0, blocks) if whole else (chunk * per_chunk, min(blocks, (chunk + 1) * per_chunk))
         out = column_sums if phase == FUSED else advance_by(partials, (strip * chunks + chunk) * SUMS * room, one)
         if phase in (FUSED, MEASURE):
-            expand(table, u, w, groups, dims, room, parameters)
+            expand(x, table, u, w, groups, dims, room, parameters)
             strip_products(x, dy, i, k0, k1, rows, stride * fold, width * fold, room, parameters, stack, out)
         if whole:
             n = int64(1) if phase == FUSED else chunks
             join_columns(todo, x, out, n, room, dims, u, groups, w, table, sums, count, stack, column_sums, lane_sums)
         if todo & WRITE and phase != JOIN:
-            expand(table, u, w, groups, dims, room, parameters)
+            expand(x, table, u, w, groups, dims, room, parameters)
             n, at = (min(rows, k1 * step) - k0 * step) * fold, i + k0 * step * fold * stride
             if beside == 1:
                 apply_columns(todo, x, dy, dx, at, n, together, stride, width, parameters, room)

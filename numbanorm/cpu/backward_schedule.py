@@ -86,7 +86,7 @@ def columns_schedule(plan: Plan, itemsize: int, todo: int, threads: int) -> Sche
     steps = channel_steps(plan, c.fused, todo, c.units, c.units * c.chunks, threads)
     slots = max(s[3] for s in steps)
     parts = parts_of(itemsize)
-    scratch = (stack + SUMS * c.room + LANE_ROOM) * parts + 4 * c.room
+    scratch = (stack + SUMS * c.room + LANE_ROOM) * parts + (1 + 3 * parts) * c.room
     work = slots * scratch + (0 if c.fused else c.units * c.chunks * SUMS * c.room * parts)
     share = rows_sharing_loads(groups * length, itemsize)
     sizes = [plan.B, c.rows, groups, plan.K, plan.T, c.most, c.chunks, c.per_chunk, stack, c.room, c.fold, c.beside]

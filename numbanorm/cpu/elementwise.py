@@ -4,6 +4,8 @@ Forward, y = (x - mean) * scale + shift. Backward, dx = (x - mean) * slope + (u 
 
 scale = rstd * weight and shift = c * weight + bias, c being the share of the mean's low part. The mean stays apart: folded
 into the shift it would cancel. What a group of one value gets is exactly its bias, for then c = 0.
+
+Backward, all that is computed for float64 elements has two parts: rstd, which came rounded, is then what is left of the error.
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils
 
-from .jobs import ANCHOR, OFFSET, ROOT, SHIFT, SLOPE
+from .jobs import ANCHOR, OFFSET, ROOT, SHIFT, SHIFT_LOW, SLOPE, SLOPE_LOW
 from .kernel import intrinsic, types
+from .parts import distance, multiply
 from .simd import F64, I64, Vec, broadcast, constant, fused, integer, load, misaligned, prefetch, sixteens, smaller, store
 from .sums import add_term, join, parts_for, places_for, product_term, read, split, update, write
 
@@ -123,52 +126,82 @@ def affine_columns(
     return types.void(x, y, N, N, N, N, N, parameters, N), codegen
 
 
-def slanted(b: ir.IRBuilder, d: Any, slope: Any, u: Any, shift: Any) -> Any:
+def slanted(b: ir.IRBuilder, d: list[Any], slope: list[Any], u: list[Any], shift: list[Any]) -> Any:
     """dx = d * slope + (u + shift), u scaled with rstd: exactly 0 where u is its own mean, as in a group of one."""
-    return fused(b, d, slope, b.fadd(u, shift))
+    total = b.fadd(u[0], shift[0])
+    rough = fused(b, d[0], slope[0], total)
+    if len(d) == 1:
+        return rough
+    low = fused(b, d[0], slope[1], b.fadd(u[1], shift[1]))
+    dx = fused(b, d[0], slope[0], b.fadd(total, fused(b, d[1], slope[0], low)))
+    return b.select(b.fcmp_ordered("ord", dx, dx), dx, rough)  # what is infinite has no low part
+
+
+def unit_entries(b: ir.IRBuilder, table: Any, parts: int) -> tuple[Any, Any, list[Any], list[Any]]:
+    """Mean, rstd, slope and shift of a unit, whose table begins here, in 16 lanes each."""
+    mean, rstd, *slant = (
+        broadcast(b, b.load(b.gep(table, [integer(k)]))) for k in (ANCHOR, ROOT, SLOPE, SLOPE_LOW, SHIFT, SHIFT_LOW)
+    )
+    return mean, rstd, slant[:parts], slant[2 : 2 + parts]
 
 
 @intrinsic
-def gradient_run(
-    tc: Any, streaming: Any, x: Any, dy: Any, dx: Any, i: Any, n: Any, ahead: Any, mean: Any, scale: Any, slope: Any, shift: Any
-) -> Any:
-    """dx[i : i + n] = (x - mean) * slope + (dy * scale + shift), of scalars."""
+def gradient_run(tc: Any, streaming: Any, x: Any, dy: Any, dx: Any, i: Any, n: Any, ahead: Any, w: Any, table: Any) -> Any:
+    """dx[i : i + n] = (x - mean) * slope + (dy * rstd * w + shift), w a scalar; table: float64 (UNIT,), see `jobs`."""
+    parts = parts_for(x)
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        streaming, xp, dyp, dxp, i, n, ahead = a[:7]
-        mean, scale, slope, shift = (broadcast(b, v) for v in a[7:])
+        streaming, xp, dyp, dxp, i, n, ahead, w, table = a
+        mean, rstd, slope, shift = unit_entries(b, table, parts)
+        scale = multiply(b, [rstd], [broadcast(b, w)], parts)
 
         def step(e: Any, n: Any) -> None:
             at = b.add(i, e)
             if n is None:
                 for p in (xp, dyp):
                     prefetch(b, p, b.add(at, ahead))
-            d = b.fsub(load(b, x.dtype, xp, at, n), mean)
-            u = b.fmul(load(b, x.dtype, dyp, at, n), scale)
+            d = distance(b, load(b, x.dtype, xp, at, n), mean, parts)
+            u = multiply(b, [load(b, x.dtype, dyp, at, n)], scale, parts)
             store(b, x.dtype, dxp, at, slanted(b, d, slope, u, shift), n, streaming)
 
         aligned_sixteens(b, x.dtype, streaming, dxp, i, n, step)
         return ctx.get_dummy_value()
 
-    return types.void(types.boolean, x, dy, dx, N, N, N, R, R, R, R), codegen
+    return types.void(types.boolean, x, dy, dx, N, N, N, R, table), codegen
+
+
+@intrinsic
+def rows_of_parameters(tc: Any, x: Any) -> Any:
+    """How many numbers `gradient_columns` takes for each column."""
+    return types.intp(x), lambda ctx, b, sig, a: integer(1 + 3 * parts_for(x))
+
+
+@intrinsic
+def lost(tc: Any, x: Any, y: Any) -> Any:
+    """The error of the rounded product of two float64."""
+    return R(R, R), lambda ctx, b, sig, a: multiply(b, [a[0]], [a[1]], 2)[1]
 
 
 @intrinsic
 def gradient_columns(
     tc: Any, x: Any, dy: Any, dx: Any, i: Any, rows: Any, together: Any, stride: Any, width: Any, parameters: Any, room: Any
 ) -> Any:
-    """`width` columns from i on in `rows` rows; parameters: float64 (4, room): mean, scale, slope, shift."""
+    """`width` columns from i on in `rows` rows.
+
+    parameters: float64 (`rows_of_parameters`, room): mean; scale, slope, shift; their low parts.
+    """
+    parts = parts_for(x)
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
         xp, dyp, dxp, *where, parameters, room = a
 
         def at_element(known: Any, at: Any, n: Any) -> None:
-            mean, scale, slope, shift = known
-            d = b.fsub(load(b, x.dtype, xp, at, n), mean)
-            u = b.fmul(load(b, x.dtype, dyp, at, n), scale)
+            scale, slope, shift = (known[k::3] for k in (1, 2, 3))
+            d = distance(b, load(b, x.dtype, xp, at, n), known[0], parts)
+            u = multiply(b, [load(b, x.dtype, dyp, at, n)], scale, parts)
             store(b, x.dtype, dxp, at, slanted(b, d, slope, u, shift), n)
 
-        down_rows(b, where, lambda c, n: from_table(b, parameters, room, 4, c, n), at_element)
+        down_rows(b, where, lambda c, n: from_table(b, parameters, room, 1 + 3 * parts, c, n), at_element)
         return ctx.get_dummy_value()
 
     return types.void(x, dy, dx, N, N, N, N, N, parameters, N), codegen
@@ -197,16 +230,17 @@ def gradient_rows(
             with cgutils.for_range(b, rows, intp=I64) as row:
                 at, unit = b.add(b.add(i, c), b.mul(row.index, stride)), b.mul(row.index, apart)
 
-                def of_row(k: int) -> Any:
-                    return broadcast(b, b.load(b.gep(table, [b.add(unit, integer(k))])))
-
-                d, g, rstd = b.fsub(load(b, x.dtype, xp, at, n), of_row(ANCHOR)), load(b, x.dtype, dyp, at, n), of_row(ROOT)
+                own = b.gep(table, [unit])
+                mean, rstd, slope, shift = unit_entries(b, own, t.parts)
+                d, g = distance(b, load(b, x.dtype, xp, at, n), mean, t.parts), load(b, x.dtype, dyp, at, n)
                 with b.if_then(keep):
-                    u = b.fmul(b.fmul(g, weight), rstd)
-                    store(b, x.dtype, dxp, at, slanted(b, d, of_row(SLOPE), u, of_row(SHIFT)), n)
+                    u = multiply(b, multiply(b, [g], [weight], t.parts), [rstd], t.parts)
+                    store(b, x.dtype, dxp, at, slanted(b, d, slope, u, shift), n)
                 with b.if_then(add):
-                    h = fused(b, d, rstd, of_row(OFFSET))
-                    update(b, acc[0], lambda parts: product_term(b, parts, g, h))
+                    h = broadcast(b, b.load(b.gep(own, [integer(OFFSET)])))
+                    for part in reversed(d):
+                        h = fused(b, part, rstd, h)
+                    update(b, acc[0], lambda parts: product_term(b, parts, [g], [h]))
                     update(b, acc[1], lambda parts: add_term(b, parts, g))
             with b.if_then(add):
                 for column, places in zip(columns, acc, strict=True):

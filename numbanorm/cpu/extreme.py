@@ -73,12 +73,23 @@ def scaled_gradients(
     plan: Plan, x: Array, dy: Array, dx: Array | None, mean: Array | None, rstd: Array, grads: Array | None,
     differentiate: Callable[..., Any],
 ) -> None:  # fmt: skip
-    """Write dx and grads, where groups or dy need a scale. differentiate(x, dy, dx, mean, rstd, grads) is the kernel."""
-    shape, units = (plan.B, plan.M, plan.G, -1), (plan.B, 1, plan.G, 1)
-    of_x, of_dy = -exponents(rstd), exponents(np.abs(dy).max())
+    """Write dx and grads, where groups or dy need a scale. differentiate(x, dy, dx, mean, rstd, grads) is the kernel.
+
+    dy has a scale for each group where dx is computed, and one for each weight where the gradients of parameters are.
+    """
+    shape, units = (plan.B, plan.M, plan.G, plan.K, plan.T), (plan.B, 1, plan.G, 1, 1)
+    of_x, dy, size = -exponents(rstd), dy.reshape(shape), np.abs(dy.reshape(shape))
     x = times_power(x.reshape(shape), -of_x.reshape(units))
-    mean = None if mean is None else times_power(mean, -of_x)
-    differentiate(x, times_power(dy, -of_dy), dx, mean, times_power(rstd, of_x), grads)
-    for a, power in ((dx, (of_dy - of_x).reshape(units)), (grads, of_dy)):
-        if a is not None:
-            a[...] = times_power(a.reshape(shape) if a is dx else a, power).reshape(a.shape)
+    mean, rstd = None if mean is None else times_power(mean, -of_x), times_power(rstd, of_x)
+
+    def computed(of_dy: Array) -> tuple[Array | None, Array | None]:
+        found = None if dx is None else np.empty(shape), None if grads is None else np.empty(grads.shape)
+        differentiate(x, times_power(dy, -of_dy), found[0], mean, rstd, found[1])
+        return found
+
+    if dx is not None:
+        of_dy = exponents(size.max((1, 3, 4), keepdims=True))
+        dx[...] = times_power(computed(of_dy)[0], of_dy - of_x.reshape(units)).reshape(dx.shape)
+    if grads is not None:
+        of_dy = exponents(size.max((0, 1, 4), keepdims=True))
+        grads[...] = times_power(computed(of_dy)[1], np.tile(of_dy.ravel(), 2).reshape(grads.shape))

@@ -1,29 +1,29 @@
 """What gradients sum, in the fixed order of `sums`: u, u * d and d, with d = x - mean and u = dy or dy * weight.
 
 The three sums are one accumulator of four lanes, of which the last is 0. The sum of d would be 0 but for the mean's
-rounding, which it measures: so a gradient is as exact as if the mean were not rounded.
+rounding, which it measures: so a gradient is as exact as if the mean were not rounded. Of float64 elements u and d, too, have
+two parts.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
 from numba import int64
 from numba.core import cgutils
 
-from .jobs import ANCHOR, CENTER, DELTA, OFFSET, ROOT, SHIFT, SLOPE, UNIT
+from .jobs import CENTER, OFFSET, ROOT, SHIFT, SHIFT_LOW, SIZE, SLOPE, SLOPE_LOW, UNIT
 from .kernel import device, intrinsic, types
+from .parts import add_parts, divide, multiply, negative, rounded, subtract_parts
 from .simd import (
     F64,
     I32,
     I64,
     Vec,
     broadcast,
+    call,
     constant,
-    first_lanes,
-    fused,
     integer,
     load,
     prefetch,
@@ -33,10 +33,10 @@ from .simd import (
 from .sums import (
     TILE,
     add_term,
+    distance_of_first,
     drain,
     fold,
     join,
-    number,
     parts_for,
     places_for,
     product_term,
@@ -44,14 +44,15 @@ from .sums import (
     read,
     so_far,
     split,
+    take,
     update,
     write,
 )
 
 SUMS = 3  # u, u * d, d
-LARGE_CUBE = (
-    2.0**340
-)  # of float64: between its inverse and this, neither the cube of rstd nor the low part of a product with it gets lost
+# of float64: where rstd, an average u and the gradients of parameters are between these and their inverses, or 0, no product
+# of u with a distance, with rstd's cube or with a low part is near the ends of the range
+LARGE_RSTD, LARGE_U = 2.0**256, 2.0**400
 N = types.intp
 
 
@@ -62,14 +63,12 @@ def empty(tc: Any, x: Any, n: Any) -> Any:
     return t(x, n), lambda ctx, b, sig, a: constant(F64, 0.0, t.lanes * t.parts)
 
 
-def add_products(b: ir.IRBuilder, sums: list[list[Any]], v: Any, u: Any, mean: Any, n: Any = None) -> None:
+def add_products(b: ir.IRBuilder, sums: list[list[Any]], v: Any, u: list[Any], mean: Any, n: Any = None) -> None:
     """16 elements into the three accumulators; only the first `n` are there, if it is given, and u is 0 elsewhere."""
-    d = b.fsub(v, mean)
-    if n is not None:
-        d = b.select(first_lanes(b, n), d, constant(F64, 0.0))
-    update(b, sums[0], lambda acc: add_term(b, acc, u))
+    d = distance_of_first(b, v, mean, n, len(sums[0]))
+    update(b, sums[0], lambda acc: add_term(b, acc, *u))
     update(b, sums[1], lambda acc: product_term(b, acc, u, d))
-    update(b, sums[2], lambda acc: add_term(b, acc, d))
+    update(b, sums[2], lambda acc: add_term(b, acc, *d))
 
 
 @intrinsic
@@ -93,9 +92,9 @@ def tile_products(tc: Any, x: Any, dy: Any, i: Any, n: Any, ahead: Any, mean: An
                 if rest is None and not weighted:
                     for p in (xp, dyp):
                         prefetch(b, p, b.add(where, ahead))
-                u = load(b, x.dtype, dyp, where, left)
+                u = [load(b, x.dtype, dyp, where, left)]
                 if weighted:
-                    u = b.fmul(u, load(b, types.float64, wp, b.add(at, start), left))
+                    u = multiply(b, u, [load(b, types.float64, wp, b.add(at, start), left)], t.parts)
                 add_products(b, sums, load(b, x.dtype, xp, where, left), u, mean, left)
 
         rest = b.and_(n, integer(31))
@@ -136,39 +135,14 @@ def as_one(tc: Any, u: Any, product: Any, d: Any) -> Any:
 
 
 @intrinsic
-def triple(tc: Any, u: Any, product: Any, d: Any, like: Any) -> Any:
-    """Three float64 as an accumulator."""
-    f8 = types.float64
-
-    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        return join(b, [lanes(b, list(a[:3])), *[constant(F64, 0.0, 4)] * (like.parts - 1)])
-
-    return like(f8, f8, f8, like), codegen
-
-
-def three(s: Any, *n: Any) -> Any:
-    """Signature and code for the three sums of an accumulator, divided by n if there is one."""
-
-    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        parts = split(b, a[0], s)
-        v = parts[0] if s.parts == 1 else b.fadd(parts[0], number(b, parts[1]))
-        if n:
-            v = b.fdiv(v, broadcast(b, a[1], 4))
-        return ctx.make_tuple(b, sig.return_type, [b.extract_element(v, ir.Constant(I32, k)) for k in range(SUMS)])
-
-    return types.UniTuple(types.float64, SUMS)(s, *n), codegen
-
-
-@intrinsic
 def numbers(tc: Any, s: Any) -> Any:
-    """The three sums."""
-    return three(s)
+    """The sums of u and u * d."""
 
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        v = rounded(b, split(b, a[0], s))
+        return ctx.make_tuple(b, sig.return_type, [b.extract_element(v, ir.Constant(I32, k)) for k in range(2)])
 
-@intrinsic
-def averages(tc: Any, s: Any, n: Any) -> Any:
-    """The three sums, each divided by n: truly, so that the mean of equal numbers is that number."""
-    return three(s, types.float64)
+    return types.UniTuple(types.float64, 2)(s), codegen
 
 
 @intrinsic
@@ -176,13 +150,23 @@ def weighted(tc: Any, s: Any, w: Any) -> Any:
     """The sums of u and u * d times w; that of d as it is."""
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        factor, parts = lanes(b, [a[1], a[1], ir.Constant(F64, 1.0)]), split(b, a[0], s)
-        high = b.fmul(parts[0], factor)
-        if s.parts == 1:
-            return high
-        return join(b, [high, fused(b, parts[1], factor, fused(b, parts[0], factor, b.fneg(high)))])
+        factor = lanes(b, [a[1], a[1], ir.Constant(F64, 1.0)])
+        return join(b, multiply(b, split(b, a[0], s), [factor], s.parts))
 
     return s(s, types.float64), codegen
+
+
+@intrinsic
+def gradients_of(tc: Any, s: Any, rstd: Any, offset: Any) -> Any:
+    """The sums of u = dy and dy * d, a channel's in one sample -> what it gives to dbias and dweight, in the same lanes."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        parts, one, nothing = split(b, a[0], s), ir.Constant(F64, 1.0), ir.Constant(F64, 0.0)
+        product = multiply(b, parts, [lanes(b, [one, a[1]])], s.parts)
+        beside = [take(b, part, [3, 0, 3, 3]) for part in parts]  # dy where dy * d is, and the empty lane
+        return join(b, add_parts(b, product, multiply(b, beside, [lanes(b, [nothing, a[2]])], s.parts)))
+
+    return s(s, types.float64, types.float64), codegen
 
 
 @device(inline=False)
@@ -218,7 +202,7 @@ def add_row_products(
                 at = b.add(start, b.mul(row.index, stride))
                 for p in (xp, dyp):
                     prefetch(b, p, b.add(at, b.mul(together, stride)))
-                add_products(b, sums, load(b, x.dtype, xp, at, n), load(b, x.dtype, dyp, at, n), mean, n)
+                add_products(b, sums, load(b, x.dtype, xp, at, n), [load(b, x.dtype, dyp, at, n)], mean, n)
             for column, places in zip(columns, sums, strict=True):
                 write(b, out, column, join(b, [b.load(place) for place in places]), t)
 
@@ -230,22 +214,35 @@ def add_row_products(
     return types.void(x, dy, *[N] * 5, means, out, N), codegen
 
 
+def times_cube(b: ir.IRBuilder, c: list[Any], r: Any) -> list[Any]:
+    """c * r**3, of as many parts, and with one rounded once: a float64 gradient has no bits to lose in three products."""
+    high, low = c[0], c[1] if len(c) > 1 else ir.Constant(F64, 0.0)
+    for _ in range(3):
+        high, low = multiply(b, [high, low], [r], 2)
+    total = b.fadd(high, low)
+    total = b.select(b.fcmp_ordered("ord", total, total), total, high)  # what is infinite has no low part
+    return [total, b.fsub(low, b.fsub(total, high))][: len(c)]
+
+
 @intrinsic
-def times_cube(tc: Any, c: Any, r: Any) -> Any:
-    """c * r**3, rounded once: a float64 gradient has no bits to lose in three products."""
+def settled(tc: Any, s: Any, rstd: Any, count: Any, center: Any) -> Any:
+    """The sums of a group -> (slope, shift, offset, slope's low part, shift's, size), see `settle`."""
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        high, r = a
-        low = ir.Constant(F64, 0.0)
-        for _ in range(3):
-            product = b.fmul(high, r)
-            low = fused(b, low, r, fused(b, high, r, b.fneg(product)))
-            high = product
-        total = b.fadd(high, low)
-        return b.select(b.fcmp_ordered("ord", total, total), total, high)  # what is infinite has no low part
+        total, r, n, center = a
+        averages = divide(b, split(b, total, s), broadcast(b, n, 4))
+        c1, c2, delta = ([b.extract_element(p, ir.Constant(I32, k)) for p in averages] for k in range(SUMS))
+        absolute = [call(b, "llvm.fabs.f64", F64, [v]) for v in (c1[0], b.fmul(c2[0], r))]
+        nothing = ir.Constant(F64, 0.0)
+        c1, delta = ([b.select(center, p, nothing) for p in parts] for parts in (c1, delta))
+        slope = negative(b, times_cube(b, subtract_parts(b, c2, multiply(b, delta, c1, s.parts)), r))
+        shift = subtract_parts(b, negative(b, multiply(b, c1, [r], s.parts)), multiply(b, delta, slope, s.parts))
+        offset = b.fneg(rounded(b, multiply(b, delta, [r], s.parts)))
+        lows = [p[1] if s.parts == 2 else nothing for p in (slope, shift)]
+        return ctx.make_tuple(b, sig.return_type, [slope[0], shift[0], offset, *lows, b.fadd(*absolute)])
 
     f8 = types.float64
-    return f8(f8, f8), codegen
+    return types.UniTuple(f8, 6)(s, f8, f8, types.boolean), codegen
 
 
 @device()
@@ -253,17 +250,17 @@ def settle(kind, total, table, at, count):
     """Sums of a group (u with its weights) -> what its dx takes: dx = (x - mean) * slope + (u * rstd + shift).
 
     table[at : at + UNIT] holds mean and rstd. Without CENTER (RMS norm) no mean was subtracted, so neither the sum of u
-    nor the mean's rounding matters.
+    nor the mean's rounding matters. (x - mean) * rstd + offset is the normalized x; size is that of an average u.
     """
-    c1, c2, delta = averages(total, count)
-    if kind & CENTER == 0:
-        c1 = delta = 0.0
-    rstd = table[at + ROOT]
-    slope = -times_cube(c2 - delta * c1, rstd)
-    table[at + SLOPE] = slope
-    table[at + SHIFT] = -(c1 * rstd) - delta * slope
-    table[at + DELTA] = delta
-    table[at + OFFSET] = -(delta * rstd)  # (x - mean) * rstd + offset is the normalized x
+    slope, shift, offset, slope_low, shift_low, size = settled(total, table[at + ROOT], count, kind & CENTER != 0)
+    table[at + SLOPE], table[at + SHIFT], table[at + OFFSET] = slope, shift, offset
+    table[at + SLOPE_LOW], table[at + SHIFT_LOW], table[at + SIZE] = slope_low, shift_low, size
+
+
+@device()
+def usual(v):
+    """Whether a gradient is neither huge nor, but for 0, tiny; nan is not."""
+    return (v == 0.0) | (1.0 / LARGE_U < abs(v) < LARGE_U)
 
 
 @device(inline=False)
@@ -271,9 +268,8 @@ def gradients_in_range(table, units, grads, n):
     """Whether what the groups' dx takes, (units, UNIT), and n gradients of parameters are what they would be without limits."""
     good = True
     for u in range(0, units * UNIT, UNIT):
-        good &= 1.0 / LARGE_CUBE < table[u + ROOT] < LARGE_CUBE
-        for k in range(ANCHOR, OFFSET + 1):
-            good &= abs(table[u + k]) < np.inf
+        good &= 1.0 / LARGE_RSTD < table[u + ROOT] < LARGE_RSTD
+        good &= usual(table[u + SIZE])
     for k in range(n):
-        good &= abs(grads[k]) < np.inf
+        good &= usual(grads[k])
     return good

@@ -9,8 +9,9 @@ from llvmlite import ir
 
 from .jobs import CENTER, LOW, M2, MEAN, RSTD, SQUARES
 from .kernel import device, intrinsic, types
+from .parts import multiply, number, subtract_parts, two_sum
 from .simd import F64, Vec, call, fused, integer, load, store
-from .sums import in_lanes, ratio, two_sum, value, whole
+from .sums import in_lanes, ratio, value, whole
 
 LARGE_RSTD = 2.0**450  # of float64: with a smaller one, no square that mattered was below the normal numbers
 
@@ -23,8 +24,7 @@ def inverse_root(tc: Any, high: Any, low: Any, eps: Any) -> Any:
     """
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        zero = whole(b, ir.Constant(F64, 0.0), high)
-        v, error = two_sum(b, a[0], b.select(b.fcmp_ordered("ord", a[1], a[1]), a[1], zero))  # see `sums.number`
+        v, error = two_sum(b, a[0], number(b, a[1]))
         v, more = two_sum(b, v, whole(b, a[2], high))
         error = b.fadd(error, more)
         one, half = (whole(b, ir.Constant(F64, x), high) for x in (1.0, 0.5))
@@ -47,6 +47,19 @@ def less_square(tc: Any, x: Any, d: Any, n: Any) -> Any:
         return b.fsub(a[0], b.fmul(b.fmul(whole(b, a[2], x), a[1]), a[1]))
 
     return x(x, d, types.float64), codegen
+
+
+@intrinsic
+def variance(tc: Any, s: Any, high: Any, low: Any, d: Any) -> Any:
+    """high + low - d * d as (high, low), of what an accumulator like `s` gave."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        _, high, low, d = a
+        square = multiply(b, [d], [d], s.parts)
+        found = [high, b.fsub(low, square[0])] if s.parts == 1 else subtract_parts(b, [high, low], square)
+        return ctx.make_tuple(b, sig.return_type, found)
+
+    return types.UniTuple(high, 2)(s, high, high, high), codegen
 
 
 @intrinsic
@@ -120,7 +133,8 @@ def conclude(kind, total, stats, u, n, count, eps):
         off = stats_of(stats, LOW, u, n, total)
         put_stats(stats, M2, u, n, less_square(value(total), off, count))
         high, low = ratio(total, count)
-        put_stats(stats, RSTD, u, n, inverse_root(high, less_square(low, off, 1.0), eps))
+        high, low = variance(total, high, low, off)
+        put_stats(stats, RSTD, u, n, inverse_root(high, low, eps))
     elif count:  # 0 where rstd itself was given
         var = stats_of(stats, M2, u, n, total)
         put_stats(stats, RSTD, u, n, inverse_root(var, nought(var), eps))

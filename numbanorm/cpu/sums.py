@@ -1,8 +1,7 @@
 """Sums in a fixed order: accumulators, and the adjacent-pairs tree that joins them.
 
 An accumulator is a `Vec`. Elements of 32 bits or fewer are summed in float64; float64 elements in an unevaluated pair
-of float64 (TwoSum: D. Knuth, TAOCP vol. 2, 4.2.2; T. Dekker 1971), so that a mean keeps its low part. Every function
-here takes either, in 16 lanes or in one.
+of float64 (see `parts`), so that a mean keeps its low part. Every function here takes either, in 16 lanes or in one.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from numba.core import cgutils
 
 from .. import tree
 from .kernel import device, intrinsic, types
+from .parts import add_parts, distance, divide, multiply, rounded, two_sum
 from .simd import (
     F64,
     I32,
@@ -51,25 +51,6 @@ def join(b: ir.IRBuilder, parts: list[Any]) -> Any:
     return b.shuffle_vector(*parts, ir.Constant(vector(I32, 2 * parts[0].type.count), list(range(2 * parts[0].type.count))))
 
 
-def two_sum(b: ir.IRBuilder, x: Any, y: Any) -> tuple[Any, Any]:
-    """x + y as the rounded sum and its exact error."""
-    s = b.fadd(x, y)
-    z = b.fsub(s, x)
-    return s, b.fadd(b.fsub(x, b.fsub(s, z)), b.fsub(y, z))
-
-
-def add_parts(b: ir.IRBuilder, x: list[Any], y: list[Any]) -> list[Any]:
-    if len(x) == 1:
-        return [b.fadd(x[0], y[0])]
-    s, e = two_sum(b, x[0], y[0])
-    return list(two_sum(b, s, number(b, b.fadd(e, b.fadd(x[1], y[1])))))
-
-
-def number(b: ir.IRBuilder, low: Any) -> Any:
-    """A low part, or 0 where it is nan: the error of a sum that is infinite says nothing, and would make it nan."""
-    return b.select(b.fcmp_ordered("ord", low, low), low, ir.Constant(low.type, [0.0] * low.type.count))
-
-
 def add_term(b: ir.IRBuilder, acc: list[Any], high: Any, low: Any = None) -> list[Any]:
     """One term more; `low` is the term's own error. The low part needs no renormalizing until it is joined."""
     if len(acc) == 1:
@@ -78,12 +59,11 @@ def add_term(b: ir.IRBuilder, acc: list[Any], high: Any, low: Any = None) -> lis
     return [s, b.fadd(acc[1], e if low is None else b.fadd(e, low))]
 
 
-def product_term(b: ir.IRBuilder, acc: list[Any], x: Any, y: Any) -> list[Any]:
+def product_term(b: ir.IRBuilder, acc: list[Any], x: list[Any], y: list[Any]) -> list[Any]:
     """acc + x * y"""
     if len(acc) == 1:
-        return [fused(b, x, y, acc[0])]
-    p = b.fmul(x, y)
-    return add_term(b, acc, p, fused(b, x, y, b.fneg(p)))
+        return [fused(b, x[0], y[0], acc[0])]
+    return add_term(b, acc, *multiply(b, x, y, 2))
 
 
 def places_for(b: ir.IRBuilder, parts: list[Any]) -> list[Any]:
@@ -137,9 +117,14 @@ def add_elements(b: ir.IRBuilder, places: list[Any], v: Any, mean: Any, n: Any) 
     if mean is None:
         update(b, places, lambda acc: add_term(b, acc, v))
         return
-    d = b.fsub(v, mean)
-    d = d if n is None else b.select(first_lanes(b, n), d, constant(F64, 0.0))
+    d = distance_of_first(b, v, mean, n, len(places))
     update(b, places, lambda acc: product_term(b, acc, d, d))
+
+
+def distance_of_first(b: ir.IRBuilder, v: Any, mean: Any, n: Any, parts: int) -> list[Any]:
+    """v - mean; 0 from the lane n on, if it is given."""
+    d = distance(b, v, mean, parts)
+    return d if n is None else [b.select(first_lanes(b, n), part, constant(F64, 0.0)) for part in d]
 
 
 def tile(b: ir.IRBuilder, t: Vec, element: Any, args: Any, mean: Any = None) -> Any:
@@ -182,20 +167,14 @@ def tile_squares(tc: Any, p: Any, i: Any, n: Any, mean: Any) -> Any:
 
 @intrinsic
 def ratio(tc: Any, s: Any, n: Any) -> Any:
-    """s / n as (high, low), high the rounded quotient: the true division makes a constant's mean that constant."""
+    """s / n as (high, low), high the rounded quotient."""
     part = in_lanes(s)
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        parts = split(b, a[0], s)
         n_ = broadcast(b, a[1], s.lanes)
-        q = b.fdiv(parts[0], n_)
-        rest = fused(b, b.fneg(q), n_, parts[0])
+        both = divide(b, split(b, a[0], s), n_)
         if s.parts == 1:
-            both = [q, b.fdiv(rest, n_)]
-        else:
-            low = number(b, b.fdiv(b.fadd(rest, parts[1]), n_))
-            high = b.fadd(q, low)
-            both = [high, b.fsub(low, b.fsub(high, q))]
+            both.append(b.fdiv(fused(b, b.fneg(both[0]), n_, a[0]), n_))
         if s.lanes == 1:
             both = [b.extract_element(p, ir.Constant(I32, 0)) for p in both]
         return ctx.make_tuple(b, sig.return_type, both)
@@ -219,8 +198,7 @@ def value(tc: Any, s: Any) -> Any:
     result = in_lanes(s)
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        parts = split(b, a[0], s)
-        total = parts[0] if s.parts == 1 else b.fadd(parts[0], number(b, parts[1]))
+        total = rounded(b, split(b, a[0], s))
         return total if isinstance(result, Vec) else b.extract_element(total, ir.Constant(I32, 0))
 
     return result(s), codegen
@@ -237,8 +215,10 @@ def squares_about(tc: Any, acc: Any, n: Any, high: Any, low: Any, mean: Any) -> 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
         n_ = broadcast(b, a[1], acc.lanes)
         high_, low_, mean_ = a[2:] if acc.lanes > 1 else (broadcast(b, v, 1) for v in a[2:])
-        d = b.fsub(high_, mean_)
-        return join(b, add_term(b, split(b, a[0], acc), b.fmul(n_, b.fmul(d, b.fadd(d, b.fadd(low_, low_))))))
+        d, sums = distance(b, high_, mean_, acc.parts), split(b, a[0], acc)
+        twice = [b.fadd(low_, low_), ir.Constant(low_.type, [0.0] * acc.lanes)][: acc.parts]
+        square = multiply(b, d, add_parts(b, d, twice), acc.parts)
+        return join(b, add_term(b, sums, *multiply(b, square, [n_], acc.parts)))
 
     return acc(acc, types.float64, high, low, mean), codegen
 

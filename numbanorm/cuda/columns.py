@@ -10,7 +10,17 @@ from typing import Any
 from numba import cuda, float64
 
 from .device import barrier, block, device, quotient, read1, thread
-from .elementwise import SHIFT, SLOPE, four_affine, four_shares, four_slanted
+from .elementwise import (
+    SHIFT,
+    SHIFT_LOW,
+    SLOPE,
+    SLOPE_LOW,
+    four_affine,
+    four_normalized,
+    four_shares,
+    four_slanted,
+    four_slants,
+)
 from .partials import BLOCK, BOTH, PLANES, PRODUCTS, SQUARES, SUM, WEIGHTS, column_unit, four_own_means, put_sum
 from .sums import plus
 from .tiles import (
@@ -18,10 +28,12 @@ from .tiles import (
     fetch,
     four,
     four_distances,
-    four_fma,
+    four_lesses,
     four_minus,
-    four_mul,
+    four_multiplied,
+    four_only,
     four_products,
+    four_sums,
     four_terms,
     hold,
     present,
@@ -127,17 +139,17 @@ def row_present(there, row, last):
 def columns(kind: int, wide: bool, parts: int, center: bool, corrected: bool = False) -> Any:
     """x (and dy): (samples, rows, width) -> sums down `per` blocks of rows, out (planes, samples, chunks, width, parts).
 
-    mean (and rstd, delta): float64, of `groups` of `length` columns each, the columns `real` wide before folding; of a
-    sample, or (WEIGHTS) of each row, with delta if `corrected`. A block of threads takes `span` columns and as many blocks of
+    mean (and rstd, offsets): float64, of `groups` of `length` columns each, the columns `real` wide before folding; of a
+    sample, or (WEIGHTS) of each row, with offsets if `corrected`. A block of threads takes `span` columns and as many blocks of
     rows as it has rows of threads, BLOCK / (span / 4).
     """
     nothing = ((0.0,) * parts,) * 4
     centered, two = center and kind in (SQUARES, PRODUCTS), kind in (PRODUCTS, WEIGHTS)
     planes, batch = PLANES[kind], BATCH // parts if two else BATCH  # rows loaded at once; more made float64 spill
 
-    def kernel(x, dy, mean, rstd, delta, out, samples, rows, width, real, length, groups, span, per_block, chunks, per):
+    def kernel(x, dy, mean, rstd, offsets, out, samples, rows, width, real, length, groups, span, per_block, chunks, per):
         room = cuda.shared.array(ROOM, float64)
-        held, upstream = cuda.local.array(HELD, float64), cuda.local.array(HELD, float64)
+        held, given = cuda.local.array(HELD, float64), cuda.local.array(HELD, float64)
         strips = quotient(width + span - 1, span)
         strip_chunk = quotient(block(), strips)
         sample = quotient(strip_chunk, chunks)
@@ -157,27 +169,28 @@ def columns(kind: int, wide: bool, parts: int, center: bool, corrected: bool = F
                 here = row_present(there, row + j, last)
                 hold(held, j, fetch(wide, x, four_next(at, j * width), here, 0))
                 if two:
-                    hold(upstream, j, fetch(wide, dy, four_next(at, j * width), here, 0))
+                    hold(given, j, fetch(wide, dy, four_next(at, j * width), here, 0))
             for j in range(batch):
                 here, v = present(row_present(there, row + j, last), 0), recall(held, j)
                 if kind == WEIGHTS:
-                    unit, g, offset = four_units(column, row + j, real, length, groups), recall(upstream, j), same(-0.0)
+                    unit, g, offset = four_units(column, row + j, real, length, groups), recall(given, j), same(-0.0)
                     r = four_entries(unit, row_present(there, row + j, last), rstd, 0)
                     if center:
                         means = four_entries(unit, row_present(there, row + j, last), mean, 0)
                     if corrected:
-                        offset = four_shares(four_entries(unit, row_present(there, row + j, last), delta, 0), r)
-                    a = four_products(a, g, four_fma(four_distances(v, means, here), r, offset))
-                    q = four_terms(q, g)
+                        offset = four_entries(unit, row_present(there, row + j, last), offsets, 0)
+                    d = four_distances(a, v, means, here)
+                    a = four_products(a, four_only(g), four_normalized(d, r, offset))
+                    q = four_sums(q, g)
                 elif kind in (SUM, BOTH):
-                    a = four_terms(a, v)
+                    a = four_sums(a, v)
                 else:
-                    d = four_distances(v, means, here)
+                    d = four_distances(a, v, means, here)
                     if kind == SQUARES:
                         a = four_products(a, d, d)
                     else:
-                        g = recall(upstream, j)
-                        a, q, s = four_terms(a, g), four_products(q, g, d), four_terms(s, d)
+                        g = recall(given, j)
+                        a, q, s = four_sums(a, g), four_products(q, four_only(g), d), four_terms(s, d)
             at = four_next(at, batch * width)
         if kind == BOTH:
             means = four_own_means(a, same(max(last - first, 1)), same(0))
@@ -186,7 +199,7 @@ def columns(kind: int, wide: bool, parts: int, center: bool, corrected: bool = F
                 for j in range(batch):
                     hold(held, j, fetch(wide, x, four_next(at, j * width), row_present(there, row + j, last), 0))
                 for j in range(batch):
-                    d = four_distances(recall(held, j), means, present(row_present(there, row + j, last), 0))
+                    d = four_distances(q, recall(held, j), means, present(row_present(there, row + j, last), 0))
                     q = four_products(q, d, d)
                 at = four_next(at, batch * width)
             if first < rows:
@@ -213,34 +226,35 @@ def column_weight(column, there, p, real, t):
 four_weights = four(column_weight, 2)
 
 
-def apply_columns(wide: bool, center: bool, weighted: bool, biased: bool, gradient: bool) -> Any:
+def apply_columns(wide: bool, parts: int, center: bool, weighted: bool, biased: bool, gradient: bool) -> Any:
     """x (and dy): (samples, rows, width) -> y (dx), `chunk` rows to a block. See `runs.apply_runs` and `columns`."""
+    zero = (0.0,) * parts
 
     def kernel(
         x, dy, y, w, b, mean, low, rstd, table, units, samples, rows, width, real, length, groups, t, span, chunk, chunks
     ):
-        held, upstream = cuda.local.array(HELD, float64), cuda.local.array(HELD, float64)
+        held, given = cuda.local.array(HELD, float64), cuda.local.array(HELD, float64)
         strips, threads_of_row = quotient(width + span - 1, span), span >> 2
         strip_chunk = quotient(block(), strips)
         sample = quotient(strip_chunk, chunks)
         column = columns_of(wide, (block() - strip_chunk * strips) * span, span)
         there = four_within(column, width)
         unit = four_units(column, sample, real, length, groups)
-        r, m, scale = four_entries(unit, there, rstd, 0), same(0.0), same(1.0)
+        r, m, scale, like = four_entries(unit, there, rstd, 0), same(0.0), same(1.0), same(zero)
         if center:
             m = four_entries(unit, there, mean, 0)
         if weighted:
             scale = four_weights(column, there, w, real, t)
         if gradient:
-            scale = four_mul(r, scale)
-            slope = four_entries(unit, there, table, SLOPE * units)
-            shift = four_entries(unit, there, table, SHIFT * units)
+            both = four_multiplied(four_only(r), four_only(scale), like)
+            slope = four_slants(unit, there, table, SLOPE, SLOPE_LOW, units, zero)
+            shift = four_slants(unit, there, table, SHIFT, SHIFT_LOW, units, zero)
         else:
-            slope, shift = same(-0.0), same(-0.0)
+            c, bias = same(-0.0), same(-0.0)
             if center:
-                slope = four_shares(four_entries(unit, there, low, 0), r)
+                c = four_shares(four_entries(unit, there, low, 0), r)
             if biased:
-                shift = four_weights(column, there, b, real, t)
+                bias = four_weights(column, there, b, real, t)
         step = quotient(BLOCK, threads_of_row)
         first = (strip_chunk - sample * chunks) * chunk
         last, row = min(rows, first + chunk), first + quotient(thread(), threads_of_row)
@@ -250,14 +264,15 @@ def apply_columns(wide: bool, center: bool, weighted: bool, biased: bool, gradie
                 here = row_present(there, row + j * step, last)
                 hold(held, j, fetch(wide, x, four_next(at, j * step * width), here, 0))
                 if gradient:
-                    hold(upstream, j, fetch(wide, dy, four_next(at, j * step * width), here, 0))
+                    hold(given, j, fetch(wide, dy, four_next(at, j * step * width), here, 0))
             for j in range(BATCH):
-                here, d = row_present(there, row + j * step, last), four_minus(recall(held, j), m)
+                here = row_present(there, row + j * step, last)
                 if gradient:
-                    d = four_slanted(d, slope, four_mul(recall(upstream, j), scale), shift)
+                    u = four_multiplied(four_only(recall(given, j)), both, like)
+                    found = four_slanted(four_lesses(recall(held, j), m, like), slope, u, shift)
                 else:
-                    d = four_affine(d, r, slope, scale, shift)
-                put(wide, y, four_next(at, j * step * width), here, 0, d)
+                    found = four_affine(four_minus(recall(held, j), m), r, c, scale, bias)
+                put(wide, y, four_next(at, j * step * width), here, 0, found)
             row += BATCH * step
             at = four_next(at, BATCH * step * width)
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from .device import device, fma, mul, quotient, read1
+from .sums import multiply
 from .tiles import fetch, fetch_constant, four, four_add, four_fma, four_mul, four_reads, same
 
 MEAN, LOW, M2, RSTD = 0, 1, 2, 3  # rows of the statistics, float64 (4, units): the mean is MEAN + LOW, unevaluated
 SOME, EACH, FOURS = 0, 1, 2  # elements that share a parameter: any number, one, a multiple of a thread's four neighbours
-SLOPE, SHIFT, DELTA = 0, 1, 2  # rows of what a gradient takes, float64 (3, units)
+# rows of what a gradient takes, float64 (3, units), of float64 elements (5, units)
+SLOPE, SHIFT, OFFSET, SLOPE_LOW, SHIFT_LOW = 0, 1, 2, 3, 4
+ROWS = {1: 3, 2: 5}
 
 
 @device
@@ -30,10 +33,45 @@ def four_affine(d, rstd, c, w, b):
 @device
 def slanted(d, slope, u, shift):
     """dx = d * slope + (u + shift), u scaled with rstd: exactly 0 where u is its own mean."""
-    return fma(d, slope, u + shift)
+    total = u[0] + shift[0]
+    rough = fma(d[0], slope[0], total)
+    if len(d) == 1:
+        return rough
+    low = fma(d[0], slope[1], u[1] + shift[1])
+    dx = fma(d[0], slope[0], total + fma(d[1], slope[0], low))
+    return dx if dx == dx else rough  # what is infinite has no low part
 
 
-four_slanted = four(slanted, 4)
+@device
+def normalized(d, rstd, offset):
+    """d * rstd + offset as a number of one part."""
+    if len(d) == 2:
+        offset = fma(d[1], rstd, offset)
+    return (fma(d[0], rstd, offset),)
+
+
+@device
+def slant(unit, there, table, row, low_row, units, like):
+    """A unit's slope or shift, with the parts of an accumulator like this."""
+    high = read1(table, row * units + unit) if there > 0 else 0.0
+    if len(like) == 1:
+        return (high,)
+    return high, read1(table, low_row * units + unit) if there > 0 else 0.0
+
+
+four_slanted, four_normalized, four_slants = four(slanted, 4), four(normalized, 3), four(slant, 2)
+
+
+def upstream(is_weighted: bool) -> Any:
+    """A function that gives u = dy * weight, or dy, with the parts of an accumulator."""
+
+    def with_weight(dy, w, acc):
+        return multiply((dy,), (w,), acc)
+
+    def without(dy, w, acc):
+        return (dy,)
+
+    return four(device(with_weight if is_weighted else without), 3)
 
 
 @device

@@ -17,10 +17,10 @@ from typing import Any
 
 from numba import cuda, float64
 
-from .device import barrier, block, device, mul, quotient, read1, store1, thread, threads
-from .elementwise import DELTA, LOW, M2, MEAN, RSTD, SHIFT, SLOPE
+from .device import barrier, block, device, quotient, read1, store1, thread, threads
+from .elementwise import LOW, M2, MEAN, OFFSET, RSTD, SHIFT, SHIFT_LOW, SLOPE, SLOPE_LOW
 from .partials import BLOCK, get_sum, put_sum
-from .sums import empty, plus, ratio, settled, spread, value, weighted
+from .sums import empty, multiply, plus, ratio, settled, spread, value
 from .tiles import deposit, withdraw
 
 CENTER, SPREAD, SQUARE, CHANNEL, GRADIENTS = 0, 1, 2, 3, 4
@@ -200,14 +200,14 @@ def join(kind: int, parts: int, by_rows: bool) -> Any:
 
 
 def settle(parts: int, center: bool, is_weighted: bool) -> Any:
-    """Sums of channels (3, units * channels, parts), each with its weight -> what dx takes: table (3, units)."""
+    """Sums of channels (3, units * channels, parts), each with its weight -> what dx takes: table (3 or 5, units)."""
     zero = (0.0,) * parts
 
     def leaf(sums, plane, u, o, i, others):
         groups, channels, w, size = others
         acc = get_sum(sums, plane * size + u * channels + o, zero)
         if is_weighted and plane < 2:
-            return weighted(acc, read1(w, (u - quotient(u, groups) * groups) * channels + o))
+            return multiply(acc, (read1(w, (u - quotient(u, groups) * groups) * channels + o),), acc)
         return acc
 
     total = tree(parts, True, device(leaf))
@@ -219,10 +219,13 @@ def settle(parts: int, center: bool, is_weighted: bool) -> Any:
         two = total(room, stack, stack, sums, 1, u, outer, 1, width, rows, others)
         three = total(room, stack, stack, sums, 2, u, outer, 1, width, rows, others)
         if thread() == 0:
-            slope, shift, delta = settled(center, one, two, three, count, read1(rstd, u))
-            store1(table, SLOPE * units + u, slope)
-            store1(table, SHIFT * units + u, shift)
-            store1(table, DELTA * units + u, delta)
+            slope, shift, offset = settled(center, one, two, three, count, read1(rstd, u))
+            store1(table, SLOPE * units + u, slope[0])
+            store1(table, SHIFT * units + u, shift[0])
+            store1(table, OFFSET * units + u, offset)
+            if parts == 2:
+                store1(table, SLOPE_LOW * units + u, slope[parts - 1])
+                store1(table, SHIFT_LOW * units + u, shift[parts - 1])
 
     return kernel
 
@@ -233,14 +236,12 @@ def reduce(parts: int, center: bool) -> Any:
 
     def leaf(sums, plane, u, o, i, others):
         rstd, table, channels, groups, size, units = others
-        dbias, at = value(get_sum(sums, o * channels + u, zero)), o * groups + quotient(u, quotient(channels, groups))
-        v = dbias
-        if plane == 0:
-            delta = read1(table, DELTA * units + at) if center else 0.0
-            v = mul(read1(rstd, at), value(get_sum(sums, size + o * channels + u, zero)) - mul(delta, dbias))
-        if parts == 1:
-            return (v,)
-        return v, 0.0
+        acc, at = get_sum(sums, o * channels + u, zero), o * groups + quotient(u, quotient(channels, groups))
+        if plane == 1:
+            return plus(multiply(acc, (1.0,), zero), zero)
+        offset = read1(table, OFFSET * units + at) if center else -0.0
+        product = get_sum(sums, size + o * channels + u, zero)
+        return plus(multiply(product, (read1(rstd, at),), zero), multiply(acc, (offset,), zero))
 
     total = tree(parts, True, device(leaf))
 

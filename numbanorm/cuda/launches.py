@@ -291,4 +291,4 @@ def element_columns(s: Schedule, plan: Plan, call: Call, arrays: tuple[Any, ...]
     chunks, length = -(-g.rows // chunk), plan.K * plan.T
     sizes = (plan.B * plan.G, g.samples, g.rows, g.width, plan.G * length, length, plan.G, plan.T, g.span, chunk, chunks)
     grid = g.samples * chunks * g.strips
-    s.add(columns.apply_columns, (g.wide, *flags), grid, partials.BLOCK, (*arrays, *sizes))
+    s.add(columns.apply_columns, (g.wide, s.parts, *flags), grid, partials.BLOCK, (*arrays, *sizes))

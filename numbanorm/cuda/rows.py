@@ -10,7 +10,7 @@ from typing import Any
 from numba import cuda, float64, int32
 
 from .device import barrier, block, device, exchange, fma, load1, mul, quotient, read1, store1, thread, threads
-from .elementwise import four_affine, four_shares, four_slanted, parameters, slanted
+from .elementwise import ROWS, four_affine, four_shares, four_slanted, parameters, slanted, upstream
 from .sums import settled
 from .tiles import (
     HELD,
@@ -23,9 +23,11 @@ from .tiles import (
     fold,
     four,
     four_distances,
-    four_minus,
-    four_mul,
+    four_lesses,
+    four_multiplied,
+    four_only,
     four_products,
+    four_sums,
     four_terms,
     hold,
     items,
@@ -89,7 +91,23 @@ def note(rows: int) -> Any:
     return device(every)
 
 
-note_statistics, note_slants = note(4), note(3)
+note_statistics = note(4)
+
+
+@device
+def side_by_side(slope, shift, offset):
+    """As the rows of a table."""
+    if len(slope) == 1:
+        return slope[0], shift[0], offset
+    return slope[0], shift[0], offset, slope[1], shift[1]
+
+
+@device
+def as_rows(slants):
+    return side_by_side(slants[0], slants[1], slants[2])
+
+
+four_rows = once(as_rows, 1)
 
 
 @device
@@ -124,13 +142,13 @@ def rows_forward(wide: bool, parts: int, center: bool, sharing: int, weighted: b
         if center:
             a = nothing
             for j in range(STEPS):
-                a = four_terms(a, recall(held, j))
+                a = four_sums(a, recall(held, j))
             means = ratios(wide, join(wide, fold(wide, a), per, room, 0), count)
         mean, low = first(means), second(means)
         a = nothing
         for j in range(STEPS):
-            d = four_distances(recall(held, j), mean, present(left, j))
-            hold(held, j, d)
+            d = four_distances(a, recall(held, j), mean, present(left, j))
+            hold(held, j, first(d))
             a = four_products(a, d, d)
         found = spreads(wide, join(wide, fold(wide, a), per, room, ROOM), low, count, eps)
         rstd = second(found)
@@ -149,9 +167,9 @@ def rows_forward(wide: bool, parts: int, center: bool, sharing: int, weighted: b
 
 
 def rows_backward(wide: bool, parts: int, center: bool, sharing: int, weighted: bool) -> Any:
-    """x, dy: (units, length) -> dx, and table (3, units); mean, rstd: float64 (units,). dx may be x or dy."""
+    """x, dy: (units, length) -> dx, and table (3 or 5, units); mean, rstd: float64 (units,). dx may be x or dy."""
     nothing = ((0.0,) * parts,) * 4
-    weights = parameters(wide, sharing, weighted, False)
+    weights, scaled, note_slants = parameters(wide, sharing, weighted, False), upstream(weighted), note(ROWS[parts])
 
     @device
     def settled_one(u, ud, d, rstd, count):
@@ -161,7 +179,7 @@ def rows_backward(wide: bool, parts: int, center: bool, sharing: int, weighted: 
 
     def kernel(x, dy, dx, w, mean, rstd, table, units, groups, length, t, per, count):
         room = cuda.shared.array(ROOMS3, float64)
-        held, upstream = cuda.local.array(TOGETHER_HELD, float64), cuda.local.array(TOGETHER_HELD, float64)
+        held, given = cuda.local.array(TOGETHER_HELD, float64), cuda.local.array(TOGETHER_HELD, float64)
         unit, begin = items(wide, per), begins(wide, per)
         at, left = four_starts(unit, begin, length), four_remaining(unit, begin, units, length)
         own = four_parameter_starts(unit, groups, quotient(length, t))
@@ -172,24 +190,25 @@ def rows_backward(wide: bool, parts: int, center: bool, sharing: int, weighted: 
         for h in range(0, STEPS, TOGETHER):
             for j in range(TOGETHER):
                 hold(held, j, fetch(wide, x, at, left, h + j))
-                hold(upstream, j, fetch(wide, dy, at, left, h + j))
+                hold(given, j, fetch(wide, dy, at, left, h + j))
             for j in range(TOGETHER):
-                d = four_distances(recall(held, j), m, present(left, h + j))
-                u = four_mul(recall(upstream, j), weights(w, w, own, begin, left, h + j, t)[0])
+                d = four_distances(a, recall(held, j), m, present(left, h + j))
+                u = scaled(recall(given, j), weights(w, w, own, begin, left, h + j, t)[0], a)
                 a, q, s = four_terms(a, u), four_products(q, u, d), four_terms(s, d)
         a = join(wide, fold(wide, a), per, room, 0)
         q = join(wide, fold(wide, q), per, room, ROOM)
         s = join(wide, fold(wide, s), per, room, 2 * ROOM)
         slants = slants_of(wide, a, q, s, r, count)
-        note_slants(wide, table, unit, units, begin, slants)
-        slope, shift = first(slants), second(slants)
+        note_slants(wide, table, unit, units, begin, four_rows(wide, slants))
+        slope, shift, rstds = first(slants), second(slants), four_only(r)
         for h in range(0, STEPS, TOGETHER):  # from the cache: held, x and dy would take all registers
             for j in range(TOGETHER):
                 hold(held, j, fetch(wide, x, at, left, h + j))
-                hold(upstream, j, fetch(wide, dy, at, left, h + j))
+                hold(given, j, fetch(wide, dy, at, left, h + j))
             for j in range(TOGETHER):
-                u = four_mul(four_mul(recall(upstream, j), weights(w, w, own, begin, left, h + j, t)[0]), r)
-                put(wide, dx, at, left, h + j, four_slanted(four_minus(recall(held, j), m), slope, u, shift))
+                u = scaled(recall(given, j), weights(w, w, own, begin, left, h + j, t)[0], a)
+                d = four_lesses(recall(held, j), m, a)
+                put(wide, dx, at, left, h + j, four_slanted(d, slope, four_multiplied(u, rstds, a), shift))
 
     return kernel
 
@@ -246,15 +265,14 @@ def rows_gradients(center: bool, weighted: bool) -> Any:
                 s = room[place + 2 * WARPS] if i < warps else 0.0
                 for h in (1, 2, 4, 8):
                     a, q, s = a + exchange(a, h), q + exchange(q, h), s + exchange(s, h)
-            slope, shift, delta = settled(center, (a,), (q,), (s,), count, r)
-            offset = -mul(delta, r)
+            slope, shift, offset = settled(center, (a,), (q,), (s,), count, r)
             for j in range(STEPS):
                 if there > 32 * j:
                     d, u = held[j] - m, upstream[j]
                     dweight[j], dbias[j] = fma(u, fma(d, r, offset), dweight[j]), dbias[j] + u
                     if weighted:
                         u = mul(u, read1(w, g * length + column + 32 * j))
-                    store1(dx, at + 32 * j, slanted(d, slope, mul(u, r), shift))
+                    store1(dx, at + 32 * j, slanted((d,), slope, (mul(u, r),), shift))
         if k * tree_rows < rows:
             blocks, width = quotient(rows + tree_rows - 1, tree_rows), groups * length
             for j in range(STEPS):

@@ -12,8 +12,20 @@ from numba import cuda, float64, int32
 
 from ..tree import TILE
 from .device import device, quotient, read1
-from .elementwise import SHIFT, SLOPE, four_affine, four_shares, four_slanted, parameters
+from .elementwise import (
+    SHIFT,
+    SHIFT_LOW,
+    SLOPE,
+    SLOPE_LOW,
+    four_affine,
+    four_shares,
+    four_slanted,
+    four_slants,
+    parameters,
+    upstream,
+)
 from .partials import PRODUCTS, SQUARES, SUM, own_means, put_sum, unit_of
+from .sums import multiply
 from .tiles import (
     HELD,
     ROOM,
@@ -23,9 +35,10 @@ from .tiles import (
     fold,
     four,
     four_distances,
+    four_lesses,
     four_minus,
-    four_mul,
     four_products,
+    four_sums,
     four_terms,
     hold,
     items,
@@ -105,13 +118,13 @@ def tiles(kind: int, wide: bool, parts: int, center: bool, sharing: int, weighte
     mean: float64 (units,), 0 without `center`; w: the weights of `groups` runs, each for t elements, if `weighted`.
     """
     nothing = ((0.0,) * parts,) * 4
-    weights = parameters(wide, sharing, weighted, False)
+    weights, scaled = parameters(wide, sharing, weighted, False), upstream(weighted)
     centered = center and kind in (SQUARES, PRODUCTS)
     together = STEPS if kind != PRODUCTS else HALF // parts  # steps loaded at once; more made float64 spill
 
     def kernel(x, dy, w, mean, out, n, spans, span, length, per_sample, groups, channels, t, per):
         room = cuda.shared.array(ROOMS, float64)
-        held, upstream = cuda.local.array(HELD, float64), cuda.local.array(HALF_HELD, float64)
+        held, given = cuda.local.array(HELD, float64), cuda.local.array(HALF_HELD, float64)
         item, begin = items(wide, per), begins(wide, per)
         at, left = item_places(item, begin, spans, span, length), four_inside(item, begin, n, spans, span, length)
         base, where = four_bases(item, spans, groups, quotient(length, t)), four_in_runs(item, begin, spans, span)
@@ -123,16 +136,16 @@ def tiles(kind: int, wide: bool, parts: int, center: bool, sharing: int, weighte
             for j in range(together):
                 hold(held, j, fetch(wide, x, at, left, h + j))
                 if kind == PRODUCTS:
-                    hold(upstream, j, fetch(wide, dy, at, left, h + j))
+                    hold(given, j, fetch(wide, dy, at, left, h + j))
             for j in range(together):
                 if kind == SUM:
-                    a = four_terms(a, recall(held, j))
+                    a = four_sums(a, recall(held, j))
                 else:
-                    d = four_distances(recall(held, j), means, present(left, h + j))
+                    d = four_distances(a, recall(held, j), means, present(left, h + j))
                     if kind == SQUARES:
                         a = four_products(a, d, d)
                     else:
-                        u = four_mul(recall(upstream, j), weights(w, w, base, where, left, h + j, t)[0])
+                        u = scaled(recall(given, j), weights(w, w, base, where, left, h + j, t)[0], a)
                         a, q, s = four_terms(a, u), four_products(q, u, d), four_terms(s, d)
         note_sums(wide, join(wide, fold(wide, a), per, room, 0), item, begin, out, n, 0)
         if kind == PRODUCTS:
@@ -154,11 +167,11 @@ def tile_moments(wide: bool, parts: int) -> Any:
         for j in range(STEPS):
             v = fetch(wide, x, at, left, j)
             hold(held, j, v)
-            a = four_terms(a, v)
+            a = four_sums(a, v)
         a = fold(wide, a)
         means = own_means(wide, a, left, begin)
         for j in range(STEPS):
-            d = four_distances(recall(held, j), means, present(left, j))
+            d = four_distances(q, recall(held, j), means, present(left, j))
             q = four_products(q, d, d)
         note_sums(wide, a, item, begin, out, n, 0)
         note_sums(wide, fold(wide, q), item, begin, out, n, 1)
@@ -189,29 +202,36 @@ def apply_runs(wide: bool, center: bool, sharing: int, weighted: bool, biased: b
     return kernel
 
 
-def apply_gradient_runs(wide: bool, center: bool, sharing: int, weighted: bool, by_rows: bool) -> Any:
-    """x, dy: runs of `length` elements, in n items -> dx. mean, rstd: float64 (units,); table: (3, units)."""
-    weights = parameters(wide, sharing, weighted, False)
+def apply_gradient_runs(wide: bool, parts: int, center: bool, sharing: int, weighted: bool, by_rows: bool) -> Any:
+    """x, dy: runs of `length` elements, in n items -> dx. mean, rstd: float64 (units,); table: (3 or 5, units)."""
+    weights, zero = parameters(wide, sharing, weighted, False), (0.0,) * parts
+
+    @device
+    def scaled(dy, w, r):
+        """Rounded as on the CPU: a weight of each element goes with dy, one of a run with rstd."""
+        if by_rows:
+            return multiply(multiply((dy,), (w,), zero), (r,), zero)
+        return multiply((dy,), multiply((r,), (w,), zero), zero)
+
+    four_scaled = four(scaled, 3)
 
     def kernel(x, dy, dx, w, mean, rstd, table, units, n, spans, span, length, per_sample, groups, channels, t, per):
-        held, upstream = cuda.local.array(HALF_HELD, float64), cuda.local.array(HALF_HELD, float64)
+        held, given = cuda.local.array(HALF_HELD, float64), cuda.local.array(HALF_HELD, float64)
         item, begin = items(wide, per), begins(wide, per)
         at, left = item_places(item, begin, spans, span, length), four_inside(item, begin, n, spans, span, length)
         unit = four_item_units(item, n, spans, per_sample, groups, channels)
         base, where = four_bases(item, spans, groups, quotient(length, t)), four_in_runs(item, begin, spans, span)
-        r, slope = four_entries(unit, rstd, 0, units), four_entries(unit, table, SLOPE, units)
-        m, shift = same(0.0), four_entries(unit, table, SHIFT, units)
+        r, m, like, there = four_entries(unit, rstd, 0, units), same(0.0), same(zero), same(1)
+        slope = four_slants(unit, there, table, SLOPE, SLOPE_LOW, units, zero)
+        shift = four_slants(unit, there, table, SHIFT, SHIFT_LOW, units, zero)
         if center:
             m = four_entries(unit, mean, 0, units)
         for h in (0, HALF):
             for j in range(HALF):
                 hold(held, j, fetch(wide, x, at, left, h + j))
-                hold(upstream, j, fetch(wide, dy, at, left, h + j))
+                hold(given, j, fetch(wide, dy, at, left, h + j))
             for j in range(HALF):
-                scale = weights(w, w, base, where, left, h + j, t)[0]
-                g = recall(upstream, j)
-                # rounded as on the CPU: a weight of each element goes with dy, one of a run with rstd
-                u = four_mul(four_mul(g, scale), r) if by_rows else four_mul(g, four_mul(r, scale))
-                put(wide, dx, at, left, h + j, four_slanted(four_minus(recall(held, j), m), slope, u, shift))
+                u = four_scaled(recall(given, j), weights(w, w, base, where, left, h + j, t)[0], r)
+                put(wide, dx, at, left, h + j, four_slanted(four_lesses(recall(held, j), m, like), slope, u, shift))
 
     return kernel

@@ -9,7 +9,7 @@ from ..plan import Plan
 from ..tree import LEAST_RUN, TILE, block_rows, by_columns, gradient_family
 from . import driver, joins, partials, rows, running, runs, tiles
 from .arrays import name_of
-from .elementwise import DELTA, EACH, LOW, MEAN, RSTD
+from .elementwise import EACH, LOW, MEAN, OFFSET, ROWS, RSTD
 from .launches import (
     SLOTS,
     Call,
@@ -225,7 +225,7 @@ def settle(s: Schedule, plan: Plan, call: Call, totals: Part, channels: int, wei
         return None
     units = plan.B * plan.G
     table = Part("work", s.work)
-    s.work += 3 * units
+    s.work += ROWS[s.parts] * units
     block, width = join_block(channels, 1)
     arguments = (totals, "w", "rstd", table, units, float(plan.count), channels, width, block_rows(channels), plan.G)
     s.add(joins.settle, (s.parts, call.center, weighted), units, block, arguments, most=joins.MOST)
@@ -245,7 +245,7 @@ def write_gradients(s: Schedule, plan: Plan, call: Call, table: Part | None) -> 
         groups, channels, length, t = plan.G, 1, plan.K * plan.T, plan.T
     i = items_of(plan.B * plan.M * groups, length, call.aligned)
     sizes = (units, i.n, i.spans, i.span, length, plan.M * groups, groups, channels, t, i.per)
-    constants = (i.wide, call.center, sharing(i.wide, t), weighted, family == "rows")
+    constants = (i.wide, s.parts, call.center, sharing(i.wide, t), weighted, family == "rows")
     s.add(runs.apply_gradient_runs, constants, i.grid, i.block, ("x", "dy", "dx", "w", "mean", "rstd", table, *sizes), 128)
 
 
@@ -263,8 +263,8 @@ def gradients_of_rows(s: Schedule, plan: Plan, call: Call) -> None:
     if call.parameters:
         length, corrected = plan.K * plan.T, table is not None and call.center
         g = grid_of(1, plan.B, plan.G * length, call.aligned)
-        delta = Part("work", table.offset + DELTA * plan.B * plan.G) if table is not None and corrected else None
-        arrays = ("x", "dy", "mean", "rstd", delta)
+        offsets = Part("work", table.offset + OFFSET * plan.B * plan.G) if table is not None and corrected else None
+        arrays = ("x", "dy", "mean", "rstd", offsets)
         sums, chunks = sum_columns(s, partials.WEIGHTS, g, arrays, g.width, length, plan.G, (call.center, corrected))
         join_columns(s, joins.GRADIENTS, "grads", sums, g, chunks, 2, g.width, plan.T)
     if dx and not at_once:
@@ -303,7 +303,7 @@ def hold_rows(s: Schedule, plan: Plan, call: Call) -> Part:
     per, wide = slots_for(length), call.aligned and length % 4 == 0
     grid, block = row_shape(units, per)
     table = Part("work", s.work)
-    s.work += 3 * units
+    s.work += ROWS[s.parts] * units
     constants = (wide, s.parts, call.center, sharing(wide, plan.T), weighted)
     sizes = (units, plan.G, length, plan.T, per, float(plan.count))
     arrays = ("x", "dy", "dx", "w", "mean", "rstd", table)

@@ -1,8 +1,9 @@
 """Accumulators, and what a group's sums become: statistics, and what a gradient takes.
 
 An accumulator is a tuple: (high,) for elements of 32 bits or fewer, (high, low) for float64 ones, an unevaluated sum kept by
-TwoSum. Each function is the twin of one in `numbanorm.cpu.sums` or `cpu.products`, with the same roundings in the same order:
-docs/numerics.md has the formulae.
+TwoSum; so are other numbers, which may have fewer parts than what is computed from them. Each function is the twin of one in
+`numbanorm.cpu.sums`, `cpu.parts` or `cpu.products`, with the same roundings in the same order: docs/numerics.md has the
+formulae.
 """
 
 from __future__ import annotations
@@ -33,11 +34,35 @@ def empty(one):
 
 
 @device
-def term(acc, v):
-    """One number more; the low part needs no renormalizing until accumulators are joined."""
+def less(x, y, like):
+    """x - y of two float64, exactly if an accumulator like this has two parts."""
+    if len(like) == 1:
+        return (x - y,)
+    return two_sum(x, -y)
+
+
+@device
+def multiply(x, y, like):
+    """x * y, of as many parts as an accumulator like this; the low part is not normalized."""
+    high = mul(x[0], y[0])
+    if len(like) == 1:
+        return (high,)
+    low = fma(x[0], y[0], -high)
+    if len(y) == 2:
+        low = fma(x[0], y[1], low)
+    if len(x) == 2:
+        low = fma(x[1], y[0], low)
+    return high, low
+
+
+@device
+def term(acc, x):
+    """acc + x; the low part needs no renormalizing until accumulators are joined."""
     if len(acc) == 1:
-        return (acc[0] + v,)
-    s, e = two_sum(acc[0], v)
+        return (acc[0] + x[0],)
+    s, e = two_sum(acc[0], x[0])
+    if len(x) == 2:
+        e = e + x[1]
     return s, acc[1] + e
 
 
@@ -45,10 +70,8 @@ def term(acc, v):
 def product(acc, x, y):
     """acc + x * y"""
     if len(acc) == 1:
-        return (fma(x, y, acc[0]),)
-    p = mul(x, y)
-    s, e = two_sum(acc[0], p)
-    return s, acc[1] + (e + fma(x, y, -p))
+        return (fma(x[0], y[0], acc[0]),)
+    return term(acc, multiply(x, y, acc))
 
 
 @device
@@ -91,17 +114,31 @@ def value(s):
 @device
 def squares_about(acc, n, high, low, mean):
     """Squares about `high` of n elements whose mean is high + low -> their squares about `mean`."""
-    d = high - mean
-    return term(acc, mul(n, mul(d, d + (low + low))))
+    d = less(high, mean, acc)
+    return term(acc, multiply(multiply(d, plus(d, padded(low + low, acc)), acc), (n,), acc))
 
 
 @device
-def weighted(acc, w):
-    """acc * w"""
-    high = mul(acc[0], w)
-    if len(acc) == 1:
-        return (high,)
-    return high, fma(acc[1], w, fma(acc[0], w, -high))
+def padded(x, like):
+    """A float64 with as many parts as an accumulator like this."""
+    if len(like) == 1:
+        return (x,)
+    return x, 0.0
+
+
+@device
+def negative(x):
+    if len(x) == 1:
+        return (-x[0],)
+    return -x[0], -x[1]
+
+
+@device
+def kept(there, x):
+    """x, or 0"""
+    if len(x) == 1:
+        return (x[0] if there else 0.0,)
+    return x[0] if there else 0.0, x[1] if there else 0.0
 
 
 @device
@@ -119,30 +156,54 @@ def inverse_root(high, low, eps):
 
 
 @device
+def variance(high, low, d, like):
+    """high + low - d * d as (high, low), of what an accumulator like this gave."""
+    if len(like) == 1:
+        return high, low - mul(d, d)
+    return plus((high, low), negative(multiply((d,), (d,), like)))
+
+
+@device
 def spread(total, low, count, eps):
     """Squares about the mean's high part, and its low part -> (sum of squares about the mean, rstd)."""
-    off = mul(low, low)
     high, rest = ratio(total, count)
-    return value(total) - mul(mul(count, low), low), inverse_root(high, rest - off, eps)
+    high, rest = variance(high, rest, low, total)
+    return value(total) - mul(mul(count, low), low), inverse_root(high, rest, eps)
 
 
 @device
 def times_cube(c, r):
-    """c * r**3, rounded once."""
-    high, low = c, 0.0
+    """c * r**3, of as many parts, and with one rounded once."""
+    high, low = c[0], 0.0
+    if len(c) == 2:
+        low = c[1]
     for _ in range(3):
         p = mul(high, r)
         low = fma(low, r, fma(high, r, -p))
         high = p
     total = high + low
-    return total if total == total else high  # what is infinite has no low part
+    total = total if total == total else high  # what is infinite has no low part
+    if len(c) == 1:
+        return (total,)
+    return total, low - (total - high)
+
+
+@device
+def average(s, n):
+    """s / n, of as many parts."""
+    if len(s) == 1:
+        return (div(s[0], n),)
+    return ratio(s, n)
 
 
 @device
 def settled(center, u, ud, d, count, rstd):
-    """A group's sums of u, u * d and d -> (slope, shift, delta): dx = d * slope + (u * rstd + shift)."""
-    c1, c2, delta = div(value(u), count), div(value(ud), count), div(value(d), count)
-    if not center:
-        c1, delta = 0.0, 0.0
-    slope = -times_cube(c2 - mul(delta, c1), rstd)
-    return slope, -mul(c1, rstd) - mul(delta, slope), delta
+    """A group's sums of u, u * d and d -> (slope, shift, offset).
+
+    dx = d * slope + (u * rstd + shift), where slope and shift have the parts of u; d * rstd + offset is the normalized x.
+    """
+    c1, c2, delta = kept(center, average(u, count)), average(ud, count), kept(center, average(d, count))
+    r = (rstd,)
+    slope = negative(times_cube(plus(c2, negative(multiply(delta, c1, u))), rstd))
+    shift = plus(negative(multiply(c1, r, u)), negative(multiply(delta, slope, u)))
+    return slope, shift, -value(multiply(delta, r, u))

@@ -15,7 +15,7 @@ from __future__ import annotations
 from numba import int32
 
 from .device import barrier, block, device, fma, load1, load4, mul, quotient, read1, read4, store1, store4, thread, threads
-from .sums import across, empty, plus, product, ratio, spread, term
+from .sums import across, empty, kept, less, multiply, plus, product, ratio, spread, term
 
 STEPS = 8
 HELD = 4 * STEPS  # elements of a thread
@@ -86,9 +86,14 @@ def read_at(i, p):
 
 
 @device
-def distance(v, mean, present):
-    """v - mean, and 0 for an element that is absent: it must add nothing."""
-    return v - mean if present else 0.0
+def distance(acc, v, mean, present):
+    """v - mean, of the parts of an accumulator, and 0 for an element that is absent: it must add nothing."""
+    return kept(present, less(v, mean, acc))
+
+
+@device
+def number_term(acc, v):
+    return term(acc, (v,))
 
 
 @device
@@ -101,8 +106,16 @@ def add(x, y):
     return x + y
 
 
-four_terms, four_products = four(term, 2), four(product, 3)
-four_distances, four_minus, four_add = four(distance, 3), four(minus, 2), four(add, 2)
+@device
+def only(v):
+    """A float64 as a number of one part."""
+    return (v,)
+
+
+four_terms, four_products, four_sums = four(term, 2), four(product, 3), four(number_term, 2)
+four_distances, four_minus, four_add = four(distance, 4), four(minus, 2), four(add, 2)
+four_lesses, four_multiplied = four(less, 3), four(multiply, 3)
+four_only = four(only, 1)
 four_mul, four_fma, ratios, spreads = four(mul, 2), four(fma, 3), once(ratio, 1), once(spread, 2)
 
 
@@ -174,11 +187,16 @@ def place_of(at, left, k):
 
 
 @device
-def kept(v, there):
+def or_nothing(v, there):
     return v if there else 0.0
 
 
-four_places, four_kept, four_loads, four_reads = four(place_of, 2), four(kept, 2), four(load_at, 1), four(read_at, 1)
+four_places, four_or_nothing, four_loads, four_reads = (
+    four(place_of, 2),
+    four(or_nothing, 2),
+    four(load_at, 1),
+    four(read_at, 1),
+)
 
 
 @device
@@ -188,14 +206,14 @@ def fetch(wide, p, at, left, j):
     What is absent is read from p's first element: without a branch the loads of several steps stay together.
     """
     places = four_places(at, left, 32 * j)
-    return four_kept(load4(p, places[0]) if wide else four_loads(places, p), present(left, j))
+    return four_or_nothing(load4(p, places[0]) if wide else four_loads(places, p), present(left, j))
 
 
 @device
 def fetch_constant(wide, p, at, left, j):
     """As `fetch`, where nothing is written while the kernel runs."""
     places = four_places(at, left, 32 * j)
-    return four_kept(read4(p, places[0]) if wide else four_reads(places, p), present(left, j))
+    return four_or_nothing(read4(p, places[0]) if wide else four_reads(places, p), present(left, j))
 
 
 @device
