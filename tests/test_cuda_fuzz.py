@@ -22,6 +22,7 @@ if rings.chosen() == "none":
     pytest.skip(rings.reason_to_skip() or "", allow_module_level=True)
 
 from numbanorm.cuda import joins, partials, schedule, tiles
+from numbanorm.cuda.elementwise import ROWS
 from numbanorm.cuda.launches import Call, Part, Schedule, Step
 from numbanorm.plan import Plan, trailing
 from numbanorm.tree import block_rows
@@ -121,9 +122,9 @@ USED: dict[str, Callable[[Told], dict[str, int]]] = {
     "tile_moments": lambda a: {"out": 2 * a.n * a.parts},
     "merge": lambda a: {"moments": 2 * a.n * a.parts},
     "pairs": lambda a: {"sums": a.size // a.fewer * a.n * a.parts, "out": a.size * a.parts},
-    "settle": lambda a: {"sums": 3 * a.units * a.outer * a.parts, "table": 3 * a.units},
-    "reduce": lambda a: {"sums": 2 * a.outer * a.channels * a.parts, "table": 3 * a.outer * a.groups},
-    "rows_backward": lambda a: {"table": 3 * a.units},
+    "settle": lambda a: {"sums": 3 * a.units * a.outer * a.parts, "table": ROWS[a.parts] * a.units},
+    "reduce": lambda a: {"sums": 2 * a.outer * a.channels * a.parts, "table": ROWS[a.parts] * a.outer * a.groups},
+    "rows_backward": lambda a: {"table": ROWS[a.parts] * a.units},
     "rows_gradients": lambda a: {"out": 2 * -(-a.rows // a.tree_rows) * a.groups * a.length},
     "apply_runs": lambda a: dict.fromkeys(("mean", "low", "rstd"), 0),
 }

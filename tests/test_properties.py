@@ -29,7 +29,6 @@ from layouts import LAYOUTS, possible
 from numpy.typing import NDArray
 from test_backward_exact import numbers as hostile
 from test_exact import KINDS, check_close, check_statistics
-from test_extreme import groups_of
 
 import numbanorm
 
@@ -374,7 +373,7 @@ def test_nan_and_inf_stay_in_their_group(g: Given, value: float, data: st.DataOb
     x = g.a.x.copy()
     x[place] = value
     groups = np.empty(g.case.shape, int)
-    for k, group in enumerate(groups_of(g.case, groups)):
+    for k, group in enumerate(cases.groups_of(g.case, groups)):
         group[...] = k
     others = groups != groups[place]
     clean, spoilt = all_of(g), all_of(g, x=x)
