@@ -13,6 +13,13 @@ SHORT = 128  # elements of a run below which a group's runs are summed column by
 LEAST_RUN = 16  # elements that share a weight, from which on the backward pass sums them as a run
 LEAST_COLUMNS = 64  # narrower rows are summed side by side
 
+# where float64 may have left its range. With rstd below LARGE_STAT, no square that mattered was below the normal numbers
+LARGE_STAT = 2.0**450
+# where rstd, an average u and the gradients of parameters are between these and their inverses, or 0, no product of u with a
+# distance, with rstd's cube or with a low part is near the ends of the range
+LARGE_RSTD, LARGE_U = 2.0**256, 2.0**400
+FLOOR = 2.0**-1000  # a scaled eps is no less: it matters only where all elements are equal
+
 
 def block_rows(rows: int) -> int:
     """How many rows are added in order before pairs begin: fewer when there are few, so that they can be shared out."""

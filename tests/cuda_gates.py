@@ -48,11 +48,13 @@ PLANS = {
 }
 
 
-def forward(p: Plan, x: str, center: bool = True, given: bool = False, one_read: bool = False) -> Schedule:
+def forward(
+    p: Plan, x: str, center: bool = True, given: bool = False, one_read: bool = False, in_place: bool = False
+) -> Schedule:
     """The schedule of a forward call; a norm without center has a weight and no bias."""
     bias, stat = x if center else None, "float64" if given else None
     types = {"x": x, "y": x, "w": x, "b": bias, "mean": stat, "var": stat}
-    return schedule.forward(p, Call(tuple(types.items()), center, given, True, one_read))
+    return schedule.forward(p, Call(tuple(types.items()), center, given, True, one_read, in_place))
 
 
 def backward(p: Plan, x: str, center: bool = True, given: bool = False, parameters: bool = True) -> Schedule:
@@ -64,6 +66,7 @@ def backward(p: Plan, x: str, center: bool = True, given: bool = False, paramete
 CALLS: dict[str, Callable[[Plan, str], Schedule]] = {
     "forward": forward,
     "welford": lambda p, x: forward(p, x, one_read=True),
+    "in place": lambda p, x: forward(p, x, in_place=True),
     "backward": backward,
     "dx": lambda p, x: backward(p, x, parameters=False),
     "rms": lambda p, x: forward(p, x, center=False),
@@ -84,6 +87,7 @@ SELECTED: dict[Capability, list[tuple[str, Iterable[str], tuple[str, ...]]]] = {
         ("float32", BATCHES, ("given", "given backward")),
         ("float64", (*WIDE, "odd rows"), BOTH),
         ("float64", ("rows", "columns"), ("welford",)),
+        ("float64", ("rows",), ("in place",)),
         ("float16", ("rows",), ("forward", "welford")),
         ("bfloat16", ("rows", "columns"), BOTH),
         ("bfloat16", ("odd rows", "runs"), ("forward",)),

@@ -56,6 +56,8 @@ def compiled(key: Key, results: dict[Key, Future[Compiled]]) -> Compiled:
 
 #: subroutines of ptxas: slow paths of IEEE operations on float64, and integer divisions of more than 32 bits
 SUBROUTINES = r"__cuda_sm20_(div_rn_f64_full|dblrcp_rn_slowpath_v3|dsqrt_rn_f64_mediumpath_v1|(div|rem)_[us]64)"
+#: before sm_90, of an exchange behind a branch, of which ptxas does not know that the warp takes it together
+SUBROUTINES += "|__cuda_sm70_shflsync_bfly_p"
 
 
 def no_local_memory(c: Compiled) -> None:
@@ -181,13 +183,15 @@ REGISTERS: dict[str, tuple[int, int, int, int]] = {
     "apply_runs": (80, 128, 72, 0), "apply_gradient_runs": (112, 168, 128, 0), "apply_columns": (112, 128, 160, 0),
     "join": (64, 0, 64, 0), "settle": (56, 0, 64, 0), "reduce": (48, 0, 56, 0), "pairs": (48, 0, 72, 0),
     "merge": (40, 0, 40, 0), "prepare": (0, 0, 32, 0), "update": (0, 0, 40, 0), "count": (8, 0, 0, 0),
+    "copy": (0, 0, 16, 0), "normalize_again": (0, 0, 120, 0), "gradients_again": (0, 0, 152, 0),
+    "parameters_again": (0, 0, 152, 0),
 }  # fmt: skip
 #: 64-bit divisions in the code of wide (or the only) and narrow kernels: each is a call, unless both numbers have 32 bits
 DIVISIONS: dict[str, tuple[int, int]] = {
     "rows_forward": (6, 12), "rows_backward": (7, 13), "rows_gradients": (4, 0), "tile_moments": (1, 4), "tiles": (10, 24),
     "columns": (14, 14), "apply_runs": (8, 26), "apply_gradient_runs": (8, 0), "apply_columns": (21, 21),
     "join": (14, 0), "settle": (10, 0), "reduce": (8, 0), "pairs": (2, 0), "merge": (4, 0), "prepare": (1, 0), "update": (4, 0),
-    "count": (0, 0),
+    "count": (0, 0), "copy": (0, 0), "normalize_again": (13, 0), "gradients_again": (31, 0), "parameters_again": (9, 0),
 }  # fmt: skip
 #: the same where elements share parameters: fours of them, any number in wide kernels, and in narrow ones
 SHARED_DIVISIONS: dict[str, tuple[int, int, int]] = {

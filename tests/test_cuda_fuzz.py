@@ -60,12 +60,20 @@ def calls(draw: st.DrawFn, backward: bool) -> Call:
         write, parameters = draw(st.sampled_from([(True, True), (True, False), (False, True)]))
         types = {"x": x, "dy": x, "dx": x if write else None, "w": weight, "mean": "float64" if center else None,
                  "rstd": "float64", "grads": (weight or x) if parameters else None}  # fmt: skip
-        return Call(tuple(types.items()), center, given_, draw(st.booleans()), write=write, parameters=parameters)
+        aligned, in_place = draw(st.booleans()), write and draw(st.booleans())
+        return Call(tuple(types.items()), center, given_, aligned, in_place=in_place, write=write, parameters=parameters)
     write = given_ or draw(st.booleans())
     if not write:
         weight = bias = None
-    types = {"x": x, "y": x, "w": weight, "b": bias, **dict.fromkeys(("mean", "var"), TYPES[0] if given_ else None)}
-    return Call(tuple(types.items()), center or given_, given_, draw(st.booleans()), draw(st.booleans()), write)
+    types = {
+        "x": x,
+        "y": x if write else None,
+        "w": weight,
+        "b": bias,
+        **dict.fromkeys(("mean", "var"), TYPES[0] if given_ else None),
+    }
+    aligned, one_read, in_place = draw(st.booleans()), draw(st.booleans()), write and draw(st.booleans())
+    return Call(tuple(types.items()), center or given_, given_, aligned, one_read, in_place, write)
 
 
 # --- what each kernel reads and writes beside x, dy, y and dx: (argument, elements) ------------------------------------
@@ -115,6 +123,11 @@ def of_join(a: Told) -> dict[str, int]:
     return {"sums": ((planes - 1) * a.size + last + 1) * a.parts, "out": out}
 
 
+def of_table(parts: int, units: int) -> int:
+    """With the flag of float64."""
+    return ROWS[parts] * units + (parts == 2)
+
+
 USED: dict[str, Callable[[Told], dict[str, int]]] = {
     "tiles": of_tiles,
     "columns": of_columns,
@@ -122,9 +135,13 @@ USED: dict[str, Callable[[Told], dict[str, int]]] = {
     "tile_moments": lambda a: {"out": 2 * a.n * a.parts},
     "merge": lambda a: {"moments": 2 * a.n * a.parts},
     "pairs": lambda a: {"sums": a.size // a.fewer * a.n * a.parts, "out": a.size * a.parts},
-    "settle": lambda a: {"sums": 3 * a.units * a.outer * a.parts, "table": ROWS[a.parts] * a.units},
+    "settle": lambda a: {"sums": 3 * a.units * a.outer * a.parts, "table": of_table(a.parts, a.units)},
     "reduce": lambda a: {"sums": 2 * a.outer * a.channels * a.parts, "table": ROWS[a.parts] * a.outer * a.groups},
-    "rows_backward": lambda a: {"table": ROWS[a.parts] * a.units},
+    "rows_backward": lambda a: {"table": of_table(a.parts, a.units)},
+    "copy": lambda a: {"x": a.n, "y": a.n},
+    "normalize_again": lambda a: {"stats": 4 * a.units},
+    "gradients_again": lambda a: {"table": of_table(2, a.units)},
+    "parameters_again": lambda a: {"table": of_table(2, a.samples * a.groups), "grads": 2 * a.groups * a.channels},
     "rows_gradients": lambda a: {"out": 2 * -(-a.rows // a.tree_rows) * a.groups * a.length},
     "apply_runs": lambda a: dict.fromkeys(("mean", "low", "rstd"), 0),
 }
@@ -186,6 +203,11 @@ def check_geometry(step: Step) -> None:
             assert a.n % a.spans == 0
         if a.wide:
             assert a.length % 4 == 0
+    if name in ("normalize_again", "gradients_again", "parameters_again"):
+        n = a.groups * a.channels if name == "parameters_again" else a.units
+        assert step.block == 32
+        assert (step.grid - 1) * 32 < n <= step.grid * 32
+        assert a.tree_rows == block_rows(a.rows)
     if name in ("columns", "apply_columns"):
         strips = -(-a.width // a.span)
         assert a.span in (4, 8, 16, 32, 64, 128)

@@ -47,7 +47,7 @@ SMALL = [
     Case("instance", (2, 3, 2), channel_axis=-1), Case("instance", (2, 1, 18)), Case("instance", (2, 2, 3), training=False),
     Case("group", (2, 4, 3), groups=2), Case("group", (1, 265, 4), groups=2, channel_axis=-1),
 ]  # fmt: skip
-SMALL_FLOAT64 = [Case("layer", (2, 5)), Case("layer", (2, 4)), Case("batch", (9, 4)), Case("batch", (3, 1, 17)),
+SMALL_FLOAT64 = [Case("layer", (2, 5)), Case("layer", (2, 4)), Case("rms", (1, 4)), Case("batch", (9, 4)), Case("batch", (3, 1, 17)),
                  Case("batch", (2, 1, 132)), Case("group", (1, 2, 16), groups=1)]  # fmt: skip
 SMALL_HALF = [Case("layer", (2, 4)), Case("batch", (3, 1, 17))]
 
@@ -132,7 +132,6 @@ def agree(ring: Ring, case: Case, a: Arguments, dy: Host, method: str = METHODS[
     return [found.host(), *(g.host() for g in gradients)]
 
 
-# float64 whose squares are in range: only the CPU computes again what left it
 HARD = {
     "large offset": lambda x: x + 1e8, "tiny": lambda x: x * 1e-42, "denormal float64": lambda x: x * 1e-310,
     "huge": lambda x: x * 1e38, "huge float64": lambda x: x * 1e150, "constant": lambda x: np.full_like(x, 0.1),
@@ -159,6 +158,39 @@ def test_hard_data(ring: Ring, case: Case, dtype: np.dtype[Any], hard: str, meth
         assert a.bias is not None
         shape = [n if k == axis % len(case.shape) else 1 for k, n in enumerate(case.shape)]
         assert np.array_equal(y, np.broadcast_to(a.bias.reshape(shape), y.shape)), "a constant is its bias"
+
+
+# every third case of float64, but that rows are no narrower than 64, or one row a group: the CPU folds no rows when it computes
+# a group again
+BEYOND = [
+    (Case("layer", (5, 33)), 600), (Case("rms", (5, 260)), -1000), (Case("batch", (9, 70)), 600),
+    (Case("batch", (3, 5, 40)), -600), (Case("group", (2, 6, 20), groups=3), 1000),
+    (Case("group", (2, 9, 64), groups=8, channel_axis=-1), -1000), (Case("layer", (40, 3, 2), dims=2, affine=False), 600),
+]  # fmt: skip
+if RING == "simulator":
+    BEYOND = [(Case("layer", (2, 5)), 600), (Case("batch", (2, 1, 17)), -1000)]
+
+
+@pytest.mark.parametrize(("case", "exponent"), BEYOND, ids=lambda c: getattr(c, "name", str(c)))
+def test_float64_beyond_its_range(ring: Ring, case: Case, exponent: int) -> None:
+    """Groups that are computed again, scaled, beside others, and beside an infinity; dy may be out of range too."""
+    a, dy = cases.arguments(case, FLOAT64), cases.upstream(case, FLOAT64)
+    for k, group in enumerate(cases.groups_of(case, x := a.x.copy())):
+        group[...] = np.ldexp(group, exponent if k % 4 == 1 else 0)
+        if k % 4 == 2:
+            group[(0,) * group.ndim] = np.inf
+    a = replace(a, x=x)
+    with np.errstate(all="ignore"):
+        for eps, method in ((0.0, METHODS[0]), (1e-5, METHODS[1])):
+            y, stats = call(case, a, method=method, return_stats=True, eps=eps)
+            on_ring = ring.arguments(a)
+            found = call(case, on_ring, method=method, return_stats=True, eps=eps, out=on_ring.x)
+            check_same((found[0], *found[1]), (y, *stats))
+        for scale in (0, 900):
+            on_ring, upstream = ring.arguments(a), ring.upload(np.ldexp(dy, scale))
+            gradients = call_backward(case, a, np.ldexp(dy, scale), stats)
+            out = upstream if scale else None
+            check_same(call_backward(case, on_ring, upstream, ring.stats(stats), out=out), gradients)
 
 
 @every_method

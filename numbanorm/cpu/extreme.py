@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 
 from ..plan import Plan
-from ..tree import LEAST_COLUMNS
+from ..tree import FLOOR, LEAST_COLUMNS
 from .jobs import LOW, M2, MEAN, RSTD
 from .statistics import group_in_range
 
 Array = np.ndarray[Any, Any]
 STEP = 256  # exponents are multiples of this one: the largest of x is then within 2**128 of 1, its square far from any limit
-FLOOR = 2.0**-1000  # a scaled eps is no less: it matters only where all elements are equal
 
 
 def exponents(a: Any) -> Array:

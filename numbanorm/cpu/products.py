@@ -13,6 +13,7 @@ from llvmlite import ir
 from numba import int64
 from numba.core import cgutils
 
+from ..tree import LARGE_RSTD, LARGE_U
 from .jobs import CENTER, OFFSET, ROOT, SHIFT, SHIFT_LOW, SIZE, SLOPE, SLOPE_LOW, UNIT
 from .kernel import device, intrinsic, types
 from .parts import add_parts, divide, multiply, negative, rounded, subtract_parts
@@ -50,9 +51,6 @@ from .sums import (
 )
 
 SUMS = 3  # u, u * d, d
-# of float64: where rstd, an average u and the gradients of parameters are between these and their inverses, or 0, no product
-# of u with a distance, with rstd's cube or with a low part is near the ends of the range
-LARGE_RSTD, LARGE_U = 2.0**256, 2.0**400
 N = types.intp
 
 

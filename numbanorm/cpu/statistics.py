@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
+from ..tree import LARGE_STAT
 from .jobs import CENTER, LOW, M2, MEAN, RSTD, SQUARES
 from .kernel import device, intrinsic, types
 from .parts import multiply, number, subtract_parts, two_sum
 from .simd import F64, Vec, call, fused, integer, load, store
 from .sums import in_lanes, ratio, value, whole
-
-LARGE_RSTD = 2.0**450  # of float64: with a smaller one, no square that mattered was below the normal numbers
 
 
 @intrinsic
@@ -143,7 +142,7 @@ def conclude(kind, total, stats, u, n, count, eps):
 @device()
 def group_in_range(squares, rstd):
     """Whether a group's sum of squares and rstd are what they would be without limits; nan is not."""
-    return (squares < np.inf) & (rstd < LARGE_RSTD)
+    return (squares < np.inf) & (rstd < LARGE_STAT)
 
 
 @device(inline=False)

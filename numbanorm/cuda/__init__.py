@@ -75,7 +75,7 @@ def normalize(
     mean, var = given or (None, None)
     wide = aligned(x, y, weight, bias) if plan.T == 1 else aligned(x, y)
     dtypes = dtypes_of(x, y, weight, bias, mean, var)
-    s = scheduled(forward, plan, FORWARD, dtypes, center, given is not None, wide, one_read)
+    s = scheduled(forward, plan, FORWARD, dtypes, center, given is not None, wide, one_read, y is x)
     stats = x.kind.empty((4, plan.B * plan.G), "float64", x)
     arrays: Arrays = {"x": x, "y": y, "w": weight, "b": bias, "mean": mean, "var": var, "stats": stats}
     run(s, x, arrays, eps=eps)

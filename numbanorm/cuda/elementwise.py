@@ -10,9 +10,9 @@ from .tiles import fetch, fetch_constant, four, four_add, four_fma, four_mul, fo
 
 MEAN, LOW, M2, RSTD = 0, 1, 2, 3  # rows of the statistics, float64 (4, units): the mean is MEAN + LOW, unevaluated
 SOME, EACH, FOURS = 0, 1, 2  # elements that share a parameter: any number, one, a multiple of a thread's four neighbours
-# rows of what a gradient takes, float64 (3, units), of float64 elements (5, units)
-SLOPE, SHIFT, OFFSET, SLOPE_LOW, SHIFT_LOW = 0, 1, 2, 3, 4
-ROWS = {1: 3, 2: 5}
+# rows of what a gradient takes, float64 (3, units); of float64 elements (6, units), and LEFT: 1 if any group left the range
+SLOPE, SHIFT, OFFSET, SLOPE_LOW, SHIFT_LOW, SIZE, LEFT = 0, 1, 2, 3, 4, 5, 6
+ROWS = {1: 3, 2: 6}
 
 
 @device

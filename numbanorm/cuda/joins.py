@@ -18,10 +18,10 @@ from typing import Any
 from numba import cuda, float64
 
 from .device import barrier, block, device, quotient, read1, store1, thread, threads
-from .elementwise import LOW, M2, MEAN, OFFSET, RSTD, SHIFT, SHIFT_LOW, SLOPE, SLOPE_LOW
+from .elementwise import LEFT, LOW, M2, MEAN, OFFSET, RSTD, SHIFT, SHIFT_LOW, SIZE, SLOPE, SLOPE_LOW
 from .partials import BLOCK, get_sum, put_sum
 from .sums import empty, multiply, plus, ratio, settled, spread, value
-from .tiles import deposit, withdraw
+from .tiles import deposit, drain, push, withdraw
 
 CENTER, SPREAD, SQUARE, CHANNEL, GRADIENTS = 0, 1, 2, 3, 4
 MOST = 1024  # threads of a block
@@ -44,34 +44,6 @@ def pairs_in_room(room, v, i, n, width):
         barrier()
         step *= 2
     return v
-
-
-@device
-def push(stack, k, s):
-    """Leaf k of a pairs tree; level j of the tree waits in stack[j]."""
-    at = 0
-    while k & 1:
-        s = plus(withdraw(stack, at, LEVELS, s), s)
-        at += 1
-        k >>= 1
-    deposit(stack, at, LEVELS, s)
-
-
-@device
-def drain(stack, leaves, like):
-    """Sum of the leaves >= 1 that were pushed."""
-    at = 0
-    while leaves & 1 == 0:
-        at += 1
-        leaves >>= 1
-    s = withdraw(stack, at, LEVELS, like)
-    leaves >>= 1
-    while leaves:
-        at += 1
-        if leaves & 1:
-            s = plus(withdraw(stack, at, LEVELS, like), s)
-        leaves >>= 1
-    return s
 
 
 @device
@@ -127,7 +99,7 @@ def tree(parts: int, by_rows: bool, leaf: Any) -> Any:
             if by_rows:
                 v = rows_of_chunk(room, v, start, outer, together, width, rows)
                 if thread() == 0:
-                    push(stack, chunks, v)
+                    push(stack, 0, 1, LEVELS, chunks, v)
                 chunks += 1
             elif i < 1 and n > 0:
                 deposit(positions, start + o, 256, v)
@@ -137,7 +109,7 @@ def tree(parts: int, by_rows: bool, leaf: Any) -> Any:
         if not by_rows:
             v = run_tree(room, positions, outer, zero)
         elif thread() == 0:
-            v = drain(stack, chunks, zero)
+            v = drain(stack, 0, 1, LEVELS, chunks, zero)
         barrier()
         return v
 
@@ -219,13 +191,16 @@ def settle(parts: int, center: bool, is_weighted: bool) -> Any:
         two = total(room, stack, stack, sums, 1, u, outer, 1, width, rows, others)
         three = total(room, stack, stack, sums, 2, u, outer, 1, width, rows, others)
         if thread() == 0:
-            slope, shift, offset = settled(center, one, two, three, count, read1(rstd, u))
+            slope, shift, offset, size = settled(center, one, two, three, count, read1(rstd, u))
             store1(table, SLOPE * units + u, slope[0])
             store1(table, SHIFT * units + u, shift[0])
             store1(table, OFFSET * units + u, offset)
             if parts == 2:
                 store1(table, SLOPE_LOW * units + u, slope[parts - 1])
                 store1(table, SHIFT_LOW * units + u, shift[parts - 1])
+                store1(table, SIZE * units + u, size)
+                if u == 0:
+                    store1(table, LEFT * units, 0.0)
 
     return kernel
 

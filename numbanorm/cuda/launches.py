@@ -6,7 +6,7 @@ a plan and serves every call of it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from ..plan import Plan
@@ -51,7 +51,7 @@ class Call(NamedTuple):
     given: bool
     aligned: bool  # all addresses allow 16-byte accesses
     one_read: bool = False
-    in_place: bool = False  # dx is x or dy
+    in_place: bool = False  # y is x; dx is x or dy
     write: bool = True  # y, or dx
     parameters: bool = False  # dweight and dbias
 
@@ -90,6 +90,15 @@ class Schedule:
         numbers = tuple((k, a) for k, a in enumerate(parts) if a in NUMBERS)
         template = [a if isinstance(a, (int, float)) else driver.DRIVER.null for a in parts]
         self.steps.append(Step(Kernel(build, constants, most or block), kinds, grid, block, template, pointers, numbers))
+
+    def elsewhere(self, name: str, size: int) -> None:
+        """Let all steps so far write to work space what they write to an array of float64, and one more copy it there."""
+        start = self.work + self.work % 2  # of 16 bytes
+        self.work = start + size
+        for k, step in enumerate(self.steps):
+            moved = tuple((at, "work", start + offset) if n == name else (at, n, offset) for at, n, offset in step.pointers)
+            self.steps[k] = replace(step, pointers=moved)
+        self.add(partials.copy, (), -(-size // partials.BLOCK), partials.BLOCK, (Part("work", start), name, size))
 
     def kind(self, argument: Any) -> str:
         """The type of an argument; an array that is not there is never read, so any type does."""

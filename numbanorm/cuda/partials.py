@@ -87,3 +87,14 @@ def merge(parts: int, by_columns: bool) -> Any:
             put_sum(moments, n + i, squares_about(get_sum(moments, n + i, zero), count, high, low, read1(mean, unit)))
 
     return kernel
+
+
+def copy() -> Any:
+    """y = x, of n elements."""
+
+    def kernel(x, y, n):
+        i = block() * BLOCK + thread()
+        if i < n:
+            store1(y, i, load1(x, i))
+
+    return kernel

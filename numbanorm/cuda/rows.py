@@ -10,7 +10,7 @@ from typing import Any
 from numba import cuda, float64, int32
 
 from .device import barrier, block, device, exchange, fma, load1, mul, quotient, read1, store1, thread, threads
-from .elementwise import ROWS, four_affine, four_shares, four_slanted, parameters, slanted, upstream
+from .elementwise import LEFT, ROWS, four_affine, four_shares, four_slanted, parameters, slanted, upstream
 from .sums import settled
 from .tiles import (
     HELD,
@@ -95,16 +95,16 @@ note_statistics = note(4)
 
 
 @device
-def side_by_side(slope, shift, offset):
+def side_by_side(slope, shift, offset, size):
     """As the rows of a table."""
     if len(slope) == 1:
         return slope[0], shift[0], offset
-    return slope[0], shift[0], offset, slope[1], shift[1]
+    return slope[0], shift[0], offset, slope[1], shift[1], size
 
 
 @device
 def as_rows(slants):
-    return side_by_side(slants[0], slants[1], slants[2])
+    return side_by_side(slants[0], slants[1], slants[2], slants[3])
 
 
 four_rows = once(as_rows, 1)
@@ -200,6 +200,8 @@ def rows_backward(wide: bool, parts: int, center: bool, sharing: int, weighted: 
         s = join(wide, fold(wide, s), per, room, 2 * ROOM)
         slants = slants_of(wide, a, q, s, r, count)
         note_slants(wide, table, unit, units, begin, four_rows(wide, slants))
+        if parts == 2 and block() == 0 and thread() == 0:
+            store1(table, LEFT * units, 0.0)
         slope, shift, rstds = first(slants), second(slants), four_only(r)
         for h in range(0, STEPS, TOGETHER):  # from the cache: held, x and dy would take all registers
             for j in range(TOGETHER):
@@ -265,7 +267,7 @@ def rows_gradients(center: bool, weighted: bool) -> Any:
                 s = room[place + 2 * WARPS] if i < warps else 0.0
                 for h in (1, 2, 4, 8):
                     a, q, s = a + exchange(a, h), q + exchange(q, h), s + exchange(s, h)
-            slope, shift, offset = settled(center, (a,), (q,), (s,), count, r)
+            slope, shift, offset, _ = settled(center, (a,), (q,), (s,), count, r)
             for j in range(STEPS):
                 if there > 32 * j:
                     d, u = held[j] - m, upstream[j]

@@ -6,8 +6,8 @@ from functools import lru_cache
 from typing import Any
 
 from ..plan import Plan
-from ..tree import LEAST_RUN, TILE, block_rows, by_columns, gradient_family
-from . import driver, joins, partials, rows, running, runs, tiles
+from ..tree import LEAST_RUN, TILE, block_rows, by_columns, fold_for, gradient_family
+from . import driver, extreme, joins, partials, rows, running, runs, tiles, warps
 from .arrays import name_of
 from .elementwise import EACH, LOW, MEAN, OFFSET, ROWS, RSTD
 from .launches import (
@@ -46,6 +46,7 @@ def forward(plan: Plan, call: Call) -> Schedule:
     measured = not call.given
     if measured and call.write and not call.one_read and held(plan, call, s.parts):
         rows_forward(s, plan, call)
+        normalize_again(s, plan, call)
         return s
     units = plan.B * plan.G
     columns = by_columns(plan) and (measured or plan.T < LEAST_RUN)
@@ -57,6 +58,8 @@ def forward(plan: Plan, call: Call) -> Schedule:
         measure_runs(s, plan, call)
     if call.write:
         (write_columns if columns else write_runs)(s, plan, call, ("x", "y"), False)
+    if measured:
+        normalize_again(s, plan, call)
     length = plan.K * plan.T
     how = "columns side by side" if columns else f"runs of {length} contiguous elements"
     s.reason = f"{how}, {plan.M} a group, {units} groups; sums of parts, then y: {len(s.steps)} launches"
@@ -80,6 +83,20 @@ def row_shape(units: int, per: int) -> tuple[int, int]:
 def most_threads(wide: bool, parts: int) -> int:
     """Threads that a block of rows may have: registers for all that they hold."""
     return 8 * MOST_HELD if wide and parts == 1 else 4 * MOST_HELD
+
+
+def normalize_again(s: Schedule, plan: Plan, call: Call) -> None:
+    """Groups of float64 that left its range."""
+    if s.parts == 1:
+        return
+    length, units = plan.K * plan.T, plan.B * plan.G
+    weighted, biased = (call.write and s.types[name] is not None for name in ("w", "b"))
+    constants = (call.center, call.one_read and call.center, by_columns(plan), weighted, biased, call.write)
+    sizes = (units, plan.G, plan.M, block_rows(plan.M), length, plan.T, float(plan.count), "eps")
+    grid = -(-units // warps.WARP)
+    s.add(extreme.normalize_again, constants, grid, warps.WARP, ("x", "w", "b", "y", "stats", *sizes))
+    if call.in_place:
+        s.elsewhere("y", plan.size)
 
 
 def rows_forward(s: Schedule, plan: Plan, call: Call) -> None:
@@ -185,7 +202,12 @@ def backward(plan: Plan, call: Call) -> Schedule:
     family = gradient_family(plan)
     scaled = call.write and call.given
     if call.parameters or not call.given:
-        {"rows": gradients_of_rows, "runs": gradients_of_channels, "columns": gradients_of_channels}[family](s, plan, call)
+        double, of = s.parts == 2, {"rows": gradients_of_rows, "runs": gradients_of_channels, "columns": gradients_of_channels}
+        table = of[family](s, plan, call._replace(in_place=call.in_place and not double))
+        if double:
+            again(s, plan, call, table)
+        if double and call.in_place and not call.given:
+            s.elsewhere("dx", plan.size)
     if scaled:
         columns = by_columns(plan) and plan.T < LEAST_RUN
         (write_columns if columns else write_runs)(s, plan, call, ("dy", "dx"), True)
@@ -193,7 +215,25 @@ def backward(plan: Plan, call: Call) -> Schedule:
     return s
 
 
-def gradients_of_channels(s: Schedule, plan: Plan, call: Call) -> None:
+def again(s: Schedule, plan: Plan, call: Call, table: Part | None) -> None:
+    """Groups and weights of float64 that left its range."""
+    family, units, channels = gradient_family(plan), plan.B * plan.G, plan.G * plan.K
+    fold = fold_for(plan.M, channels * plan.T) if family == "columns" else 1
+    rows_ = plan.M // fold
+    rows_of, kind = (rows_, block_rows(rows_), fold), (family == "rows", family == "columns")
+    if table is not None:
+        each, length = (1, plan.K * plan.T) if family == "rows" else (plan.K, plan.T)
+        sizes = (units, plan.G, *rows_of, each, block_rows(each), length, plan.T, float(plan.count))
+        constants = (*kind, call.center, s.types["w"] is not None, call.write)
+        arrays = ("x", "dy", "dx", "w", "mean", "rstd", table)
+        s.add(extreme.gradients_again, constants, -(-units // warps.WARP), warps.WARP, (*arrays, *sizes))
+    if call.parameters:
+        arguments = ("x", "dy", "mean", "rstd", table, "grads", plan.B, block_rows(plan.B), plan.G, plan.K, *rows_of, plan.T)
+        flags = (*kind, call.center, table is not None)
+        s.add(extreme.parameters_again, flags, -(-channels // warps.WARP), warps.WARP, arguments)
+
+
+def gradients_of_channels(s: Schedule, plan: Plan, call: Call) -> Part | None:
     """Sums of each channel of each sample serve all gradients."""
     channels = plan.G * plan.K
     totals = s.room(3 * plan.B * channels)
@@ -217,6 +257,7 @@ def gradients_of_channels(s: Schedule, plan: Plan, call: Call) -> None:
         corrected = call.center and not call.given
         arguments = (totals, "rstd", table, "grads", channels, plan.B, width, block_rows(plan.B), plan.G)
         s.add(joins.reduce, (s.parts, corrected), channels, block, arguments, most=joins.MOST)
+    return table
 
 
 def settle(s: Schedule, plan: Plan, call: Call, totals: Part, channels: int, weighted: bool) -> Part | None:
@@ -225,11 +266,16 @@ def settle(s: Schedule, plan: Plan, call: Call, totals: Part, channels: int, wei
         return None
     units = plan.B * plan.G
     table = Part("work", s.work)
-    s.work += ROWS[s.parts] * units
+    s.work += table_size(s, units)
     block, width = join_block(channels, 1)
     arguments = (totals, "w", "rstd", table, units, float(plan.count), channels, width, block_rows(channels), plan.G)
     s.add(joins.settle, (s.parts, call.center, weighted), units, block, arguments, most=joins.MOST)
     return table
+
+
+def table_size(s: Schedule, units: int) -> int:
+    """Of what dx takes, and of a flag."""
+    return ROWS[s.parts] * units + (s.parts == 2)
 
 
 def write_gradients(s: Schedule, plan: Plan, call: Call, table: Part | None) -> None:
@@ -249,7 +295,7 @@ def write_gradients(s: Schedule, plan: Plan, call: Call, table: Part | None) -> 
     s.add(runs.apply_gradient_runs, constants, i.grid, i.block, ("x", "dy", "dx", "w", "mean", "rstd", table, *sizes), 128)
 
 
-def gradients_of_rows(s: Schedule, plan: Plan, call: Call) -> None:
+def gradients_of_rows(s: Schedule, plan: Plan, call: Call) -> Part | None:
     """Rows whose elements have weights of their own: dx row by row, dweight and dbias down the rows.
 
     These read x and dy once more, so dx, which may be one of them, is then written last.
@@ -257,7 +303,7 @@ def gradients_of_rows(s: Schedule, plan: Plan, call: Call) -> None:
     dx, slanted = call.write and not call.given, not call.given and (call.write or call.center)
     if dx and call.parameters and walked(plan, s.parts):
         walk_rows(s, plan, call)
-        return
+        return None
     at_once = dx and not (call.in_place and call.parameters) and held(plan, call, s.parts)
     table = (hold_rows if at_once else sum_rows)(s, plan, call) if slanted else None
     if call.parameters:
@@ -269,6 +315,7 @@ def gradients_of_rows(s: Schedule, plan: Plan, call: Call) -> None:
         join_columns(s, joins.GRADIENTS, "grads", sums, g, chunks, 2, g.width, plan.T)
     if dx and not at_once:
         write_gradients(s, plan, call, table)
+    return table
 
 
 def walked(plan: Plan, parts: int) -> bool:
@@ -303,7 +350,7 @@ def hold_rows(s: Schedule, plan: Plan, call: Call) -> Part:
     per, wide = slots_for(length), call.aligned and length % 4 == 0
     grid, block = row_shape(units, per)
     table = Part("work", s.work)
-    s.work += ROWS[s.parts] * units
+    s.work += table_size(s, units)
     constants = (wide, s.parts, call.center, sharing(wide, plan.T), weighted)
     sizes = (units, plan.G, length, plan.T, per, float(plan.count))
     arrays = ("x", "dy", "dx", "w", "mean", "rstd", table)

@@ -198,12 +198,15 @@ def average(s, n):
 
 @device
 def settled(center, u, ud, d, count, rstd):
-    """A group's sums of u, u * d and d -> (slope, shift, offset).
+    """A group's sums of u, u * d and d -> (slope, shift, offset, size).
 
-    dx = d * slope + (u * rstd + shift), where slope and shift have the parts of u; d * rstd + offset is the normalized x.
+    dx = d * slope + (u * rstd + shift), where slope and shift have the parts of u; d * rstd + offset is the normalized x;
+    size is that of an average u.
     """
-    c1, c2, delta = kept(center, average(u, count)), average(ud, count), kept(center, average(d, count))
+    c1, c2, delta = average(u, count), average(ud, count), kept(center, average(d, count))
+    size = abs(c1[0]) + abs(mul(c2[0], rstd))
+    c1 = kept(center, c1)
     r = (rstd,)
     slope = negative(times_cube(plus(c2, negative(multiply(delta, c1, u))), rstd))
     shift = plus(negative(multiply(c1, r, u)), negative(multiply(delta, slope, u)))
-    return slope, shift, -value(multiply(delta, r, u))
+    return slope, shift, -value(multiply(delta, r, u)), size

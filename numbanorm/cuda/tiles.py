@@ -283,6 +283,32 @@ def withdraw(room, at, stride, like):
 
 
 @device
+def push(stack, at, step, low, k, s):
+    """Leaf k of a pairs tree; its level j waits in stack[at + j * step], with its low part `low` further on."""
+    while k & 1:
+        s = plus(withdraw(stack, at, low, s), s)
+        at += step
+        k >>= 1
+    deposit(stack, at, low, s)
+
+
+@device
+def drain(stack, at, step, low, leaves, like):
+    """Sum of the leaves >= 1 that were pushed."""
+    while leaves & 1 == 0:
+        at += step
+        leaves >>= 1
+    s = withdraw(stack, at, low, like)
+    leaves >>= 1
+    while leaves:
+        at += step
+        if leaves & 1:
+            s = plus(withdraw(stack, at, low, like), s)
+        leaves >>= 1
+    return s
+
+
+@device
 def join_warps(a, warps, room, at):
     """The sums of `warps` neighbouring warps in adjacent pairs; what is absent counts as 0."""
     t = thread()
