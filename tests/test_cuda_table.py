@@ -47,8 +47,8 @@ SMALL = [
     Case("instance", (2, 3, 2), channel_axis=-1), Case("instance", (2, 1, 18)), Case("instance", (2, 2, 3), training=False),
     Case("group", (2, 4, 3), groups=2), Case("group", (1, 265, 4), groups=2, channel_axis=-1),
 ]  # fmt: skip
-SMALL_FLOAT64 = [Case("layer", (2, 5)), Case("layer", (2, 4)), Case("rms", (1, 4)), Case("batch", (9, 4)), Case("batch", (3, 1, 17)),
-                 Case("batch", (2, 1, 132)), Case("group", (1, 2, 16), groups=1)]  # fmt: skip
+SMALL_FLOAT64 = [Case("layer", (2, 5)), Case("layer", (2, 4)), Case("rms", (1, 4)), Case("batch", (9, 4)),
+                 Case("batch", (3, 1, 17)), Case("batch", (2, 1, 132)), Case("group", (1, 2, 16), groups=1)]  # fmt: skip
 SMALL_HALF = [Case("layer", (2, 4)), Case("batch", (3, 1, 17))]
 
 
@@ -168,7 +168,11 @@ BEYOND = [
     (Case("group", (2, 9, 64), groups=8, channel_axis=-1), -1000), (Case("layer", (40, 3, 2), dims=2, affine=False), 600),
 ]  # fmt: skip
 if RING == "simulator":
-    BEYOND = [(Case("layer", (2, 5)), 600), (Case("batch", (2, 1, 17)), -1000)]
+    BEYOND = [
+        (Case("layer", (2, 2)), 600),
+        (Case("batch", (2, 1, 17)), -1000),
+        (Case("instance", (1, 2, 2), channel_axis=-1), 600),
+    ]
 
 
 @pytest.mark.parametrize(("case", "exponent"), BEYOND, ids=lambda c: getattr(c, "name", str(c)))
@@ -181,12 +185,12 @@ def test_float64_beyond_its_range(ring: Ring, case: Case, exponent: int) -> None
             group[(0,) * group.ndim] = np.inf
     a = replace(a, x=x)
     with np.errstate(all="ignore"):
-        for eps, method in ((0.0, METHODS[0]), (1e-5, METHODS[1])):
+        for eps, method in ((0.0, METHODS[0]), (1e-5, METHODS[1]))[RING == "simulator" :]:
             y, stats = call(case, a, method=method, return_stats=True, eps=eps)
             on_ring = ring.arguments(a)
             found = call(case, on_ring, method=method, return_stats=True, eps=eps, out=on_ring.x)
             check_same((found[0], *found[1]), (y, *stats))
-        for scale in (0, 900):
+        for scale in (0, 900)[RING == "simulator" :]:
             on_ring, upstream = ring.arguments(a), ring.upload(np.ldexp(dy, scale))
             gradients = call_backward(case, a, np.ldexp(dy, scale), stats)
             out = upstream if scale else None
