@@ -172,7 +172,7 @@ def join(kind: int, parts: int, by_rows: bool) -> Any:
 
 
 def settle(parts: int, center: bool, is_weighted: bool) -> Any:
-    """Sums of channels (3, units * channels, parts), each with its weight -> what dx takes: table (3 or 5, units)."""
+    """Sums of channels (3, units * channels, parts), each with its weight -> what dx takes: table (3 or 6, units)."""
     zero = (0.0,) * parts
 
     def leaf(sums, plane, u, o, i, others):

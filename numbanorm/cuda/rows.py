@@ -167,7 +167,7 @@ def rows_forward(wide: bool, parts: int, center: bool, sharing: int, weighted: b
 
 
 def rows_backward(wide: bool, parts: int, center: bool, sharing: int, weighted: bool) -> Any:
-    """x, dy: (units, length) -> dx, and table (3 or 5, units); mean, rstd: float64 (units,). dx may be x or dy."""
+    """x, dy: (units, length) -> dx, and table (3 or 6, units); mean, rstd: float64 (units,). dx may be x or dy."""
     nothing = ((0.0,) * parts,) * 4
     weights, scaled, note_slants = parameters(wide, sharing, weighted, False), upstream(weighted), note(ROWS[parts])
 

@@ -203,7 +203,7 @@ def apply_runs(wide: bool, center: bool, sharing: int, weighted: bool, biased: b
 
 
 def apply_gradient_runs(wide: bool, parts: int, center: bool, sharing: int, weighted: bool, by_rows: bool) -> Any:
-    """x, dy: runs of `length` elements, in n items -> dx. mean, rstd: float64 (units,); table: (3 or 5, units)."""
+    """x, dy: runs of `length` elements, in n items -> dx. mean, rstd: float64 (units,); table: (3 or 6, units)."""
     weights, zero = parameters(wide, sharing, weighted, False), (0.0,) * parts
 
     @device

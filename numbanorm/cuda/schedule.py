@@ -108,9 +108,7 @@ def rows_forward(s: Schedule, plan: Plan, call: Call) -> None:
     constants = (wide, s.parts, call.center, sharing(wide, t), weighted, biased)
     sizes = (units, plan.G, length, t, per, float(plan.count), "eps")
     s.add(rows.rows_forward, constants, grid, block, ("x", "w", "b", "y", "stats", *sizes), most_threads(wide, s.parts))
-    s.reason = (
-        f"{units} groups of {length} contiguous elements, each held in registers by {max(8 * per, 8)} threads; one launch"
-    )
+    s.reason = f"{units} groups of {length} contiguous elements, each held in registers by {max(8 * per, 8)} threads"
 
 
 def measure_runs(s: Schedule, plan: Plan, call: Call) -> None:
