@@ -89,23 +89,26 @@ KINDS = [
     "sum_overflows", "distance_overflows", "denormal", "all_magnitudes", "cancelling", "one_large",
 ]  # fmt: skip
 UPSTREAM = ["normal", "squares_overflow", "squares_underflow", "cubes_underflow", "denormal", "sum_overflows", "one_large"]
+WEIGHTS = [1.7, 1e150, -1e-150]  # the ends of what a weight may be
 
 
 @every_method
+@pytest.mark.parametrize("weight", WEIGHTS)
 @pytest.mark.parametrize("eps", [0.0, 1e-290, 1e-5])
 @pytest.mark.parametrize("kind", KINDS)
-def test_forward(kind: str, eps: float, method: str, rng: np.random.Generator) -> None:
-    x, weight, bias = numbers(kind, rng), 1.7, -0.3
+def test_forward(kind: str, eps: float, weight: float, method: str, rng: np.random.Generator) -> None:
+    x, bias = numbers(kind, rng), -0.3 * weight
     y = numbanorm.layer_norm(x[None], 50, np.full(50, weight), np.full(50, bias), eps, method=method)[0]
     check(y, Group(x, eps).y(weight, bias))
 
 
+@pytest.mark.parametrize("weight", WEIGHTS)
 @pytest.mark.parametrize("upstream", UPSTREAM)
 @pytest.mark.parametrize("eps", [0.0, 1e-5])
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradient(kind: str, eps: float, upstream: str, rng: np.random.Generator) -> None:
+def test_gradient(kind: str, eps: float, upstream: str, weight: float, rng: np.random.Generator) -> None:
     """Three groups, of which each has numbers of its own size: layer norm's, and the channels of instance norm."""
-    weight, kinds, upstreams = 1.7, (kind, "normal", "normal"), (upstream, "normal", "squares_underflow")
+    kinds, upstreams = (kind, "normal", "normal"), (upstream, "normal", "squares_underflow")
     x, dy = (np.array([numbers(k, rng) for k in names]) for names in (kinds, upstreams))
     groups = [Group(row, eps) for row in x]
     each, one = np.full(50, weight), np.full(3, weight)
