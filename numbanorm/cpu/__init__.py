@@ -151,6 +151,12 @@ def prepared_backward(plan: Plan, dtype: Any, todo: int, threads: int) -> tuple[
     return prepare(True, s, dtype, plan, places=plan.G * plan.K, count=plan.count, times=times)
 
 
+def tasks(x: Array, dy: Array, dx: Array | None, center: bool, wanted: bool) -> int:
+    """What is to be done for gradients; `wanted`: those of parameters are."""
+    todo = (PARAMETERS if wanted else 0) | (CENTER if center else 0)
+    return todo if dx is None else todo | (WRITE if dx is x or dx is dy else WRITE | STREAM)
+
+
 def differentiate_at_once(
     plan: Plan,
     x: Array,
@@ -165,8 +171,7 @@ def differentiate_at_once(
     """As `differentiate`, of arguments that nobody has checked; False, and nothing done, if one does not fit."""
     if scales(plan, given, grads is not None):
         return False
-    todo = (0 if grads is None else PARAMETERS) | (0 if mean is None or given else CENTER)
-    todo |= 0 if dx is None else WRITE if dx is x or dx is dy else WRITE | STREAM
+    todo = tasks(x, dy, dx, mean is not None and not given, grads is not None)
     run, program = prepared_backward(plan, x.dtype, todo, threads_for(plan))
     done: bool = run(x, dy, dx, weight, mean, rstd, grads, program, False)
     return done
@@ -199,16 +204,16 @@ def differentiate(
     grads : C-contiguous array of twice the size of weight_shape: dweight, dbias, of which only what is wanted is defined; or
         None, if none is.
     """
-    wanted, in_place = grads is not None, dx is x or dx is dy
+    wanted = grads is not None
     scaled = dx is not None and scales(plan, given, wanted)
-    if not needs[0] and (dx is None or given):
-        x = dy  # for dbias x need not be read
     if wanted or not given:
-        todo = (PARAMETERS if wanted else 0) | (CENTER if center and not given else 0)
-        todo |= 0 if dx is None or scaled else WRITE if in_place else WRITE | STREAM
-        differentiate_by_sums(plan, x, dy, None if scaled else dx, weight, mean, rstd, todo, grads)
+        by_sums = None if scaled else dx
+        todo = tasks(x, dy, by_sums, center and not given, wanted)
+        read = dy if not needs[0] and (dx is None or given) else x  # for dbias x need not be read
+        differentiate_by_sums(plan, read, dy, by_sums, weight, mean, rstd, todo, grads)
     if scaled:
-        run, program = prepared(plan, dy.dtype, WRITE | (0 if in_place else STREAM), True, ONLY_RSTD, threads_for(plan))
+        todo = tasks(x, dy, dx, False, False)
+        run, program = prepared(plan, dy.dtype, todo, True, ONLY_RSTD, threads_for(plan))
         run(dy, dx, *plain(weight, None, None, rstd), None, program, True, 0.0, 0.0, 0.0, 0.0)
 
 
