@@ -104,6 +104,57 @@ def test_groups_keep_to_themselves(case: Case, method: str) -> None:
             assert np.isnan(found).any() or (case.norm == "rms" and k % 11 != 3)
 
 
+@pytest.mark.parametrize("exponent", [600, -600])
+@every_case
+def test_gradients_keep_to_themselves(case: Case, exponent: int) -> None:
+    """One group holds a nan, in x or in dy, and another has a scale of its own."""
+    plain, _ = scaled(case, 0)
+    dy = cases.upstream(case, FLOAT64)
+    x = plain.x.copy()
+    second = cases.groups_of(case, x)[1]
+    second[...] = np.ldexp(second, exponent)
+    true, _, *dbias = call_backward(case, plain, dy, call(case, plain, eps=0.0, return_stats=True)[1])
+    for k in range(2):
+        of_x, of_dy = x.copy(), dy.copy()
+        first = cases.groups_of(case, (of_x, of_dy)[k])[0]
+        first[(0,) * first.ndim] = np.nan
+        a = replace(plain, x=of_x)
+        dx, _, *found = call_backward(case, a, of_dy, call(case, a, eps=0.0, return_stats=True)[1])
+        groups = list(zip(cases.groups_of(case, dx), cases.groups_of(case, true), strict=True))
+        assert np.isnan(groups[0][0]).all()
+        assert np.ldexp(groups[1][0], exponent).tobytes() == groups[1][1].tobytes()
+        assert all(one.tobytes() == other.tobytes() for one, other in groups[2:])
+        for one, other in zip(found, dbias, strict=True):  # rms has no bias, and a case without parameters None
+            if one is not None:
+                assert np.isnan(one).sum() == k
+                assert (one == other).sum() == one.size - k
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@every_case
+def test_nan_is_no_reason_to_compute_again(case: Case, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Missing values are no rare thing, and made a call forty times as long."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError
+
+    a, dy = cases.arguments(case, FLOAT64), cases.upstream(case, FLOAT64)
+    stats = call(case, a, return_stats=True)[1]
+    clean = call_backward(case, a, dy, stats)[0]
+    monkeypatch.setattr(numbanorm.cpu, "scaled_groups", refuse)
+    monkeypatch.setattr(numbanorm.cpu, "scaled_gradients", refuse)
+    for k in range(2):
+        x, upstream = a.x.copy(), dy.copy()
+        for group in cases.groups_of(case, (x, upstream)[k])[::2]:
+            group[(-1,) * group.ndim] = value
+        b = replace(a, x=x)
+        y, stats = call(case, b, return_stats=True)
+        dx = call_backward(case, b, upstream, stats)[0]
+        assert call(case, replace(a, x=x), out=x).tobytes() == y.tobytes()
+        for j, (one, other) in enumerate(zip(cases.groups_of(case, dx), cases.groups_of(case, clean), strict=True)):
+            assert np.isnan(one).any() if j % 2 == 0 else one.tobytes() == other.tobytes()
+
+
 @every_method
 def test_equal_numbers(method: str) -> None:
     """Their sum overflows, and their variance is 0: what is left of rstd is eps."""

@@ -114,7 +114,7 @@ def normalize(
     def compute(plan: Plan, x: Array, y: Array, weight: Any, bias: Any, eps: float, stats: Array) -> bool:
         return at_once(plan, x, y, weight, bias, eps, center, one_read, mean, var, None, stats, True)
 
-    if not compute(plan, x, y, weight, bias, eps, stats):
+    if not compute(plan, kept, y, weight, bias, eps, stats):
         for where, values in scaled_groups(plan, kept, weight, bias, eps, stats, compute):
             y.reshape(plan.B, plan.M, plan.G, -1)[where] = values
     return stats

@@ -43,7 +43,7 @@ from .statistics import in_range
 
 Program = np.ndarray[Any, np.dtype[np.int64]]
 # where things stand in a program: HEAD integers, then four for each step, the dims of the kernel family, and two shapes
-BYTES, SHAPES, KNOWN, HEAD = 11, 12, 13, 18
+BYTES, SHAPES, KNOWN, HEAD = 12, 13, 14, 19
 NOT_GIVEN, GIVEN, ONLY_RSTD, TRACKED = 0, 1, 2, 3  # what a forward call's mean and var are
 
 
@@ -53,7 +53,7 @@ def program(
 ) -> Program:  # fmt: skip
     """What an entry is told. addresses: of the kernel and its dealer; places: parameters, each for `times` elements."""
     at = HEAD + 4 * len(s.steps) + len(s.dims)
-    sizes = (s.work, s.kept, places, p.B * p.G, p.G, count, given, times, p.size * dtype.itemsize, at)
+    sizes = (s.work, s.kept, places, p.B * p.G, p.G, p.M, count, given, times, p.size * dtype.itemsize, at)
     shapes = (len(p.weight_shape), *p.weight_shape, len(p.stats_shape), *p.stats_shape)
     return np.array([*addresses, len(s.steps), *sizes, *identities(), *(v for step in s.steps for v in step), *s.dims, *shapes])
 
@@ -210,7 +210,7 @@ def run_forward(x, y, w, b, mean, var, stats, told, checked, eps, n, old, new):
     n, old, new: for `track`.
     """
     program = elements(told, int64)
-    _, _, steps, work, kept, places, units, groups, count, given, _, _, _ = unpacked(program, KNOWN)
+    _, _, steps, work, kept, places, units, groups, runs, count, given, _, _, _ = unpacked(program, KNOWN)
     known = advance(program, KNOWN)
     guarded = given in (NOT_GIVEN, TRACKED) and program[BYTES] == 8 * units * count  # float64, and not given
     if not (checked or acceptable(x, y, w, b, mean, var, given == TRACKED, program, places)):
@@ -233,8 +233,10 @@ def run_forward(x, y, w, b, mean, var, stats, told, checked, eps, n, old, new):
     read(b, known, places, -0.0, biases)
     args = (weights, biases, carray(table, (4, units)), rest, advance(rest, work), advance(program, HEAD + 4 * steps))
     run_steps(program, steps, (elements(x, uint8), elements(y, uint8), *args, float64(count), eps))
-    if guarded and not in_range(advance(table, M2 * units), advance(table, RSTD * units), units):
-        return False
+    if guarded:
+        squares, roots = advance(table, M2 * units), advance(table, RSTD * units)
+        if not in_range(squares, roots, units, elements(x, float64), groups, runs, count // runs):
+            return False
     if given == TRACKED:
         track(table, mean, known, groups, units // groups, 1.0, old, new, weights)
         track(advance(table, M2 * units), var, known, groups, units // groups, n, old, new, weights)
@@ -249,7 +251,7 @@ def run_backward(x, dy, dx, w, mean, rstd, grads, told, checked):
     grads: (2, places), or None.
     """
     program = elements(told, int64)
-    _, _, steps, work, kept, places, units, _, count, _, times, _, _ = unpacked(program, KNOWN)
+    _, _, steps, work, kept, places, units, groups, runs, count, _, times, _, _ = unpacked(program, KNOWN)
     known = advance(program, KNOWN)
     guarded = program[BYTES] == 8 * units * count
     if not (checked or acceptable_gradients(x, dy, dx, w, mean, rstd, grads, program, places, units)):
@@ -271,7 +273,12 @@ def run_backward(x, dy, dx, w, mean, rstd, grads, told, checked):
     run_steps(program, steps, (elements(x, uint8), elements(dy, uint8), elements(dx, uint8), *args))
     if there(grads):
         narrow(total, 2 * places, grads, known)
-    good = not guarded or gradients_in_range(table, units, total, 2 * places if there(grads) else 0)
+    good = True
+    if guarded:
+        n = places if there(grads) else 0
+        good = gradients_in_range(
+            table, units, total, n, elements(x, float64), elements(dy, float64), groups, runs, count // runs
+        )
     keep(space)
     return good
 

@@ -2,7 +2,7 @@
 
 The kernels compute as if there were no limits, and tell when there was one (`in_range`, `gradients_in_range`): what they wrote
 for such groups is written again here, from x / 2**k. That is slow, and hardly ever happens; to look takes a nanosecond a
-group. Narrower types, computed in float64, have no such limits.
+group. Narrower types, computed in float64, have no such limits. What a nan or an infinity in the data spoilt is let be.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ def scaled_groups(
     parts = x.reshape(plan.B, plan.M, plan.G, -1)
     lost = np.flatnonzero(~group_in_range.py_func(stats[M2], stats[RSTD]))
     x = parts[lost // plan.G, :, lost % plan.G]
+    finite = np.isfinite(x).all((1, 2))
+    lost, x = lost[finite], x[finite]
     exponent = exponents(np.abs(x).max((1, 2)))
     if eps:
         exponent = np.maximum(exponent, exponents(np.sqrt(eps)))

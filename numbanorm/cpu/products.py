@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import int64
 from numba.core import cgutils
@@ -31,6 +32,7 @@ from .simd import (
     sixteens,
     smaller,
 )
+from .statistics import finite, finite_group
 from .sums import (
     TILE,
     add_term,
@@ -261,13 +263,45 @@ def usual(v):
     return (v == 0.0) | (1.0 / LARGE_U < abs(v) < LARGE_U)
 
 
-@device(inline=False)
-def gradients_in_range(table, units, grads, n):
-    """Whether what the groups' dx takes, (units, UNIT), and n gradients of parameters are what they would be without limits."""
+@device()
+def unit_in_range(table, u):
+    """Whether what the dx of unit u takes is what it would be without limits."""
+    return (1.0 / LARGE_RSTD < table[UNIT * u + ROOT] < LARGE_RSTD) & usual(table[UNIT * u + SIZE])
+
+
+@device()
+def known_units(table, g, groups, units):
+    """Whether rstd and offset of the units g, g + groups, ... are finite."""
     good = True
-    for u in range(0, units * UNIT, UNIT):
-        good &= 1.0 / LARGE_RSTD < table[u + ROOT] < LARGE_RSTD
-        good &= usual(table[u + SIZE])
-    for k in range(n):
-        good &= usual(grads[k])
+    for u in range(g, units, groups):
+        good &= (abs(table[UNIT * u + ROOT]) < np.inf) & (abs(table[UNIT * u + OFFSET]) < np.inf)
     return good
+
+
+@device(inline=False)
+def gradients_in_range(table, units, grads, n, x, dy, groups, runs, length):
+    """Whether what the groups' dx takes, (units, UNIT), and the gradients of n weights and n biases are what they would be
+    without limits, or have a nan or an infinity in what they are made of, that no scale would mend."""
+    good = True
+    for u in range(units):
+        good &= unit_in_range(table, u)
+    for c in range(2 * n):
+        good &= usual(grads[c])
+    if good:
+        return True
+    for u in range(units):
+        if (
+            not unit_in_range(table, u)
+            and finite_group(x, u, groups, runs, length)
+            and finite_group(dy, u, groups, runs, length)
+        ):
+            return False
+    channels, samples = n // groups, units // groups
+    for g in range(groups):
+        known = known_units(table, g, groups, units)
+        for c in range(g * channels, (g + 1) * channels):
+            t, weight_lost, bias_lost = length // channels, known and not usual(grads[c]), not usual(grads[n + c])
+            where = c * t, groups * length, samples * runs, t
+            if (weight_lost or bias_lost) and finite(dy, *where) and (bias_lost or finite(x, *where)):
+                return False
+    return True

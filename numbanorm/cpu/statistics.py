@@ -146,9 +146,32 @@ def group_in_range(squares, rstd):
 
 
 @device(inline=False)
-def in_range(squares, rstd, units):
-    """Whether all groups are, squares and rstd being (units,)."""
+def finite(x, at, stride, runs, length):
+    """Whether all elements are, of runs of float64 that are a stride apart, the first at x[at]."""
+    for first in range(at, at + runs * stride, stride):
+        good = True
+        for i in range(first, first + length):
+            good &= abs(x[i]) < np.inf
+        if not good:
+            return False
+    return True
+
+
+@device()
+def finite_group(x, u, groups, runs, length):
+    """Whether all elements of group u are, in float64 x (samples, runs, groups, length)."""
+    return finite(x, (u // groups * runs * groups + u % groups) * length, groups * length, runs, length)
+
+
+@device(inline=False)
+def in_range(squares, rstd, units, x, groups, runs, length):
+    """Whether all groups are, squares and rstd being (units,), or have a nan or an infinity in x, that no scale would mend."""
     good = True
     for u in range(units):
         good &= group_in_range(squares[u], rstd[u])
+    if not good:
+        good = True
+        for u in range(units):
+            if not group_in_range(squares[u], rstd[u]):
+                good &= not finite_group(x, u, groups, runs, length)
     return good
