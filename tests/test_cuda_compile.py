@@ -184,7 +184,7 @@ REGISTERS: dict[str, tuple[int, int, int, int]] = {
     "join": (64, 0, 64, 0), "settle": (56, 0, 64, 0), "reduce": (48, 0, 56, 0), "pairs": (48, 0, 72, 0),
     "merge": (40, 0, 40, 0), "prepare": (0, 0, 32, 0), "update": (0, 0, 40, 0), "count": (8, 0, 0, 0),
     "copy": (0, 0, 16, 0), "normalize_again": (0, 0, 120, 0), "gradients_again": (0, 0, 152, 0),
-    "parameters_again": (0, 0, 152, 0),
+    "parameters_again": (0, 0, 160, 0),
 }  # fmt: skip
 #: 64-bit divisions in the code of wide (or the only) and narrow kernels: each is a call, unless both numbers have 32 bits
 DIVISIONS: dict[str, tuple[int, int]] = {

@@ -186,9 +186,10 @@ def gradients_again(by_rows: bool, columns: bool, center: bool, weighted: bool, 
         rows, tree_rows, fold, channels, channel_rows, length, t = sizes
         sample, width, r, m = quotient(u, groups), channels * length, read1(rstd, u), 0.0
         g, stride = u - sample * groups, groups * width
-        at = (sample * rows * fold * groups + g) * width
-        size = largest(dy, at, stride, rows * fold, width)
-        if 0.0 < r < math.inf and size < math.inf:
+        at, size = (sample * rows * fold * groups + g) * width, math.inf
+        if 0.0 < r < math.inf:
+            size = largest(dy, at, stride, rows * fold, width)
+        if size < math.inf:
             down, up = roots_of_scale(r)
             dy_down, dy_up = roots_of_scale(size)
             r = scaled(r, down)
@@ -233,6 +234,16 @@ def parameters_again(by_rows: bool, columns: bool, center: bool, settled_groups:
             if not (usual(load1(grads, c)) and usual(load1(grads, n + c))):
                 return 1.0
         return 0.0
+
+    @device
+    def mendable(grads, rstd, c, n, g, groups, units):
+        """Whether anything can be gained: not if dweight alone is lost, to an rstd that is nan."""
+        u, lost = g + thread() * groups, 0.0
+        while u < units:  # a range of unknown step would cost a division
+            if not read1(rstd, u) < math.inf:
+                lost = 1.0
+            u += WARP * groups
+        return not any_of_warp(lost) or not usual(load1(grads, n + c))
 
     @device
     def of_unit(x, dy, mean, rstd, table, unit, units, dy_down):
@@ -297,7 +308,8 @@ def parameters_again(by_rows: bool, columns: bool, center: bool, settled_groups:
         sizes, arrays = (samples, sample_rows, groups, channels, rows, tree_rows, fold, length), (x, dy, mean, rstd, table)
         if any_of_warp(weight_lost(grads, table, first + thread(), n, units)):
             for c in range(first, first + WARP):
-                if weight_lost(grads, table, c, n, units) > 0.0:
+                lost = weight_lost(grads, table, c, n, units) > 0.0
+                if lost and mendable(grads, rstd, c, n, quotient(c, channels), groups, units):
                     size = largest(dy, c * length, n * length, samples * rows * fold, length)
                     if size < math.inf:
                         down, up = roots_of_scale(size)
