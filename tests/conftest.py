@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -34,6 +35,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if free_gigabytes() < needed:
             reason = f"needs {needed} GB of free memory; set {SLOW}=1 to run it all the same"
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def threads_as_asked() -> Iterator[None]:
+    """Tests of threads have them, however busy the machine is; `test_threads` says when calls go without."""
+    from numbanorm.cpu import threads
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threads, "LATE", float("inf"))
+        yield
 
 
 @pytest.fixture
