@@ -117,7 +117,7 @@ def rms_norm(
         The last axes of x: they share a mean square.
     weight : array of shape normalized_shape, optional
     eps : float, optional
-        Added to the mean square; by default the machine epsilon of float32, or that of float64 for such an x: what torch computes with.
+        Added to the mean square; by default the machine epsilon of float32, or float64's for float64: as in torch.
     method, out, return_stats, backend
         As for `layer_norm`; there is no mean to take first, so both methods are one.
 

@@ -13,6 +13,8 @@ import pytest
 from cases import DTYPES, FLOAT32, METHODS, Case, call, needs_long_double
 from layouts import LAYOUTS, possible
 
+import numbanorm
+
 pytestmark = needs_long_double
 
 # y is the true value rounded once (half an ulp); 0.01 is left for a float64 evaluation near the middle of two numbers

@@ -77,7 +77,6 @@ def test_eps_of_rms_norm_is_that_of_torch(dtype: torch.dtype) -> None:
     np.testing.assert_allclose(ours.astype(np.float64), y.double().numpy(), rtol=4 * torch.finfo(dtype).eps)
 
 
-
 # not (4, 6) in 6 groups: one value each, of which torch makes bias with an error of 1e-12, and this exactly bias
 GROUPED = [(shape, groups) for shape in SHAPES for groups in (1, 2, 3, 6) if (len(shape), groups) != (2, 6)]
 

@@ -1,6 +1,6 @@
 """In how many threads a call may run, and what Numba's threading layers want to be spared.
 
-No layer lives through everything: a child that is forked after its parent has launched may be killed or hang, and workqueue aborts
+No layer lives through everything: a child that is forked after its parent has launched may be killed or hang, workqueue aborts
 when two threads launch at once or a worker launches again. The bits do not depend on threads, so there a call stays in its one
 thread, or waits for its turn.
 """
@@ -24,7 +24,7 @@ from ..unbroken import LOCK
 
 TBB = {"win32": "tbb12.dll", "darwin": "libtbb.12.dylib"}.get(sys.platform, "libtbb.so.12")
 
-# A thread of GNU OpenMP that waits spins for 15 ms, and keeps other processes from its core; 10000 rounds are half a millisecond:
+# A thread of GNU OpenMP that waits spins for 15 ms and keeps others from its core; 10000 rounds are half a millisecond,
 # longer than from one call to the next, and short beside the 4 ms that the system gives each process in turn.
 SPIN = {"GOMP_SPINCOUNT": "10000"}
 CHOSEN = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # by the user, who knows better
