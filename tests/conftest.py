@@ -12,9 +12,22 @@ import pytest
 SLOW = "NUMBANORM_SLOW"
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: takes many seconds or gigabytes")
-    config.addinivalue_line("markers", "gpu: needs a CUDA device")
+MOST = 48  # cases of one test that the plain run takes: a property is not shown by thousands that are alike
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help=f"all cases of a test; else {MOST} of each, always the same")
+
+
+def sample(items: list[pytest.Item]) -> list[pytest.Item]:
+    """At most MOST cases of each test: chosen by their names, so that every value of a short axis comes up."""
+    of_test: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        of_test.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    chosen = set[pytest.Item]()
+    for cases in of_test.values():
+        chosen.update(sorted(cases, key=lambda case: zlib.crc32(case.nodeid.encode()))[:MOST])
+    return [item for item in items if item in chosen]
 
 
 def free_gigabytes() -> float:
@@ -25,8 +38,12 @@ def free_gigabytes() -> float:
         return 0.0
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A slow test runs when it is asked for by NUMBANORM_SLOW=1, or where the memory it names is free."""
+    if not config.getoption("--full") and not any("[" in argument for argument in config.args):  # a case that is named
+        kept = sample(items)
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+        items[:] = kept
     for item in items:
         mark = item.get_closest_marker("slow")
         if mark is None or os.environ.get(SLOW) == "1":
