@@ -533,6 +533,7 @@ def onnx_model(dynamo: bool, path: Path) -> tuple[Any, Any, Any]:
 
 
 @traced_branches
+@pytest.mark.filterwarnings("ignore:ONNX export mode is set to:UserWarning")  # for torch's InstanceNorm as well
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of the exporters
 @pytest.mark.parametrize("dynamo", [False, True], ids=["torchscript", "dynamo"])
 def test_onnx_file(dynamo: bool, tmp_path: Path) -> None:

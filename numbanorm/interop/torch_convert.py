@@ -111,8 +111,9 @@ def _forward(ours: Callable[..., Any], theirs: Callable[..., Any]) -> Callable[.
 
 def _nested(ours: Callable[..., Any], theirs: Callable[..., Any], module: Any, x: Any) -> Any:
     """One call for all parts of a nested tensor, as TransformerEncoder makes them; torch's forward for other kinds."""
-    shape, parts = getattr(module, "normalized_shape", ()), x.unbind()
-    if x.layout != torch.strided or not parts or any(p.shape[p.dim() - len(shape) :] != shape or not shape for p in parts):
+    shape = getattr(module, "normalized_shape", ())
+    parts = x.unbind() if shape and x.layout == torch.strided else ()
+    if not parts or any(p.shape[p.dim() - len(shape) :] != shape for p in parts):
         return theirs(module, x)
     rows = [p.reshape(-1, *shape) for p in parts]
     y = ours(module, torch.cat(rows)).split([len(r) for r in rows])
