@@ -16,7 +16,7 @@ Where they are not like torch's:
 - rms_norm returns contiguous tensors, whatever the input's strides.
 - Tensors on devices other than the CPU and CUDA's are refused; tensors on the meta device give the shapes.
 - A batch that is refused is not counted in num_batches_tracked.
-- Where torch has to see through the modules (ONNX export, nested tensors, per-sample gradients) torch computes: docs/torch.md.
+- Where torch has to see through the modules (ONNX export, jagged tensors, per-sample gradients) torch computes: docs/torch.md.
 """
 
 from __future__ import annotations
