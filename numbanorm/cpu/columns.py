@@ -30,7 +30,6 @@ from .sums import (
     block_rows,
     drain,
     get,
-    lanes,
     plus,
     push,
     put,
@@ -65,7 +64,8 @@ def block_moments(kind, one_read, x, i, n, stride, width, means, kept, room, acc
     elif one_read:
         for c in range(0, width, 16):
             high, low = ratio(get(kept, c, zeros(x)), float(n))
-            put(acc, c, squares_about(get(kept, room + c, zeros(x)), float(n), high, low, lanes(means, c)))
+            mean = get_lanes(means, c, min(16, width - c))
+            put(acc, c, squares_about(get(kept, room + c, zeros(x)), float(n), high, low, mean))
         return
     add_row_squares(x, i, n, together, stride, width, out, about)
 

@@ -90,6 +90,12 @@ def run_steps(program, steps, args):
             invoke(program[1], (program[0], n, threads, phase, todo, args))
 
 
+@device()
+def work_space(n):
+    """n float64 that nobody has written."""
+    return np.empty(n)
+
+
 @device(inline=False)
 def widen(a, known, n, out):
     """n elements of an array of any of the dtypes -> out, float64."""
@@ -217,7 +223,7 @@ def run_forward(x, y, w, b, mean, var, stats, told, checked, eps, n, old, new):
         return False
     if not checked and guarded and in_place(x, y):
         return False
-    space = np.empty(2 * places + work + kept + 4 * units)
+    space = work_space(2 * places + work + kept + 4 * units)
     weights = pointer(space)
     biases, rest, table = advance(weights, places), advance(weights, 2 * places), elements(stats, float64)
     if not there(stats):
@@ -258,7 +264,7 @@ def run_backward(x, dy, dx, w, mean, rstd, grads, told, checked):
         return False
     if not checked and guarded and (in_place(x, dx) or in_place(dy, dx)):
         return False
-    space = np.empty((times + 2) * places + UNIT * units + work + kept)
+    space = work_space((times + 2) * places + UNIT * units + work + kept)
     weights, anchors, roots = pointer(space), elements(mean, float64), elements(rstd, float64)
     total = advance(weights, times * places)
     table = advance(total, 2 * places)

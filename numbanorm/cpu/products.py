@@ -196,7 +196,7 @@ def add_row_products(
             columns = [b.add(c, b.mul(room, integer(k))) for k in range(SUMS)]
             stored = [split(b, read(b, out, column, t), t) for column in columns]
             sums = [places_for(b, [so_far(b, first, part) for part in parts]) for parts in stored]
-            mean = load(b, types.float64, means, c)
+            mean = load(b, types.float64, means, c, n)
             start = b.add(b.add(i, c), b.mul(first, stride))
             with cgutils.for_range(b, count, intp=I64) as row:
                 at = b.add(start, b.mul(row.index, stride))

@@ -256,6 +256,15 @@ def get(tc: Any, p: Any, i: Any, like: Any) -> Any:
 
 
 @intrinsic
+def get_first(tc: Any, p: Any, i: Any, n: Any, like: Any) -> Any:
+    """The accumulator of sixteen lanes at element `i` of work space, of which n were written; 0 stands for the others.
+
+    What was never written may look like denormal numbers, on which a division takes a hundred times as long.
+    """
+    return like(p, types.intp, types.intp, like), lambda ctx, b, sig, a: masked_read(b, *a[:3], like)
+
+
+@intrinsic
 def tile_of_sums(tc: Any, p: Any, i: Any, n: Any, like: Any) -> Any:
     """As `tile`, of n <= 256 accumulators from element `i` of work space on; `like`: one of one lane."""
     t = Vec(LANES, like.parts)
@@ -339,7 +348,7 @@ def add_rows(b: ir.IRBuilder, element: Any, args: Any, means: Any = None) -> Non
 
     def step(first: Any, count: Any, c: Any, n: Any) -> None:
         acc = places_for(b, [so_far(b, first, part) for part in split(b, read(b, out, c, t), t)])
-        mean = None if means is None else load(b, types.float64, means, c)
+        mean = None if means is None else load(b, types.float64, means, c, n)
         start = b.add(b.add(i, c), b.mul(first, stride))
         with cgutils.for_range(b, count, intp=I64) as row:
             at = b.add(start, b.mul(row.index, stride))
@@ -379,9 +388,3 @@ def zeros(tc: Any, p: Any) -> Any:
     """Empty accumulator of 16 lanes for elements of `p`."""
     t = Vec(LANES, parts_for(p))
     return t(p), lambda ctx, b, sig, a: constant(F64, 0.0, t.lanes * t.parts)
-
-
-@intrinsic
-def lanes(tc: Any, p: Any, i: Any) -> Any:
-    """16 float64 from work space."""
-    return Vec()(p, types.intp), lambda ctx, b, sig, a: load(b, types.float64, *a)
