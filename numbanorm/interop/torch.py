@@ -5,7 +5,7 @@
 
 The functions have the signatures of torch.nn.functional, the modules are subclasses of torch's own of the same names: repr,
 state_dict and pickling are torch's. Results and gradients are those of the functions for NumPy arrays, to the bit, and work
-with autograd and torch.compile. Tensors are read and written where they lie; batch and group norm read and write
+with autograd and torch.compile. Tensors are read and written where they lie; batch, group and instance norm read and write
 channels_last tensors as such. What is neither that nor contiguous is copied first, as torch does.
 
 Where they are not like torch's:
@@ -13,7 +13,7 @@ Where they are not like torch's:
 - What torch refuses with RuntimeError or NotImplementedError (shapes, dtypes) is a ValueError or TypeError here.
 - weight, bias and running statistics may have another float type than the input, whichever it is.
 - They are differentiable once: a gradient of a gradient raises RuntimeError. Forward-mode derivatives are not there either.
-- rms_norm returns contiguous tensors, whatever the input's strides.
+- rms_norm returns contiguous tensors, whatever the input's strides; instance_norm keeps channels_last, torch's does not.
 - Tensors on devices other than the CPU and CUDA's are refused; tensors on the meta device give the shapes.
 - A batch that is refused is not counted in num_batches_tracked.
 - torch.fx.symbolic_trace, which takes torch's own modules for leaves, must be told that these are.
@@ -151,7 +151,7 @@ def instance_norm(
     Parameters
     ----------
     input : tensor of shape (N, C, ...), float16, bfloat16, float32 or float64
-        Copied first unless it is contiguous, also from channels_last, as torch does.
+        Contiguous or channels_last; else copied first.
     running_mean, running_var : tensor of shape (C,), optional
         Updated in place with use_input_stats; without, they normalize.
     weight, bias : tensor of shape (C,), optional
@@ -161,7 +161,7 @@ def instance_norm(
 
     Returns
     -------
-    contiguous tensor of the input's shape and dtype
+    tensor of the input's shape and dtype, channels_last if the input is
 
     Raises
     ------

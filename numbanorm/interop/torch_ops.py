@@ -127,8 +127,8 @@ normalize.register_autograd(_backward, setup_context=_save)
 
 
 def _layout(kind: str, x: Tensor) -> tuple[Any, int]:
-    """In which memory format x is read, and where its channels lie then; batch and group norm in torch keep channels_last."""
-    last = CHANNELS_LAST.get(x.dim()) if kind in ("batch_norm", "group_norm") else None
+    """In which memory format x is read, and where its channels lie then; norms of channels keep channels_last."""
+    last = None if KINDS[kind] is TRAILING else CHANNELS_LAST.get(x.dim())
     if last is None or x.is_contiguous() or not x.is_contiguous(memory_format=last):
         return torch.contiguous_format, 1
     return last, -1
