@@ -6,13 +6,15 @@
 The functions have the signatures of torch.nn.functional, the modules are subclasses of torch's own of the same names: repr,
 state_dict and pickling are torch's. Results and gradients are those of the functions for NumPy arrays, to the bit, and work
 with autograd and torch.compile. Tensors are read and written where they lie; batch, group and instance norm read and write
-channels_last tensors as such. What is neither that nor contiguous is copied first, as torch does.
+channels_last tensors as such. What is neither that nor contiguous is copied first, as torch does. Higher derivatives, of any
+order, are computed by torch's operations in float64 and rounded at the end.
 
 Where they are not like torch's:
 
 - What torch refuses with RuntimeError or NotImplementedError (shapes, dtypes) is a ValueError or TypeError here.
 - weight, bias and running statistics may have another float type than the input, whichever it is.
-- They are differentiable once: a gradient of a gradient raises RuntimeError. Forward-mode derivatives are not there either.
+- There are no forward-mode derivatives: a tensor with a tangent raises RuntimeError.
+- torch.vmap makes one call for each example; torch.compile leaves the transforms of torch.func to Python.
 - rms_norm returns contiguous tensors, whatever the input's strides; instance_norm keeps channels_last, torch's does not.
 - Tensors on devices other than the CPU and CUDA's are refused; tensors on the meta device give the shapes.
 - A batch that is refused is not counted in num_batches_tracked.
@@ -26,12 +28,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.forward_ad import unpack_dual
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from .. import dispatch
-from .torch_ops import normalize
+from .torch_ops import call, no_tangent, normalize
 
 __all__ = [
     "BatchNorm1d",
@@ -337,7 +338,7 @@ def _apply(
         eps = torch.finfo(torch.float64 if input.dtype == torch.float64 else torch.float32).eps
     if bias is not None and weight is None:
         weight = torch.ones_like(bias)  # for its dtype, which dbias has
-    y, _, _, *updated = normalize(input, weight, bias, *running, kind, size, own, momentum, eps)
+    y, _, _, *updated = call(normalize, input, weight, bias, *running, kind, size, own, momentum, eps)
     if own:
         for old, new in zip(running[:2], updated, strict=True):
             if old is not None:
@@ -369,8 +370,7 @@ def _check(**tensors: Any) -> None:
             raise TypeError(f"{name} must be dense: got {t.layout}; write {name}.to_dense()")
         if t.dtype not in FLOATS:
             raise TypeError(f"{name} must hold float16, bfloat16, float32 or float64: got {t.dtype}; write {name}.float()")
-        if unpack_dual(t).tangent is not None:  # a custom op would drop it, and give a derivative of 0
-            raise RuntimeError(f"{name} must not carry a forward-mode tangent: got one; differentiate backwards, by autograd")
+        no_tangent(name, t)
     weight, bias = tensors["weight"], tensors["bias"]
     if weight is not None and bias is not None and weight.dtype != bias.dtype:
         raise TypeError(f"bias must have the dtype of weight, {weight.dtype}: got {bias.dtype}; write bias.to(weight.dtype)")
