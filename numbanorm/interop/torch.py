@@ -16,6 +16,7 @@ Where they are not like torch's:
 - There are no forward-mode derivatives: a tensor with a tangent raises RuntimeError.
 - torch.vmap makes one call for each example; torch.compile leaves the transforms of torch.func to Python.
 - rms_norm returns contiguous tensors, whatever the input's strides; instance_norm keeps channels_last, torch's does not.
+- A subclass of Tensor is shown these functions in its __torch_function__, not torch's.
 - Tensors on devices other than the CPU and CUDA's are refused; tensors on the meta device give the shapes.
 - A batch that is refused is not counted in num_batches_tracked.
 - torch.fx.symbolic_trace, which takes torch's own modules for leaves, must be told that these are.
@@ -30,6 +31,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from .. import dispatch
 from .torch_ops import call, no_tangent, normalize
@@ -83,6 +85,8 @@ def layer_norm(
     TypeError, ValueError
         For arguments that do not fit, before anything is computed.
     """
+    if has_torch_function_variadic(input, weight, bias):
+        return handle_torch_function(layer_norm, (input, weight, bias), input, normalized_shape, weight, bias, eps)
     return _apply("layer_norm", input, list(normalized_shape), weight, bias, eps)
 
 
@@ -108,6 +112,8 @@ def rms_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | No
     TypeError, ValueError
         For arguments that do not fit, before anything is computed.
     """
+    if has_torch_function_variadic(input, weight):
+        return handle_torch_function(rms_norm, (input, weight), input, normalized_shape, weight, eps)
     return _apply("rms_norm", input, list(normalized_shape), weight, None, eps)
 
 
@@ -134,6 +140,8 @@ def group_norm(
     TypeError, ValueError
         For arguments that do not fit, before anything is computed.
     """
+    if has_torch_function_variadic(input, weight, bias):
+        return handle_torch_function(group_norm, (input, weight, bias), input, num_groups, weight, bias, eps)
     return _apply("group_norm", input, [num_groups], weight, bias, eps)
 
 
@@ -169,6 +177,9 @@ def instance_norm(
     TypeError, ValueError
         For arguments that do not fit, and for a single value a channel; before anything is computed.
     """
+    tensors = (input, running_mean, running_var, weight, bias)
+    if has_torch_function_variadic(*tensors):
+        return handle_torch_function(instance_norm, tensors, *tensors, use_input_stats, momentum, eps)
     running = (running_mean, running_var, None)
     return _apply("instance_norm", input, [], weight, bias, eps, running, use_input_stats, momentum)
 
@@ -205,7 +216,22 @@ def batch_norm(
     TypeError, ValueError
         For arguments that do not fit, and for a single value a channel in training; before anything is computed.
     """
+    tensors = (input, running_mean, running_var, weight, bias)
+    if has_torch_function_variadic(*tensors):
+        return handle_torch_function(batch_norm, tensors, *tensors, training, momentum, eps)
     return _apply("batch_norm", input, [], weight, bias, eps, (running_mean, running_var, None), training, momentum)
+
+
+def _counted_batch_norm(
+    input: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None, bias: Tensor | None,
+    training: bool, eps: float, num_batches_tracked: Tensor,
+) -> Tensor:  # fmt: skip
+    """`batch_norm` whose running statistics average over all batches, of which so many came before."""
+    tensors = (input, running_mean, running_var, weight, bias)
+    if has_torch_function_variadic(*tensors):
+        return handle_torch_function(_counted_batch_norm, tensors, *tensors, training, eps, num_batches_tracked)
+    running = (running_mean, running_var, num_batches_tracked)
+    return _apply("batch_norm", input, [], weight, bias, eps, running, training, None)
 
 
 class _Batch(_BatchNorm):
@@ -217,8 +243,10 @@ class _Batch(_BatchNorm):
         own = self.training or (self.running_mean is None and self.running_var is None)
         mean, var = (self.running_mean, self.running_var) if tracking or not self.training else (None, None)
         counter = self.num_batches_tracked if tracking else None
-        running = (mean, var, counter)
-        y = _apply("batch_norm", input, [], self.weight, self.bias, self.eps, running, own, self.momentum)
+        if self.momentum is None and counter is not None:
+            y = _counted_batch_norm(input, mean, var, self.weight, self.bias, own, self.eps, counter)
+        else:  # without a counter there is no average, and torch leaves the running statistics as they are
+            y = batch_norm(input, mean, var, self.weight, self.bias, own, self.momentum or 0.0, self.eps)
         if counter is not None:
             counter.add_(1)
         return y
