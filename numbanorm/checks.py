@@ -107,9 +107,19 @@ def eps(value: Any) -> float:
     return value  # type: ignore[no-any-return]
 
 
+def eps_without_bias(value: Any) -> float:
+    """eps of a norm that has no bias, whose place in the call it takes."""
+    if getattr(value, "shape", ()):
+        raise TypeError(f"rms_norm has no bias: got an array of shape {tuple(value.shape)} for eps; add the bias to the result")
+    return eps(value)
+
+
 def real(name: str, value: Any) -> float:
+    """A real number, which may come as an array without axes."""
     if type(value) is float:
         return value
+    if isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind in "iuf":
+        value = value[()]
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (numbers.Real, np.floating)):
         raise TypeError(f"{name} must be a number: got {value!r} of type {type(value).__name__}; write float({name})")
     try:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import inspect
 import math
-from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -118,7 +117,7 @@ def rms_norm(
         The last axes of x: they share a mean square.
     weight : array of shape normalized_shape, optional
     eps : float, optional
-        Added to the mean square; by default the machine epsilon of x's dtype (torch takes float32's for half types).
+        Added to the mean square; by default the machine epsilon of float32, or float64's for float64: as in torch.
     method, out, return_stats, backend
         As for `layer_norm`; there is no mean to take first, so both methods are one.
 
@@ -134,7 +133,7 @@ def rms_norm(
     home = dispatch.home(x, backend)
     x_, with_stats = home.array("x", x), checks.flag("return_stats", return_stats)
     p = plan.trailing(x_.shape, plan.as_shape("normalized_shape", normalized_shape))
-    number = _epsilon(x_.dtype) if eps is None else checks.eps(eps)
+    number = _epsilon(x_.dtype) if eps is None else checks.eps_without_bias(eps)
     y, stats = _run(p, home, x, x_, weight, None, number, out, backend, False, None, method, with_stats)
     return (y, _stats(p, home, stats, weight, mean=False)) if with_stats else y
 
@@ -349,12 +348,15 @@ class Running:
         self.var = home.running("running_var", var, channels, own)
         share = checks.momentum(momentum)
         self.counter = home.counter(counter)
-        self.kept = own and not (self.mean is None and self.var is None and self.counter is None)
+        self.kept = own and not (self.mean is None and self.counter is None)
         self.unbiased = checks.choice("convention", convention, ("torch", "keras")) == "torch"
         self.shares = _shares(share, batch=self.unbiased)
         if not own and (self.mean is None or self.var is None):
             raise ValueError(f"running_mean and running_var must be given to normalize with them: got None; or pass {remedy}")
-        if own and self.shares is None and self.counter is None and not (self.mean is None and self.var is None):
+        if (self.mean is None) is not (self.var is None):
+            got = "running_mean=None" if self.mean is None else "running_var=None"
+            raise ValueError(f"running_mean and running_var must be given together: got {got}; pass both, or neither")
+        if own and self.shares is None and self.counter is None and self.mean is not None:
             raise ValueError("momentum=None averages over all batches and must know their number: got "
                              "num_batches_tracked=None; pass num_batches_tracked=np.array(0) and keep it")  # fmt: skip
 
@@ -378,10 +380,10 @@ def _one_value(what: str, shape: tuple[int, ...]) -> str:
     return f"a variance needs more than one value per {what}: got shape {shape}; use a larger batch, or given statistics"
 
 
-@cache
 def _epsilon(dtype: Any) -> float:
-    """Distance from 1 to the next number of the dtype."""
-    return 2.0**-7 if dtype.name == "bfloat16" else float(np.finfo(dtype).eps)
+    """Machine epsilon of the type that torch computes in: float32, or float64 for its own. float16's own would be as large as
+    the mean square of data of standard deviation 0.03."""
+    return 2.0**-52 if dtype.itemsize == 8 else 2.0**-23
 
 
 def _run(
@@ -423,7 +425,9 @@ def _at_once(
     """What `home.at_once` makes of a call with running statistics of the usual kind; None where something is less usual."""
     if backend is not None or counter is not None or convention.__class__ is not str or convention != "torch":
         return None
-    if momentum.__class__ is not float or not 0.0 <= momentum <= 1.0 or not (own or (mean is not None and var is not None)):
+    if momentum.__class__ is not float or not 0.0 <= momentum <= 1.0:
+        return None
+    if (mean is None) is not (var is None) or not (own or mean is not None):
         return None
     shares = _shares(momentum) if own else None
     return home.at_once(p, x, out, weight, bias, checks.eps(eps), True, method, with_stats, mean, var, shares)

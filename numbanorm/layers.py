@@ -116,7 +116,8 @@ class _Tracking(Layer):
         return self.num_batches_tracked
 
     def _arguments(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        own, updated = self._uses_own(), self.training and self.track_running_stats
+        own, averages = self._uses_own(), self.momentum is not None or self._counter() is not None
+        updated = self.training and self.track_running_stats and averages  # over no number of batches: left alone, as in torch
         mean, var = (self.running_mean, self.running_var) if updated or not own else (None, None)
         tracked = {"running_mean": mean, "running_var": var, COUNTER: self._counter() if updated else None}
         shared = {"channel_axis": self.channel_axis, self._own: own}

@@ -172,7 +172,7 @@ def expected(case: Case, a: Arguments, eps: float | None = None) -> oracle.Truth
     if case.norm == "layer":
         return oracle.layer_norm(a.x, case.dims, a.weight, a.bias, e)
     if case.norm == "rms":
-        return oracle.rms_norm(a.x, case.dims, a.weight, epsilon(a.x.dtype) if eps is None else eps)
+        return oracle.rms_norm(a.x, case.dims, a.weight, rms_eps(a.x.dtype) if eps is None else eps)
     if case.norm == "group":
         return oracle.group_norm(a.x, case.groups, a.weight, a.bias, e, case.channel_axis)
     given = None if case.training else (a.running_mean, a.running_var)
@@ -223,7 +223,7 @@ def expected_gradients(case: Case, a: Arguments, dy: Array, eps: float | None = 
     if case.norm == "layer":
         return oracle.layer_norm_backward(dy, a.x, case.dims, a.weight, e)
     if case.norm == "rms":
-        e = epsilon(a.x.dtype) if eps is None else eps
+        e = rms_eps(a.x.dtype) if eps is None else eps
         return oracle.layer_norm_backward(dy, a.x, case.dims, a.weight, e, center=False)
     if case.norm == "group":
         return oracle.group_norm_backward(dy, a.x, case.groups, a.weight, e, case.channel_axis)
@@ -255,8 +255,13 @@ def check_gradients(found: tuple[Array | None, ...], truth: oracle.Gradients) ->
 
 
 def epsilon(dtype: np.dtype[Any]) -> float:
-    """Distance from 1 to the next number: what rms norm adds when it is not told."""
+    """Distance from 1 to the next number."""
     return float(2.0 ** (1 - oracle.FORMATS[dtype.name][0]))
+
+
+def rms_eps(dtype: np.dtype[Any]) -> float:
+    """What rms norm adds when it is not told, as torch does: the epsilon of the type that torch computes in."""
+    return epsilon(np.dtype(np.float64 if dtype == np.float64 else np.float32))
 
 
 def call(case: Case, a: Arguments, **options: Any) -> Any:

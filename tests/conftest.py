@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -11,9 +12,22 @@ import pytest
 SLOW = "NUMBANORM_SLOW"
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: takes many seconds or gigabytes")
-    config.addinivalue_line("markers", "gpu: needs a CUDA device")
+MOST = 48  # cases of one test that the plain run takes: a property is not shown by thousands that are alike
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help=f"all cases of a test; else {MOST} of each, always the same")
+
+
+def sample(items: list[pytest.Item]) -> list[pytest.Item]:
+    """At most MOST cases of each test: chosen by their names, so that every value of a short axis comes up."""
+    of_test: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        of_test.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    chosen = set[pytest.Item]()
+    for cases in of_test.values():
+        chosen.update(sorted(cases, key=lambda case: zlib.crc32(case.nodeid.encode()))[:MOST])
+    return [item for item in items if item in chosen]
 
 
 def free_gigabytes() -> float:
@@ -24,8 +38,12 @@ def free_gigabytes() -> float:
         return 0.0
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A slow test runs when it is asked for by NUMBANORM_SLOW=1, or where the memory it names is free."""
+    if not config.getoption("--full") and not any("[" in argument for argument in config.args):  # a case that is named
+        kept = sample(items)
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+        items[:] = kept
     for item in items:
         mark = item.get_closest_marker("slow")
         if mark is None or os.environ.get(SLOW) == "1":
@@ -34,6 +52,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if free_gigabytes() < needed:
             reason = f"needs {needed} GB of free memory; set {SLOW}=1 to run it all the same"
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def threads_as_asked() -> Iterator[None]:
+    """Tests of threads have them, however busy the machine is; `test_threads` says when calls go without."""
+    from numbanorm.cpu import threads
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threads, "LATE", float("inf"))
+        yield
 
 
 @pytest.fixture

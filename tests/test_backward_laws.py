@@ -77,7 +77,7 @@ def test_the_oracle_is_the_slope_of_the_oracle(case: Case) -> None:
     truth = cases.expected_gradients(case, a, dy)
     wide = replace(a, x=oracle.widen(a.x), weight=oracle.widen(a.weight), bias=None if a.bias is None else oracle.widen(a.bias))
     # as above, with a step and a rounding that are a thousand times smaller; rms norm takes its eps from the type of x
-    eps = 1e-5 if case.norm != "rms" else cases.epsilon(a.x.dtype)
+    eps = 1e-5 if case.norm != "rms" else cases.rms_eps(a.x.dtype)
     expected = slopes(lambda b: (dy * cases.expected(case, b, eps).y).sum(), wide, 1e-4)
     for got, exact in zip(truth, expected.values(), strict=False):
         assert oracle.relative_error(got.value, exact, 1.0) <= 1e-12

@@ -204,7 +204,10 @@ PARAMETERS = [
 FLAG = "must be True or False"
 NUMBERS = [
     *each(wrong, NORMS + " rstd", "eps", "must be finite and not negative", "eps is 1e-5", -1e-5, np.nan, np.inf, -np.inf),
-    *each(alien, NORMS + " rstd", "eps", "must be a number", "write float(eps)", "1e-5", True, 1e-5j, np.array([1e-5]), []),
+    *each(alien, NORMS + " rstd", "eps", "must be a number", "write float(eps)", "1e-5", True, 1e-5j, []),
+    *each(alien, NORMS + " rstd", "eps", "must be a number", "write float(eps)", np.array(True), np.array("1"), np.array(None)),
+    *each(alien, AFFINE + " rstd", "eps", "must be a number", "write float(eps)", np.array([1e-5])),
+    *each(alien, "rms", "eps", "rms_norm has no bias", "add the bias to the result", np.ones(S), got="array of shape (5,)"),
     *each(alien, AFFINE + " rstd", "eps", "must be a number", "write float(eps)", None),
     *each(wrong, NORMS, "eps", "must be finite", "the usual eps is 1e-5", 10**400, got=""),
     *each(wrong, TRACKED, "momentum", "must lie in [0, 1]", "default is 0.1", -0.1, 1.1, np.nan, np.inf, 2),
@@ -242,6 +245,7 @@ def running(name: str) -> list[Bad]:
         wrong(TRACKED, f"{name} broadcast", {name: as_strided(np.ones(1), (C,), (0,))}, name, "got a broadcast view", copy),
         *(wrong(TRACKED, f"{name} over {k}", one_memory(k, name), shared(k), *DO) for k in ("x", "weight", "bias")),
         *(wrong(norm, f"no {name}", given | {name: None}, *GIVE) for norm, given in EVALUATE.items()),
+        wrong(TRACKED, f"only no {name}", {name: None}, "must be given together", f"got {name}=None", "both, or neither"),
     ]  # fmt: skip
 
 

@@ -13,6 +13,8 @@ import pytest
 from cases import DTYPES, FLOAT32, METHODS, Case, call, needs_long_double
 from layouts import LAYOUTS, possible
 
+import numbanorm
+
 pytestmark = needs_long_double
 
 # y is the true value rounded once (half an ulp); 0.01 is left for a float64 evaluation near the middle of two numbers
@@ -61,7 +63,7 @@ def test_statistics(case: Case, dtype: np.dtype[Any], method: str) -> None:
     a, truth = cases.arguments(case, dtype), cases.truth(case, dtype)
     y, stats = call(case, a, method=method, return_stats=True)
     assert y.tobytes() == call(case, a, method=method).tobytes()
-    eps = cases.epsilon(dtype) if case.norm == "rms" else 1e-5
+    eps = cases.rms_eps(dtype) if case.norm == "rms" else 1e-5
     # given statistics are one per channel; instance norm hands them out for each sample
     shape = truth.var.shape if case.training else (-1,)
     assert stats.rstd.dtype == np.float64
@@ -125,6 +127,21 @@ def test_one_of_weight_and_bias(case: Case, dtype: np.dtype[Any], only: str) -> 
 def test_eps_stands_inside_the_root(case: Case, eps: float) -> None:
     a = cases.arguments(case, FLOAT32)
     check_close(call(case, a, eps=eps), cases.expected(case, a, eps))
+
+
+@pytest.mark.parametrize("number", [np.array(1e-3), np.array(1e-3, np.float32), np.float64(1e-3), np.array(1)], ids=repr)
+@pytest.mark.parametrize("case", FAMILIES, ids=lambda c: c.name)
+def test_eps_may_be_an_array_without_axes(case: Case, number: Any) -> None:
+    a = cases.arguments(case, FLOAT32)
+    assert call(case, a, eps=number).tobytes() == call(case, a, eps=float(number)).tobytes()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+def test_small_data_has_an_rms_of_one_in_every_type(dtype: np.dtype[Any], rng: np.random.Generator) -> None:
+    """The default eps is no more than float32's, which is 5e-5 of the mean square of these; float16's own is 0.4 of it."""
+    y = numbanorm.rms_norm(rng.normal(0, 0.05, (8, 1024)).astype(dtype), 1024)
+    rms = np.sqrt(np.mean(y.astype(np.float64) ** 2, axis=1))
+    np.testing.assert_allclose(rms, 1, atol=1e-3 + cases.epsilon(dtype) / 4)
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (2, 3, 0), (0, 3, 4, 4)])

@@ -242,6 +242,17 @@ def test_running_statistics_given_up_later(train: bool, removed: bool, rng: np.r
     check_states(ours, theirs, {"rtol": 0, "atol": 0})
 
 
+def test_an_average_over_no_number_of_batches(rng: np.random.Generator) -> None:
+    """momentum=None without a counter leaves the running statistics alone, as torch's layer does."""
+    ours, theirs = pair("BatchNorm2d", (6,), {"momentum": None})
+    for layer in (ours, theirs):
+        layer.num_batches_tracked = None
+    x, before = rng.normal(size=(3, 6, 4, 5)).astype(np.float32), ours.running_var.copy()
+    check(ours, theirs, x, x[::-1].copy())
+    check_states(ours, theirs, {"rtol": 0, "atol": 0})
+    np.testing.assert_array_equal(ours.running_var, before)
+
+
 def test_channels_last(rng: np.random.Generator) -> None:
     """channel_axis=-1 is torch's layer on the axes moved."""
     theirs = pair("BatchNorm2d", (6,), {})[1]

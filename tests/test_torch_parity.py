@@ -65,13 +65,16 @@ def test_rms_norm(shape: tuple[int, ...], with_affine: bool, eps: float | None, 
         np.testing.assert_allclose(y, functional.rms_norm(t, last, *of_torch, eps=eps).numpy(), **CLOSE)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_eps_of_rms_norm_is_that_of_the_type(dtype: type) -> None:
-    """On data so small that eps rules the root. Not for half types: torch documents their own eps and takes float32's."""
-    x = np.full((1, 4), np.finfo(dtype).eps, dtype)
-    y = functional.rms_norm(torch.from_numpy(x), (4,)).numpy()
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_eps_of_rms_norm_is_that_of_torch(dtype: torch.dtype) -> None:
+    """On data so small that eps rules the root."""
+    x = torch.full((1, 4), 1e-4, dtype=dtype)
+    y = functional.rms_norm(x, (4,))
+    bfloat16 = dtype == torch.bfloat16  # which torch gives NumPy no array of
+    array = x.view(torch.int16).numpy().view("bfloat16") if bfloat16 else x.numpy()
+    ours = numbanorm.rms_norm(array, 4)
     # torch rounds the root, its reciprocal and the product
-    np.testing.assert_allclose(numbanorm.rms_norm(x, 4), y, rtol=4 * np.finfo(dtype).eps)
+    np.testing.assert_allclose(ours.astype(np.float64), y.double().numpy(), rtol=4 * torch.finfo(dtype).eps)
 
 
 # not (4, 6) in 6 groups: one value each, of which torch makes bias with an error of 1e-12, and this exactly bias

@@ -32,7 +32,13 @@ def plain(*arrays: Array | None) -> list[Array | None]:
 
 
 def threads_for(plan: Plan) -> int:
+    """Threads that a call is worth."""
     return 1 if plan.size < SERIAL else GUARD.threads()
+
+
+def threads_now(plan: Plan) -> int:
+    """Threads for a call that begins now: one while other processes keep the cores busy."""
+    return 1 if plan.size < SERIAL or GUARD.waits() else GUARD.threads()
 
 
 def flags(center: bool, given: bool, one_read: bool) -> int:
@@ -74,7 +80,7 @@ def at_once(
     what = NOT_GIVEN if mean is None and var is None else GIVEN if shares is None else TRACKED
     todo = WRITE | flags(center, what == GIVEN, one_read) | (0 if y is x else STREAM)
     affine = weight is not None or bias is not None
-    run, program = prepared(plan, x.dtype, todo, affine, what, threads_for(plan))
+    run, program = prepared(plan, x.dtype, todo, affine, what, threads_now(plan))
     done: bool = run(x, y, weight, bias, mean, var, stats, program, checked, eps, plan.count - 1.0, *(shares or (0.0, 0.0)))
     return done
 
@@ -125,7 +131,7 @@ def measure(plan: Plan, x: Array, one_read: bool) -> Array:
     stats, todo = np.zeros((4, plan.B * plan.G)), flags(True, False, one_read)
 
     def compute(plan: Plan, x: Array, y: Any, weight: None, bias: None, eps: float, stats: Array) -> bool:
-        run, program = prepared(plan, x.dtype, todo, False, NOT_GIVEN, threads_for(plan))
+        run, program = prepared(plan, x.dtype, todo, False, NOT_GIVEN, threads_now(plan))
         done: bool = run(x, x, None, None, None, None, stats, program, True, eps, 0.0, 0.0, 0.0)
         return done
 
@@ -172,7 +178,7 @@ def differentiate_at_once(
     if scales(plan, given, grads is not None):
         return False
     todo = tasks(x, dy, dx, mean is not None and not given, grads is not None)
-    run, program = prepared_backward(plan, x.dtype, todo, threads_for(plan))
+    run, program = prepared_backward(plan, x.dtype, todo, threads_now(plan))
     done: bool = run(x, dy, dx, weight, mean, rstd, grads, program, False)
     return done
 
@@ -213,7 +219,7 @@ def differentiate(
         differentiate_by_sums(plan, read, dy, by_sums, weight, mean, rstd, todo, grads)
     if scaled:
         todo = tasks(x, dy, dx, False, False)
-        run, program = prepared(plan, dy.dtype, todo, True, ONLY_RSTD, threads_for(plan))
+        run, program = prepared(plan, dy.dtype, todo, True, ONLY_RSTD, threads_now(plan))
         run(dy, dx, *plain(weight, None, None, rstd), None, program, True, 0.0, 0.0, 0.0, 0.0)
 
 
@@ -223,7 +229,7 @@ def differentiate_by_sums(
 ) -> None:  # fmt: skip
     """The part of `differentiate` that needs sums over groups. float64 that leaves its range is computed again: so nothing that
     is read is overwritten before, and gradients are kept unrounded."""
-    run, program = prepared_backward(plan, x.dtype, todo, threads_for(plan))
+    run, program = prepared_backward(plan, x.dtype, todo, threads_now(plan))
     (weight, mean), rstd = plain(weight, mean), rstd.astype(np.float64, order="C")
     own, own_grads = dx, grads
     if x.itemsize == 8 and (dx is x or dx is dy):

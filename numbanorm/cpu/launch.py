@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 from ..plan import Plan
@@ -23,6 +23,7 @@ from .runs import runs
 from .schedule import Schedule
 from .simd import STORAGE
 from .threads import GUARD as GUARD
+from .threads import Launch
 
 KERNELS = (runs, columns, runs_backward, columns_backward, rows_backward)
 ANY, NUMBERS, INTEGERS, NUMBER = (*[types.CPointer(t) for t in (types.uint8, types.float64, types.int64)], types.float64)
@@ -72,4 +73,4 @@ def prepare(backward: bool, s: Schedule, dtype: Any, plan: Plan, **more: Any) ->
     shared = any(step[3] > 1 for step in s.steps)
     addresses = family_address(s.family, STORAGE[dtype.name]), dealer(backward) if shared else 0
     run = entry(run_backward, BACKWARD) if backward else entry(run_forward, FORWARD)
-    return partial(GUARD.launch, run) if shared else run, program(s, addresses, plan, dtype, **more)
+    return Launch(run) if shared else run, program(s, addresses, plan, dtype, **more)

@@ -1,6 +1,6 @@
 """In how many threads a call may run, and what Numba's threading layers want to be spared.
 
-None lives through everything: a child that is forked after its parent has launched may be killed or hang, and workqueue aborts
+No layer lives through everything: a child that is forked after its parent has launched may be killed or hang, workqueue aborts
 when two threads launch at once or a worker launches again. The bits do not depend on threads, so there a call stays in its one
 thread, or waits for its turn.
 """
@@ -12,7 +12,9 @@ import ctypes
 import os
 import sys
 import threading
+from collections.abc import Iterator
 from importlib import metadata
+from time import perf_counter
 from typing import Any
 
 import numba
@@ -21,6 +23,15 @@ from numba.np.ufunc import parallel
 from ..unbroken import LOCK
 
 TBB = {"win32": "tbb12.dll", "darwin": "libtbb.12.dylib"}.get(sys.platform, "libtbb.so.12")
+
+# A thread of GNU OpenMP that waits spins for 15 ms and keeps others from its core; 10000 rounds are half a millisecond,
+# longer than from one call to the next, and short beside the 4 ms that the system gives each process in turn.
+SPIN = {"GOMP_SPINCOUNT": "10000"}
+CHOSEN = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # by the user, who knows better
+# a launch that takes more than LATE times its own least, and SLACK, waited for a core. Data in memory takes up to twice as
+# long as in the cache
+LATE, SLACK = 2.5, 1e-4
+LONGEST = 0.2  # seconds in one thread before another launch finds out whether cores are free again
 
 
 def find_tbb() -> None:
@@ -37,6 +48,48 @@ def find_tbb() -> None:
                     ctypes.CDLL(str(file.locate()), ctypes.RTLD_GLOBAL)
 
 
+@contextlib.contextmanager
+def short_spin() -> Iterator[None]:
+    """Let what is loaded meanwhile spin no longer than SPIN says, unless the user has chosen; children inherit nothing."""
+    mine = not any(name in os.environ for name in CHOSEN)
+    if mine:
+        os.environ.update(SPIN)
+    try:
+        yield
+    finally:
+        if mine:
+            for name in SPIN:
+                os.environ.pop(name, None)
+
+
+class Launch:
+    """A call that deals out work to threads, and is timed: each of its kind has a least time."""
+
+    __slots__ = ("least", "run")
+
+    def __init__(self, run: Any) -> None:
+        self.run, self.least = run, float("inf")
+
+    def __call__(self, *args: Any) -> Any:
+        start = perf_counter()
+        if GUARD.layer != "workqueue":
+            done = self.run(*args)
+        else:
+            with GUARD.lock:
+                done = self.run(*args)
+        self.judge(perf_counter() - start)
+        return done
+
+    def judge(self, seconds: float) -> None:
+        """Tell the guard whether this launch waited for cores that others keep busy."""
+        late = seconds > LATE * self.least + SLACK
+        self.least = self.least * 1.05 if late else min(self.least, seconds)  # what is always late is how long it takes
+        if late:
+            GUARD.wait(seconds)
+        elif GUARD.pause:
+            GUARD.pause *= 0.9
+
+
 class Guard:
     """Knows whether this process may launch in parallel, and takes the turns that workqueue wants."""
 
@@ -44,6 +97,7 @@ class Guard:
         self.lock = threading.RLock()
         self.layer = ""
         self.serial = False
+        self.pause = self.resume = 0.0  # how long calls stay in one thread, for cores are busy, and until when
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self.after_fork)
 
@@ -57,7 +111,7 @@ class Guard:
 
     def load(self) -> None:
         """Have Numba load its layer, while no fork can come between."""
-        with LOCK:
+        with LOCK, short_spin():
             find_tbb()
             numba.get_num_threads()
             self.layer = numba.threading_layer()
@@ -77,12 +131,14 @@ class Guard:
         """Whether a thread that Python has not started is a worker of Numba's pool, and calls from a kernel of the user's."""
         return self.layer == "workqueue" or numba.get_thread_id() > 0
 
-    def launch(self, run: Any, *args: Any) -> Any:
-        """Call what will deal out work to threads."""
-        if self.layer != "workqueue":
-            return run(*args)
-        with self.lock:
-            return run(*args)
+    def wait(self, seconds: float) -> None:
+        """Keep calls in one thread for as long as a launch has lost, and twice as long each time that it is in vain."""
+        self.pause = min(max(2 * self.pause, seconds), LONGEST)
+        self.resume = perf_counter() + self.pause
+
+    def waits(self) -> bool:
+        """Whether cores were busy a moment ago."""
+        return self.pause > 0 and perf_counter() < self.resume
 
 
 GUARD = Guard()

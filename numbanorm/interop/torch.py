@@ -19,7 +19,7 @@ Where they are not like torch's:
 - A subclass of Tensor is shown these functions in its __torch_function__, not torch's.
 - Tensors on devices other than the CPU and CUDA's are refused; tensors on the meta device give the shapes.
 - A batch that is refused is not counted in num_batches_tracked.
-- torch.fx.symbolic_trace, which takes torch's own modules for leaves, must be told that these are.
+- Where torch has to see through the modules (ONNX export, jagged tensors, per-sample gradients) torch computes: docs/torch.md.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from .. import dispatch
+from .torch_convert import convert, register, revert
 from .torch_ops import call, no_tangent, normalize
+from .torch_report import report
 
 __all__ = [
     "BatchNorm1d",
@@ -51,6 +53,7 @@ __all__ = [
     "group_norm",
     "instance_norm",
     "layer_norm",
+    "report",
     "revert",
     "rms_norm",
 ]
@@ -310,50 +313,7 @@ MODULES = (
     *(BatchNorm1d, BatchNorm2d, BatchNorm3d, InstanceNorm1d, InstanceNorm2d, InstanceNorm3d),
     *(LayerNorm, RMSNorm, GroupNorm),
 )
-OURS = {cls.__bases__[-1]: cls for cls in MODULES}
-THEIRS = {ours: theirs for theirs, ours in OURS.items()}
-
-
-def convert(module: torch.nn.Module) -> torch.nn.Module:
-    """Let the norm layers of a model compute with numbanorm.
-
-    The layers stay the objects that they are, with their parameters, buffers, hooks and modes; only their class is another.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-        A model, changed in place, or a single norm layer. Layers whose class is exactly torch's BatchNorm1d/2d/3d,
-        InstanceNorm1d/2d/3d, LayerNorm, GroupNorm or RMSNorm are converted, wherever they are. What is not is left
-        alone: subclasses of yours, parametrized layers, SyncBatchNorm, and lazy layers (convert after the first call).
-
-    Returns
-    -------
-    torch.nn.Module
-        `module` itself.
-    """
-    return _change_classes(module, OURS)
-
-
-def revert(module: torch.nn.Module) -> torch.nn.Module:
-    """Undo `convert`.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-        Changed in place: layers of this module's classes get torch's class again.
-
-    Returns
-    -------
-    torch.nn.Module
-        `module` itself.
-    """
-    return _change_classes(module, THEIRS)
-
-
-def _change_classes(module: Any, classes: dict[Any, Any]) -> Any:
-    for m in module.modules():
-        m.__class__ = classes.get(type(m), type(m))
-    return module
+register(MODULES, (layer_norm, rms_norm, group_norm, instance_norm, batch_norm))
 
 
 def _apply(
@@ -394,6 +354,14 @@ def _check(**tensors: Any) -> None:
             raise TypeError(f"{name} must be on the CPU here: got {t.device}; write {name}.cpu(), or mend this: {_no_cuda()}")
         if t.device != x.device:
             raise TypeError(f"{name} must be on the input's device, {x.device}: got {t.device}; write {name}.to(input.device)")
+        if t.is_nested:
+            raise TypeError(
+                f"{name} must not be nested: got {t.layout}; call torch.nn.functional's, or pad: {name}.to_padded_tensor(0.0)"
+            )
+        if t.is_quantized:
+            raise TypeError(
+                f"{name} must not be quantized: got {t.dtype}; quantize revert(model), or write {name}.dequantize()"
+            )
         if t.layout != torch.strided:
             raise TypeError(f"{name} must be dense: got {t.layout}; write {name}.to_dense()")
         if t.dtype not in FLOATS:

@@ -1,0 +1,140 @@
+"""`convert` and `revert`, and what the modules of `numbanorm.interop.torch` do where torch has to see through them.
+
+Those modules are told by `register`; what is imported here must not import them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+OURS: dict[type, Any] = {}
+THEIRS: dict[type, Any] = {}
+# what a TransformerEncoderLayer asks before torch computes it, its norms included, by one operator from the parameters
+FUSES = "activation_relu_or_gelu"
+SAVED = "_numbanorm_saved_activation"
+
+
+def convert(module: torch.nn.Module) -> torch.nn.Module:
+    """Let the norm layers of a model compute with numbanorm.
+
+    The layers stay the objects that they are, with their parameters, buffers, hooks and modes; only their class is another.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        A model, changed in place, or a single norm layer. Layers whose class is exactly torch's BatchNorm1d/2d/3d,
+        InstanceNorm1d/2d/3d, LayerNorm, GroupNorm or RMSNorm are converted, wherever they are. What is not is left
+        alone: subclasses of yours, layers whose forward was replaced on the instance, parametrized layers, SyncBatchNorm,
+        and lazy layers (convert after the first call); `report` lists them. A TransformerEncoderLayer with converted
+        norms is no longer computed by torch's one operator for evaluation, which would not call them.
+
+    Returns
+    -------
+    torch.nn.Module
+        `module` itself.
+    """
+    for m in module.modules():
+        if "forward" not in vars(m):
+            m.__class__ = OURS.get(type(m), type(m))
+    for m in module.modules():
+        if any(isinstance(norm, tuple(THEIRS)) for norm in fused_norms(m)):
+            setattr(m, SAVED, getattr(m, FUSES))
+            setattr(m, FUSES, 0)
+    return module
+
+
+def revert(module: torch.nn.Module) -> torch.nn.Module:
+    """Undo `convert`.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Changed in place: layers of this module's classes get torch's class again. From one that was parametrized since,
+        take the parametrizations first.
+
+    Returns
+    -------
+    torch.nn.Module
+        `module` itself.
+    """
+    for m in module.modules():
+        m.__class__ = THEIRS.get(type(m), type(m))
+        if SAVED in vars(m):
+            setattr(m, FUSES, getattr(m, SAVED))
+            delattr(m, SAVED)
+    return module
+
+
+def fused_norms(m: Any) -> tuple[Any, ...]:
+    """The norms that torch may compute without a call of them, because this module asks for it."""
+    if isinstance(m, torch.nn.TransformerEncoderLayer) and getattr(m, FUSES, False):
+        return getattr(m, "norm1", None), getattr(m, "norm2", None)
+    return ()
+
+
+def register(classes: Iterable[type], functions: Iterable[Any]) -> None:
+    """Make modules `convert`'s: each stands for the last of its bases. Functions only learn what to tell TorchScript."""
+    for f in functions:
+        f.__prepare_scriptable__ = functools.partial(_refuse_to_script, f.__name__, f"torch.nn.functional.{f.__name__}")
+    for cls in classes:
+        theirs = cls.__bases__[-1]
+        OURS[theirs], THEIRS[cls] = cls, theirs
+        for name in ("forward", "_apply_instance_norm"):  # of InstanceNorm, torch's forward calls the second
+            if hasattr(cls, name):
+                setattr(cls, name, _forward(getattr(cls, name), getattr(theirs, name)))
+        refuse = functools.partial(_refuse_to_script, cls.__name__, "torch.jit.script(revert(model))")
+        cls.__prepare_scriptable__ = staticmethod(refuse)  # type: ignore[attr-defined]
+
+
+def _forward(ours: Callable[..., Any], theirs: Callable[..., Any]) -> Callable[..., Any]:
+    """`ours`; torch's where torch has to see it; and for torch.fx a module whose inside is not traced, as torch's are."""
+
+    @functools.wraps(ours)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        for x in (*args, *kwargs.values()):
+            if isinstance(x, torch.fx.Proxy):
+                path = _path(self, x.tracer)
+                return x.tracer.create_proxy("call_module", path, args, kwargs) if path else ours(self, *args, **kwargs)
+            if isinstance(x, Tensor) and x.is_nested:
+                return _nested(ours, theirs, self, x)
+        if _per_sample(self) or _in_onnx_export():
+            return theirs(self, *args, **kwargs)
+        return ours(self, *args, **kwargs)
+
+    return forward
+
+
+def _nested(ours: Callable[..., Any], theirs: Callable[..., Any], module: Any, x: Any) -> Any:
+    """One call for all parts of a nested tensor, as TransformerEncoder makes them; torch's forward for other kinds."""
+    shape = getattr(module, "normalized_shape", ())
+    parts = x.unbind() if shape and x.layout == torch.strided else ()
+    if not parts or any(p.shape[p.dim() - len(shape) :] != shape for p in parts):
+        return theirs(module, x)
+    rows = [p.reshape(-1, *shape) for p in parts]
+    y = ours(module, torch.cat(rows)).split([len(r) for r in rows])
+    return torch.nested.as_nested_tensor([piece.reshape(p.shape) for piece, p in zip(y, parts, strict=True)])
+
+
+def _path(module: Any, tracer: Any) -> str:
+    """Where torch.fx finds a module; empty if it is traced itself."""
+    return str(tracer.path_of_module(module)) if isinstance(tracer, torch.fx.Tracer) else ""
+
+
+def _per_sample(module: Any) -> bool:
+    """Whether torch's per-sample gradients stand in for the parameters. By name: what defines them is dear to import."""
+    return any(type(getattr(module, name, None)).__name__ == "ExpandedWeight" for name in ("weight", "bias"))
+
+
+def _in_onnx_export() -> bool:
+    """Whether torch.onnx.export is at work, which knows no operators but torch's. What costs least is asked first."""
+    return bool((torch.compiler.is_exporting() or torch.jit.is_tracing()) and torch.onnx.is_in_onnx_export())
+
+
+def _refuse_to_script(name: str, remedy: str) -> Any:
+    """Say what TorchScript would not say: its compiler reads Python, and stops deep in what it cannot."""
+    raise TypeError(f"torch.jit.script must be given torch's own norms: got numbanorm's {name}; write {remedy}")
