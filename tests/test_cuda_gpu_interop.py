@@ -331,6 +331,7 @@ def test_gradcheck(memory_format: str, rng: np.random.Generator) -> None:
             return f(norms.ours, *p, *(q.clone() for q in rest[len(p) :]))
 
         assert torch.autograd.gradcheck(forward, leaves)
+        assert torch.autograd.gradgradcheck(forward, leaves)
 
 
 @pytest.mark.filterwarnings("default::DeprecationWarning")

@@ -107,9 +107,9 @@ def test_gradient_of_a_bias_without_weight_has_its_own_dtype() -> None:
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """Addresses of x and out (or dy, x, out), and `needs`, of every call of batch, group and layer norm."""
+    """Addresses of x and out (or dy, x, out), and `needs`, of every call of batch, group, instance and layer norm."""
     calls: list[tuple[Any, ...]] = []
-    for name in ("batch_norm", "group_norm", "layer_norm"):
+    for name in ("batch_norm", "group_norm", "instance_norm", "layer_norm"):
         for module, function, n in ((functional, name, 1), (backward, f"{name}_backward", 2)):
             original = getattr(module, function)
 
@@ -129,9 +129,9 @@ LAYOUTS["channels_last_3d"] = (torch.channels_last_3d, (2, 6, 3, 2, 4))
 
 @every_dtype
 @pytest.mark.parametrize("layout", list(LAYOUTS))
-@pytest.mark.parametrize("name", ["group", "batch", "batch-given"])
+@pytest.mark.parametrize("name", list(CHANNELS))
 def test_nothing_is_copied(name: str, layout: str, dtype: str, seen: list[Any], rng: np.random.Generator) -> None:
-    """x, dy and their results are read and written where they lie, with torch's strides."""
+    """x, dy and their results are read and written where they lie, with x's strides: torch's, but for instance norm."""
     norm, (memory_format, shape) = NORMS[name], LAYOUTS[layout]
     dy, arrays = arguments(norm, dtype, rng, shape)
     plain = run(norm, ours, tensor(dy), [tensor(a) for a in arrays])
@@ -143,12 +143,33 @@ def test_nothing_is_copied(name: str, layout: str, dtype: str, seen: list[Any], 
     assert seen[0][:2] == (x.data_ptr(), y.data_ptr())
     assert seen[1][0] == dy_t.data_ptr()
     assert seen[1][2] == dx.data_ptr()
-    assert seen[1][1] == (dy_t if name == "batch-given" else x).data_ptr()  # what is not read is not kept
-    expected = norm.forward(theirs, *t)
-    assert y.stride() == dx.stride() == expected.stride() == x.stride()
+    assert seen[1][1] == (dy_t if name.endswith("given") else x).data_ptr()  # what is not read is not kept
+    assert y.stride() == dx.stride() == x.stride()
+    if not name.startswith("instance"):
+        assert norm.forward(theirs, *t).stride() == x.stride()
     for a, b in zip((y, dx), plain, strict=False):
         eps = torch.finfo(a.dtype).eps  # the order of the sums follows the layout: one rounding may go the other way
         torch.testing.assert_close(a, b, rtol=8 * eps, atol=8 * eps)
+
+
+@every_dtype
+@pytest.mark.parametrize("name", list(CHANNELS))
+def test_channels_last_has_the_bits_of_arrays_with_channels_last(name: str, dtype: str, rng: np.random.Generator) -> None:
+    """Results, gradients and running statistics are those of the functions for arrays with channel_axis=-1."""
+    norm, (dy, arrays) = CHANNELS[name], arguments(CHANNELS[name], dtype, rng)
+    t = [tensor(a) for a in arrays]
+    t[0], dy_t = (a.contiguous(memory_format=torch.channels_last) for a in (t[0], tensor(dy)))
+    leaves = [a.requires_grad_() for a in t[:3]]
+    y = norm.forward(ours, *t)
+    got = [y, *torch.autograd.grad(y, leaves, dy_t)]
+    x, dy = (np.ascontiguousarray(np.moveaxis(a, 1, -1)) for a in (arrays[0], dy))
+    y_, stats = norm.forward(numbanorm, x, *arrays[1:], channel_axis=-1, return_stats=True)
+    gradients = norm.backward(dy, x, stats, arrays[1], channel_axis=-1)
+    expected = [*(np.moveaxis(a, -1, 1) for a in (y_, gradients[0])), *gradients[1:], *arrays[3:]]
+    for a, b in zip([*got, *t[3:]], expected, strict=True):
+        assert same(a, b)
+    assert got[0].is_contiguous(memory_format=torch.channels_last)
+    assert got[1].is_contiguous(memory_format=torch.channels_last)
 
 
 @every_norm

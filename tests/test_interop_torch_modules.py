@@ -98,6 +98,18 @@ def test_a_refused_batch_is_not_counted() -> None:
         assert layer.running_var.tolist() == [1.0] * 3
 
 
+def test_an_average_over_batches_that_nobody_counts() -> None:
+    """momentum=None without num_batches_tracked: the running statistics stay."""
+    outcomes, x = [], torch.randn(5, 3, dtype=torch.float64)
+    for norms in (ours, torch.nn):
+        layer = norms.BatchNorm1d(3, momentum=None).double()
+        layer.num_batches_tracked = None
+        outcomes.append([layer(x).detach(), layer.running_mean, layer.running_var, layer.eval()(x).detach()])
+    for a, b in zip(*outcomes, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    assert outcomes[0][2].tolist() == [1.0] * 3
+
+
 def test_module_on_the_meta_device() -> None:
     """Shapes without memory, and shape errors."""
     layer = ours.BatchNorm2d(6, device="meta")

@@ -42,23 +42,23 @@ class Norm:
 CHANNELS: dict[str, Norm] = {
     "group": Norm(
         lambda f, x, w, b, m, v, **o: f.group_norm(x, 3, w, b, EPS, **o),
-        lambda dy, x, s, w: backward.group_norm_backward(dy, x, 3, s, w),
+        lambda dy, x, s, w, **o: backward.group_norm_backward(dy, x, 3, s, w, **o),
     ),
     "instance": Norm(
         lambda f, x, w, b, m, v, **o: f.instance_norm(x, m, v, w, b, True, 0.3, EPS, **o),
-        lambda dy, x, s, w: backward.instance_norm_backward(dy, x, s, w),
+        lambda dy, x, s, w, **o: backward.instance_norm_backward(dy, x, s, w, **o),
     ),
     "instance-given": Norm(
         lambda f, x, w, b, m, v, **o: f.instance_norm(x, m, v, w, b, False, 0.3, EPS, **o),
-        lambda dy, x, s, w: backward.instance_norm_backward(dy, x, s, w, use_input_stats=False),
+        lambda dy, x, s, w, **o: backward.instance_norm_backward(dy, x, s, w, use_input_stats=False, **o),
     ),
     "batch": Norm(
         lambda f, x, w, b, m, v, **o: f.batch_norm(x, m, v, w, b, True, 0.3, EPS, **o),
-        lambda dy, x, s, w: backward.batch_norm_backward(dy, x, s, w),
+        lambda dy, x, s, w, **o: backward.batch_norm_backward(dy, x, s, w, **o),
     ),
     "batch-given": Norm(
         lambda f, x, w, b, m, v, **o: f.batch_norm(x, m, v, w, b, False, 0.3, EPS, **o),
-        lambda dy, x, s, w: backward.batch_norm_backward(dy, x, s, w, training=False),
+        lambda dy, x, s, w, **o: backward.batch_norm_backward(dy, x, s, w, training=False, **o),
     ),
 }
 NORMS: dict[str, Norm] = {

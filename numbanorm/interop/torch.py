@@ -5,15 +5,18 @@
 
 The functions have the signatures of torch.nn.functional, the modules are subclasses of torch's own of the same names: repr,
 state_dict and pickling are torch's. Results and gradients are those of the functions for NumPy arrays, to the bit, and work
-with autograd and torch.compile. Tensors are read and written where they lie; batch and group norm read and write
-channels_last tensors as such. What is neither that nor contiguous is copied first, as torch does.
+with autograd and torch.compile. Tensors are read and written where they lie; batch, group and instance norm read and write
+channels_last tensors as such. What is neither that nor contiguous is copied first, as torch does. Higher derivatives, of any
+order, are computed by torch's operations in float64 and rounded at the end.
 
 Where they are not like torch's:
 
 - What torch refuses with RuntimeError or NotImplementedError (shapes, dtypes) is a ValueError or TypeError here.
 - weight, bias and running statistics may have another float type than the input, whichever it is.
-- They are differentiable once: a gradient of a gradient raises RuntimeError. Forward-mode derivatives are not there either.
-- rms_norm returns contiguous tensors, whatever the input's strides.
+- There are no forward-mode derivatives: a tensor with a tangent raises RuntimeError.
+- torch.vmap makes one call for each example; torch.compile leaves the transforms of torch.func to Python.
+- rms_norm returns contiguous tensors, whatever the input's strides; instance_norm keeps channels_last, torch's does not.
+- A subclass of Tensor is shown these functions in its __torch_function__, not torch's.
 - Tensors on devices other than the CPU and CUDA's are refused; tensors on the meta device give the shapes.
 - A batch that is refused is not counted in num_batches_tracked.
 - Where torch has to see through the modules (ONNX export, jagged tensors, per-sample gradients) torch computes: docs/torch.md.
@@ -26,13 +29,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.forward_ad import unpack_dual
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from .. import dispatch
 from .torch_convert import convert, register, revert
-from .torch_ops import normalize
+from .torch_ops import call, no_tangent, normalize
 from .torch_report import report
 
 __all__ = [
@@ -85,6 +88,8 @@ def layer_norm(
     TypeError, ValueError
         For arguments that do not fit, before anything is computed.
     """
+    if has_torch_function_variadic(input, weight, bias):
+        return handle_torch_function(layer_norm, (input, weight, bias), input, normalized_shape, weight, bias, eps)
     return _apply("layer_norm", input, list(normalized_shape), weight, bias, eps)
 
 
@@ -110,6 +115,8 @@ def rms_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | No
     TypeError, ValueError
         For arguments that do not fit, before anything is computed.
     """
+    if has_torch_function_variadic(input, weight):
+        return handle_torch_function(rms_norm, (input, weight), input, normalized_shape, weight, eps)
     return _apply("rms_norm", input, list(normalized_shape), weight, None, eps)
 
 
@@ -136,6 +143,8 @@ def group_norm(
     TypeError, ValueError
         For arguments that do not fit, before anything is computed.
     """
+    if has_torch_function_variadic(input, weight, bias):
+        return handle_torch_function(group_norm, (input, weight, bias), input, num_groups, weight, bias, eps)
     return _apply("group_norm", input, [num_groups], weight, bias, eps)
 
 
@@ -154,7 +163,7 @@ def instance_norm(
     Parameters
     ----------
     input : tensor of shape (N, C, ...), float16, bfloat16, float32 or float64
-        Copied first unless it is contiguous, also from channels_last, as torch does.
+        Contiguous or channels_last; else copied first.
     running_mean, running_var : tensor of shape (C,), optional
         Updated in place with use_input_stats; without, they normalize.
     weight, bias : tensor of shape (C,), optional
@@ -164,13 +173,16 @@ def instance_norm(
 
     Returns
     -------
-    contiguous tensor of the input's shape and dtype
+    tensor of the input's shape and dtype, channels_last if the input is
 
     Raises
     ------
     TypeError, ValueError
         For arguments that do not fit, and for a single value a channel; before anything is computed.
     """
+    tensors = (input, running_mean, running_var, weight, bias)
+    if has_torch_function_variadic(*tensors):
+        return handle_torch_function(instance_norm, tensors, *tensors, use_input_stats, momentum, eps)
     running = (running_mean, running_var, None)
     return _apply("instance_norm", input, [], weight, bias, eps, running, use_input_stats, momentum)
 
@@ -207,7 +219,22 @@ def batch_norm(
     TypeError, ValueError
         For arguments that do not fit, and for a single value a channel in training; before anything is computed.
     """
+    tensors = (input, running_mean, running_var, weight, bias)
+    if has_torch_function_variadic(*tensors):
+        return handle_torch_function(batch_norm, tensors, *tensors, training, momentum, eps)
     return _apply("batch_norm", input, [], weight, bias, eps, (running_mean, running_var, None), training, momentum)
+
+
+def _counted_batch_norm(
+    input: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None, bias: Tensor | None,
+    training: bool, eps: float, num_batches_tracked: Tensor,
+) -> Tensor:  # fmt: skip
+    """`batch_norm` whose running statistics average over all batches, of which so many came before."""
+    tensors = (input, running_mean, running_var, weight, bias)
+    if has_torch_function_variadic(*tensors):
+        return handle_torch_function(_counted_batch_norm, tensors, *tensors, training, eps, num_batches_tracked)
+    running = (running_mean, running_var, num_batches_tracked)
+    return _apply("batch_norm", input, [], weight, bias, eps, running, training, None)
 
 
 class _Batch(_BatchNorm):
@@ -219,8 +246,10 @@ class _Batch(_BatchNorm):
         own = self.training or (self.running_mean is None and self.running_var is None)
         mean, var = (self.running_mean, self.running_var) if tracking or not self.training else (None, None)
         counter = self.num_batches_tracked if tracking else None
-        running = (mean, var, counter)
-        y = _apply("batch_norm", input, [], self.weight, self.bias, self.eps, running, own, self.momentum)
+        if self.momentum is None and counter is not None:
+            y = _counted_batch_norm(input, mean, var, self.weight, self.bias, own, self.eps, counter)
+        else:  # without a counter there is no average, and torch leaves the running statistics as they are
+            y = batch_norm(input, mean, var, self.weight, self.bias, own, self.momentum or 0.0, self.eps)
         if counter is not None:
             counter.add_(1)
         return y
@@ -297,7 +326,7 @@ def _apply(
         eps = torch.finfo(torch.float64 if input.dtype == torch.float64 else torch.float32).eps
     if bias is not None and weight is None:
         weight = torch.ones_like(bias)  # for its dtype, which dbias has
-    y, _, _, *updated = normalize(input, weight, bias, *running, kind, size, own, momentum, eps)
+    y, _, _, *updated = call(normalize, input, weight, bias, *running, kind, size, own, momentum, eps)
     if own:
         for old, new in zip(running[:2], updated, strict=True):
             if old is not None:
@@ -337,8 +366,7 @@ def _check(**tensors: Any) -> None:
             raise TypeError(f"{name} must be dense: got {t.layout}; write {name}.to_dense()")
         if t.dtype not in FLOATS:
             raise TypeError(f"{name} must hold float16, bfloat16, float32 or float64: got {t.dtype}; write {name}.float()")
-        if unpack_dual(t).tangent is not None:  # a custom op would drop it, and give a derivative of 0
-            raise RuntimeError(f"{name} must not carry a forward-mode tangent: got one; differentiate backwards, by autograd")
+        no_tangent(name, t)
     weight, bias = tensors["weight"], tensors["bias"]
     if weight is not None and bias is not None and weight.dtype != bias.dtype:
         raise TypeError(f"bias must have the dtype of weight, {weight.dtype}: got {bias.dtype}; write bias.to(weight.dtype)")

@@ -1,6 +1,7 @@
 """The two custom operators behind `numbanorm.interop.torch`: every norm's forward pass, and its backward pass.
 
 They have no side effects: running statistics come back as new tensors. So autograd and torch.compile take them as they are.
+torch.func's transforms do not: they take the two autograd.Functions that share the operators' formulae.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd.forward_ad import unpack_dual
 
 from .. import backward, checks, functional, plan
+from .torch_second import differentiate_gradients
 
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -54,12 +56,13 @@ def normalize(
     num_batches_tracked: Tensor | None, kind: str, size: list[int], own: bool, momentum: float | None, eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """y, mean, rstd, and copies of the running statistics that have taken in x if its own statistics normalize it."""
+    x = _plain(x)
     layout, axis = _layout(kind, x)
     x = x.contiguous(memory_format=layout)
     y = torch.empty_like(x, memory_format=layout)
     parameters = {"weight": weight, "bias": bias}
     tracked = {"running_mean": running_mean, "running_var": running_var, "num_batches_tracked": num_batches_tracked}
-    running = {name: t.clone() for name, t in tracked.items() if t is not None}
+    running = {name: _plain(t).clone() for name, t in tracked.items() if t is not None}
     arrays = {name: _array(t) for name, t in (parameters | running).items() if t is not None}
     options = KINDS[kind].options(size, own, axis) | ({"momentum": momentum} if running else {})
     norm = getattr(functional, kind)
@@ -84,6 +87,7 @@ def differentiate(
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """dx, dweight, dbias; empty where not needed."""
+    dy, x = _plain(dy), _plain(x)
     layout, axis = _layout(kind, x)
     x, dy = x.contiguous(memory_format=layout), dy.contiguous(memory_format=layout)
     dx = torch.empty_like(x, memory_format=layout) if needs[0] else x.new_empty(0)
@@ -115,20 +119,89 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.save_for_backward(x if needs_weight or (needs_x and ctx.own) else None, weight, *output[1:3])
 
 
-@once_differentiable
 def _backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    x, *rest = ctx.saved_tensors
-    needs = ctx.needs_input_grad[:3]
-    gradients = differentiate(dy, dy if x is None else x, *rest, ctx.kind, ctx.size, ctx.own, list(needs))
+    """Gradients of x, weight and bias; recorded for the next derivative where autograd records."""
+    with torch._C.DisableTorchFunctionSubclass():  # torch's own backward passes do not ask subclasses either
+        no_tangent("the result's gradient", dy)
+        x, *rest = ctx.saved_tensors
+        needs = ctx.needs_input_grad[:3]
+        gradients = call(differentiate, dy, dy if x is None else x, *rest, ctx.kind, ctx.size, ctx.own, list(needs))
     return *(g if n else None for g, n in zip(gradients, needs, strict=True)), *(None,) * 8
 
 
+def _save_second(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    """Keep what the next derivative will read; x only if a gradient depended on it."""
+    dy, x, weight, mean, rstd, ctx.kind, ctx.size, ctx.own, needs = inputs
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*(t for t, needed in zip(output, needs, strict=True) if not needed))
+    ctx.save_for_backward(dy, x if needs[1] or (needs[0] and ctx.own) else None, weight, mean, rstd)
+
+
+def _backward_second(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Gradients of dy, x and weight. mean and rstd count as functions of x, so nothing is left for them."""
+    with torch._C.DisableTorchFunctionSubclass():
+        saved = ctx.saved_tensors
+        p = KINDS[ctx.kind].planned(tuple(saved[0].shape), ctx.size)
+        gradients = differentiate_gradients(upstream, saved, p, ctx.kind != "rms_norm", ctx.own)
+    return *gradients, *(None,) * 6
+
+
+class Normalize(torch.autograd.Function):
+    """`normalize` for torch.func's transforms."""
+
+    forward = staticmethod(lambda *args: normalize(*args))
+    setup_context, backward = staticmethod(_save), staticmethod(_backward)
+    vmap = staticmethod(lambda *args: _each(normalize, *args))
+    jvp = staticmethod(lambda *_: _refuse_tangent("input"))
+
+
+class Differentiate(torch.autograd.Function):
+    """`differentiate` for torch.func's transforms."""
+
+    forward = staticmethod(lambda *args: differentiate(*args))
+    setup_context, backward = staticmethod(_save_second), staticmethod(_backward_second)
+    vmap = staticmethod(lambda *args: _each(differentiate, *args))
+    jvp = staticmethod(lambda *_: _refuse_tangent("input"))
+
+
 normalize.register_autograd(_backward, setup_context=_save)
+differentiate.register_autograd(_backward_second, setup_context=_save_second)
+FUNCTIONS: dict[Any, Any] = {normalize: Normalize, differentiate: Differentiate}
+
+
+def call(operator: Any, *args: Any) -> Any:
+    """An operator, or where a transform of torch.func is active its Function, which torch.compile leaves to Python."""
+    if not torch._C._functorch.get_dynamic_layer_stack_depth():
+        return operator(*args)
+    if torch.compiler.is_compiling():
+        torch._dynamo.graph_break("numbanorm within a transform of torch.func is no part of a graph")
+    return FUNCTIONS[operator].apply(*args)
+
+
+def no_tangent(name: str, t: Tensor) -> None:
+    """Refuse a forward-mode derivative, which an operator would drop, and give one of 0."""
+    if unpack_dual(t).tangent is not None:
+        _refuse_tangent(name)
+
+
+def _refuse_tangent(name: str) -> None:
+    raise RuntimeError(f"{name} must not carry a forward-mode tangent: got one; differentiate backwards, by autograd")
+
+
+def _each(operator: Any, info: Any, axes: tuple[Any, ...], *args: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """One call for each example of a torch.vmap."""
+    batched = [isinstance(a, Tensor) and axis is not None for a, axis in zip(args, axes, strict=True)]
+    calls = (
+        call(operator, *(a.select(axis, k) if b else a for a, axis, b in zip(args, axes, batched, strict=True)))
+        for k in range(info.batch_size)
+    )
+    results = tuple(map(torch.stack, zip(*calls, strict=True)))
+    return results, (0,) * len(results)
 
 
 def _layout(kind: str, x: Tensor) -> tuple[Any, int]:
-    """In which memory format x is read, and where its channels lie then; batch and group norm in torch keep channels_last."""
-    last = CHANNELS_LAST.get(x.dim()) if kind in ("batch_norm", "group_norm") else None
+    """In which memory format x is read, and where its channels lie then; norms of channels keep channels_last."""
+    last = None if KINDS[kind] is TRAILING else CHANNELS_LAST.get(x.dim())
     if last is None or x.is_contiguous() or not x.is_contiguous(memory_format=last):
         return torch.contiguous_format, 1
     return last, -1
@@ -136,7 +209,7 @@ def _layout(kind: str, x: Tensor) -> tuple[Any, int]:
 
 def _array(t: Tensor, channel_axis: int = 1) -> Any:
     """The memory of a tensor as what the functions take, seen with its channels there: on a device, the tensor itself."""
-    t = t.detach()
+    t = _plain(t).detach()
     if channel_axis == -1:
         t = t.movedim(1, -1)
     if checks.device_library(t):
@@ -148,6 +221,11 @@ def _array(t: Tensor, channel_axis: int = 1) -> Any:
     except ImportError:
         raise ImportError("bfloat16 tensors need ml_dtypes: it is not installed; pip install 'numbanorm[bfloat16]'") from None
     return t.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+
+
+def _plain(t: Tensor) -> Tensor:
+    """A tensor without the methods of its subclass."""
+    return t if type(t) is Tensor else Tensor.as_subclass(t, Tensor)
 
 
 def _apart(a: Any) -> Tensor:
