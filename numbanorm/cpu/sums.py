@@ -261,7 +261,7 @@ def get_first(tc: Any, p: Any, i: Any, n: Any, like: Any) -> Any:
 
     What was never written may look like denormal numbers, on which a division takes a hundred times as long.
     """
-    return like(p, types.intp, types.intp, like), lambda ctx, b, sig, a: masked_read(b, *a[:3], like)
+    return like(p, types.intp, types.intp, like), lambda ctx, b, sig, a: masked_read(b, a[0], a[1], a[2], like)
 
 
 @intrinsic
