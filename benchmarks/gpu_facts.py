@@ -373,7 +373,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     from numba import config
 
-    from numbanorm import dispatch
+    from numbanorm.backends import dispatch
 
     why = "Numba simulates a GPU, by NUMBA_ENABLE_CUDASIM" if config.ENABLE_CUDASIM else dispatch.why_no_cuda()
     if why is not None:

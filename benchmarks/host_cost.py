@@ -22,8 +22,11 @@ def pretend() -> Any:
     """
     import torch
 
-    from numbanorm import checks, cuda, dispatch
-    from numbanorm.cuda import driver, kinds
+    from numbanorm.backends import dispatch
+    from numbanorm.cuda import backend as cuda
+    from numbanorm.cuda import driver
+    from numbanorm.cuda.arrays import libraries
+    from numbanorm.spec import checks
 
     class Nowhere(driver.Hardware):
         def enter(self, device: int) -> None:
@@ -38,7 +41,7 @@ def pretend() -> Any:
     driver.DRIVER = Nowhere()
     checks.device_library = lambda x: "torch" if isinstance(x, torch.Tensor) else None
     dispatch.cuda_backend = lambda compute: cuda  # type: ignore[assignment]
-    kinds.TORCH.stream = lambda a: 0  # type: ignore[method-assign]
+    libraries.TORCH.stream = lambda a: 0  # type: ignore[method-assign]
     return driver.DRIVER
 
 

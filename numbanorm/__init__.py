@@ -1,14 +1,8 @@
 """Normalization kernels for NumPy arrays: exact, reproducible, at memory speed, in one call."""
 
-from .about import info, show_versions
-from .backward import (
-    batch_norm_backward,
-    group_norm_backward,
-    instance_norm_backward,
-    layer_norm_backward,
-    rms_norm_backward,
-)
 from .functional import Stats, batch_norm, explain, group_norm, instance_norm, layer_norm, rms_norm
+from .gradients import batch_norm_backward, group_norm_backward, instance_norm_backward, layer_norm_backward, rms_norm_backward
+from .info import info, show_versions
 from .layers import (
     BatchNorm1d,
     BatchNorm2d,
@@ -21,7 +15,7 @@ from .layers import (
     RMSNorm,
 )
 from .moments import Moments, moments
-from .warm import warmup
+from .warmup import warmup
 
 __version__ = "0.1.0"
 

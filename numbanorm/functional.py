@@ -17,8 +17,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from . import checks, dispatch, plan
-from .checks import Array
+from .backends import dispatch
+from .spec import checks, plan
+from .spec.checks import Array
 
 Result: TypeAlias = Any  # an array; with return_stats=True (array, Stats)
 

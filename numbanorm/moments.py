@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from . import checks, dispatch, plan
-from .checks import Array
+from .backends import dispatch
+from .spec import checks, plan
+from .spec.checks import Array
 
 Axes = int | tuple[int, ...] | None
 

@@ -21,11 +21,13 @@ if numba.config.ENABLE_CUDASIM:
 from numba import cuda  # noqa: E402
 from numba.cuda import dispatcher  # noqa: E402
 
-from numbanorm import plan  # noqa: E402
-from numbanorm.cuda import compiler, intrinsics, schedule  # noqa: E402
+from numbanorm.cuda import compiler  # noqa: E402
+from numbanorm.cuda.arith import intrinsics  # noqa: E402
 from numbanorm.cuda.compiler import Kernel  # noqa: E402
-from numbanorm.cuda.schedule import Call, Schedule  # noqa: E402
-from numbanorm.plan import Plan  # noqa: E402
+from numbanorm.cuda.schedule import plans as schedule  # noqa: E402
+from numbanorm.cuda.schedule.plans import Call, Schedule  # noqa: E402
+from numbanorm.spec import plan  # noqa: E402
+from numbanorm.spec.plan import Plan  # noqa: E402
 
 Capability = tuple[int, int]
 Key = tuple[Kernel, tuple[str, ...], Capability]

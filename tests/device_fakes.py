@@ -19,14 +19,14 @@ import pytest
 from numpy.typing import NDArray
 
 import numbanorm
-from numbanorm import dispatch, host
+from numbanorm.backends import dispatch, host
 
 if find_spec("numba_cuda") is None:  # the package imports it; what is tested with these arrays does not
     package = sys.modules["numbanorm.cuda"] = ModuleType("numbanorm.cuda")
     package.__path__ = [str(Path(numbanorm.__file__).parent / "cuda")]
     numbanorm.cuda = package
 
-from numbanorm.cuda.arrays import DeviceArray
+from numbanorm.cuda.arrays.described import DeviceArray
 
 Array = NDArray[Any]
 CALLS: list[str] = []  # what the kinds were asked to do beside describing and making arrays

@@ -21,7 +21,7 @@ import pytest
 from cases import FLOAT32, Arguments, Case, call, call_backward
 
 import numbanorm
-from numbanorm import dispatch
+from numbanorm.backends import dispatch
 
 DEVICE = "cuda"
 LOST = 66  # pytest's exit status once a kernel has broken the context: nothing that follows could pass
@@ -164,9 +164,10 @@ def same(found: dict[str, Any], expected: dict[str, Any], where: str = "") -> No
 
 def forget() -> None:
     """Drop all loaded kernels and schedules, as in a new process."""
-    from numbanorm.cuda import driver, schedule
+    from numbanorm.cuda import driver
+    from numbanorm.cuda.schedule import plans
 
-    for made in (schedule.scheduled, schedule.tracking):
+    for made in (plans.scheduled, plans.tracking):
         made.cache_clear()
     driver.DRIVER.kernels.clear()
 

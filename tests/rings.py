@@ -109,13 +109,13 @@ def check_same(found: Sequence[Any], expected: Sequence[Any]) -> None:
 
 def statistics(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What `normalize` of each backend will have returned last: all four rows of the statistics."""
-    import numbanorm.cpu
-    import numbanorm.cuda
-    import numbanorm.host
+    import numbanorm.backends.host
+    import numbanorm.cpu.backend
+    import numbanorm.cuda.backend
 
     seen: dict[str, Any] = {}
-    monkeypatch.setattr(numbanorm.host, "at_once", lambda *_: None)  # which keeps them to itself
-    for name, module in (("cpu", numbanorm.cpu), ("cuda", numbanorm.cuda)):
+    monkeypatch.setattr(numbanorm.backends.host, "at_once", lambda *_: None)  # which keeps them to itself
+    for name, module in (("cpu", numbanorm.cpu.backend), ("cuda", numbanorm.cuda.backend)):
 
         def noted(*arguments: Any, name: str = name, run: Any = module.normalize) -> Any:
             stats = run(*arguments)
@@ -128,9 +128,9 @@ def statistics(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def kernels() -> list[Any]:
     """Every function of the backend that builds a kernel."""
-    import numbanorm.cuda
+    import numbanorm.cuda.backend
 
-    modules = [importlib.import_module(m.name) for m in pkgutil.iter_modules(numbanorm.cuda.__path__, "numbanorm.cuda.")
+    modules = [importlib.import_module(m.name) for m in pkgutil.walk_packages(numbanorm.cuda.__path__, "numbanorm.cuda.")
                if not m.name.endswith((".intrinsics", ".simulated"))]  # fmt: skip
     functions = [f for m in modules for f in vars(m).values() if inspect.isfunction(f) and f.__module__ == m.__name__]
     return [f for f in functions if any(getattr(c, "co_name", "") == "kernel" for c in f.__code__.co_consts)]
@@ -141,7 +141,8 @@ def kernels() -> list[Any]:
 
 def kind_of_rings() -> Any:
     """The base of the rings; made late, for the package's module may not be importable."""
-    from numbanorm.cuda import arrays, kinds
+    from numbanorm.cuda.arrays import described as arrays
+    from numbanorm.cuda.arrays import libraries as kinds
 
     class Ring(kinds.Numba):
         """Arrays of a ring, as the package sees a library's."""
@@ -325,9 +326,9 @@ class Ring:
 @contextlib.contextmanager
 def installed() -> Iterator[Ring]:
     """From now on the public functions take arrays of the ring."""
-    import numbanorm.cuda as backend
-    from numbanorm import dispatch
-    from numbanorm.cuda import driver, kinds
+    from numbanorm.backends import dispatch
+    from numbanorm.cuda import backend, driver
+    from numbanorm.cuda.arrays import libraries as kinds
 
     name = chosen()
     if name not in MADE:
@@ -349,8 +350,8 @@ def installed() -> Iterator[Ring]:
 
 def forget() -> None:
     """Schedules hold the kernels that a driver made ready, and depend on its blocks; dispatch holds kinds of arrays."""
-    from numbanorm import dispatch
-    from numbanorm.cuda import schedule
+    from numbanorm.backends import dispatch
+    from numbanorm.cuda.schedule import plans as schedule
 
     for made in (*vars(schedule).values(), dispatch._device):
         if hasattr(made, "cache_clear"):

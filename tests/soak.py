@@ -41,8 +41,8 @@ from numpy.typing import NDArray
 from test_exact import KINDS, hostile
 
 import numbanorm
-import numbanorm.cpu
-from numbanorm import plan
+import numbanorm.cpu.backend
+from numbanorm.spec import plan
 
 Array = NDArray[Any]
 Rng = np.random.Generator
@@ -276,8 +276,8 @@ def forget() -> None:
     """Plans and programs of the last thousands of shapes are kept: they would grow in number for as long as a soak lasts."""
     for kept in (plan.trailing, plan.batch, plan.group, plan.instance, plan.over_axes):
         kept.cache_clear()
-    numbanorm.cpu.prepared.cache_clear()
-    numbanorm.cpu.prepared_backward.cache_clear()
+    numbanorm.cpu.backend.prepared.cache_clear()
+    numbanorm.cpu.backend.prepared_backward.cache_clear()
 
 
 @dataclass

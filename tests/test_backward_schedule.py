@@ -55,8 +55,8 @@ def test_any_number_of_threads_gives_the_same_bits(case: Case, monkeypatch: pyte
 
 def test_the_cases_above_are_cut_in_every_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each family in one step and in several, and for sums alone."""
-    from numbanorm import cpu
-    from numbanorm.cpu.jobs import FUSED, WRITE
+    from numbanorm.cpu import backend as cpu
+    from numbanorm.cpu.layout import FUSED, WRITE
 
     ways = set()
     cut = cpu.cut_backward
@@ -93,9 +93,9 @@ def test_sums_are_those_of_numpy(rng: np.random.Generator) -> None:
 @pytest.mark.parametrize("family", ["rows_backward", "columns_backward", "runs_backward"])
 def test_a_small_call_is_one_step(family: str) -> None:
     """All that one thread does, gradients of parameters too, is done in one call of the kernel."""
-    from numbanorm import plan
-    from numbanorm.cpu.backward_schedule import cut_backward
-    from numbanorm.cpu.jobs import CENTER, PARAMETERS, WRITE
+    from numbanorm.cpu.layout import CENTER, PARAMETERS, WRITE
+    from numbanorm.cpu.schedule.backward import cut_backward
+    from numbanorm.spec import plan
 
     p = {
         "rows_backward": plan.trailing((8, 16), (16,)),

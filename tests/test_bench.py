@@ -21,7 +21,8 @@ import pytest
 from numbanorm import cli
 from numbanorm.bench import cases, command, measure, plot, report, truth
 from numbanorm.bench.cases import EPS, GROUPS, NORMS, Case, Data, chosen, data, picked
-from numbanorm.bench.contenders import COPY, FRESH, OURS, STREAMED, Contender, Job, UnsupportedError, contenders
+from numbanorm.bench.contenders import contenders
+from numbanorm.bench.jobs import COPY, FRESH, OURS, STREAMED, Contender, Job, UnsupportedError
 from numbanorm.bench.measure import Figure, Result
 from numbanorm.bench.workers import FailedError, Prepared, Worker
 

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 import numbanorm
-from numbanorm import cache
+from numbanorm.runtime import cache
 
 X = np.arange(40, dtype=np.float32).reshape(4, 10) ** 2
 PACKAGE = Path(numbanorm.__file__).parent
@@ -385,42 +385,51 @@ def test_numbas_own_locators_are_not_asked(folder: Path) -> None:
     assert contents(folder) == before
 
 
-@pytest.mark.parametrize("change", ["a comment in another file", "a new file", "the tree", "numba", "llvmlite"])
+@pytest.mark.parametrize("change", ["a comment", "a new file", "numba", "llvmlite"])
 def test_key_changes_with(change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a kernel was compiled from is more than the file it stands in."""
-    kernel = import_module("numbanorm.cpu.kernel")  # as an attribute of the package, this may be a function
-    sources = Path(shutil.copytree(PACKAGE / "cpu", tmp_path / "cpu"))
-    tree = Path(shutil.copy(PACKAGE / "tree.py", tmp_path))
-    monkeypatch.setattr(kernel, "__file__", str(sources / "kernel.py"))
-    before = kernel.source_key()
-    assert kernel.source_key() == before
-    if change == "a comment in another file":
-        sources.joinpath("sums.py").write_text(sources.joinpath("sums.py").read_text() + "# changed\n")
+    """What a kernel was compiled from is more than the file it stands in: a comment in any other counts, wherever it lies."""
+    compiler = import_module("numbanorm.cpu.compile")
+    folder, key = tmp_path / "cpu", compiler.source_key()
+    shutil.copytree(PACKAGE / "cpu", folder)
+    shutil.copytree(PACKAGE / "spec", tmp_path / "spec")
+    monkeypatch.setattr(compiler, "__file__", str(folder / "compile.py"))
+    assert compiler.source_key() == key
+    if change == "a comment":
+        for path in [*folder.rglob("*.py"), tmp_path / "spec" / "tree.py"]:
+            before = path.read_text()
+            path.write_text(before + "# changed\n")
+            assert compiler.source_key() != key, path
+            path.write_text(before)
     elif change == "a new file":
-        sources.joinpath("new.py").write_text("")
-    elif change == "the tree":
-        tree.write_text(tree.read_text() + "# changed\n")
+        for path in [folder, *(p for p in folder.rglob("*") if p.is_dir())]:
+            path.joinpath("new.py").write_text("")
+            assert compiler.source_key() != key, path
+            path.joinpath("new.py").unlink()
     else:
-        monkeypatch.setattr(getattr(kernel, change), "__version__", "0")
-    assert kernel.source_key() != before
+        monkeypatch.setattr(getattr(compiler, change), "__version__", "0")
+        assert compiler.source_key() != key
 
 
-def test_key_knows_all_that_kernels_see() -> None:
-    """From outside their folder they take the tree, and what is Python's business alone."""
-    outside = {
-        (node.module or alias.name, alias.name)
-        for path in (PACKAGE / "cpu").glob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.ImportFrom) and (node.level == 2 or "numbanorm" in (node.module or ""))
-        for alias in node.names
-    }
-    others = {(module, name) for module, name in outside if module not in ("tree", "cache", "unbroken")}
-    assert others == {("plan", "Plan")}
-    assert any(module == "tree" for module, _ in outside)
+# what kernels see lies in their folder, or is the tree; all else that is imported there is Python's business alone
+OUTSIDE = {"spec.tree", "spec.plan", "runtime.cache", "runtime.uninterrupted"}
 
 
-CALLER = "from .callee import value\nfrom .kernel import kernel\n\n@kernel()\ndef caller(out):\n    out[0] = value()\n"
-CALLEE = "from .kernel import device\n\n@device()\ndef value():\n    return {}\n"
+@pytest.mark.parametrize("part", ["cpu", "cuda"])
+def test_key_knows_all_that_kernels_see(part: str) -> None:
+    outside = set[str]()
+    for path in (PACKAGE / part).rglob("*.py"):
+        inside = ("numbanorm", *path.relative_to(PACKAGE).with_suffix("").parts)
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                base = ".".join([*inside[: -node.level], *filter(None, [node.module])])
+                names = [f"{base}.{alias.name}" for alias in node.names]
+                outside |= {".".join(n.split(".")[1:3]) for n in names if not n.startswith(f"numbanorm.{part}.")}
+    assert "spec.tree" in outside
+    assert outside <= OUTSIDE | ({"spec.checks", "spec.shown"} if part == "cuda" else set())
+
+
+CALLER = "from .callee import value\nfrom .compile import kernel\n\n@kernel()\ndef caller(out):\n    out[0] = value()\n"
+CALLEE = "from .compile import device\n\n@device()\ndef value():\n    return {}\n"
 ASK = """
 import sys
 import numpy as np

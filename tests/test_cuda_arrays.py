@@ -19,10 +19,11 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 import numbanorm
-from numbanorm import checks
-from numbanorm.cuda import arrays, kinds
-from numbanorm.cuda.arrays import DeviceArray
-from numbanorm.cuda.kinds import CUPY, KINDS, NUMBA, NUMPY, TORCH
+from numbanorm.cuda.arrays import described as arrays
+from numbanorm.cuda.arrays import libraries as kinds
+from numbanorm.cuda.arrays.described import DeviceArray
+from numbanorm.cuda.arrays.libraries import CUPY, KINDS, NUMBA, NUMPY, TORCH
+from numbanorm.spec import checks
 
 Array = NDArray[Any]
 
@@ -461,7 +462,7 @@ for dtype in (np.float16, np.float32, np.float64, ml_dtypes.bfloat16):
     carried = numbanorm.layer_norm_backward(dy, x, 8, stats, weight, backend="cuda")
     assert [g.tobytes() for g in carried] == [g.tobytes() for g in grads]
     for a in (found, *found_stats, *theirs):
-        assert numbanorm.cuda.kinds.NUMBA.describe(a).memory.size == a.size
+        assert numbanorm.cuda.arrays.libraries.NUMBA.describe(a).memory.size == a.size
     mean, var, count = np.zeros(8), np.ones(8), np.array(0)
     numbanorm.batch_norm(x, mean, var, training=True, num_batches_tracked=count, backend="cuda")
     devices = [cuda.to_device(a) for a in (np.zeros(8), np.ones(8), np.zeros(1, np.int64))]

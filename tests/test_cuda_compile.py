@@ -20,11 +20,11 @@ from cuda_gates import KEYS, SELECTED, TOOL, Capability, Compiled, FakeDevice, K
 from sass import matching, total
 
 from numbanorm.cuda import compiler
+from numbanorm.cuda.arith.elementwise import EACH, FOURS, SOME
+from numbanorm.cuda.combine import CHANNEL, GRADIENTS
 from numbanorm.cuda.compiler import Kernel
-from numbanorm.cuda.elementwise import EACH, FOURS, SOME
-from numbanorm.cuda.joins import CHANNEL, GRADIENTS
-from numbanorm.cuda.partials import BOTH as BOTH_MOMENTS
-from numbanorm.cuda.partials import PRODUCTS, SQUARES, SUM, WEIGHTS
+from numbanorm.cuda.partial_sums import BOTH as BOTH_MOMENTS
+from numbanorm.cuda.partial_sums import PRODUCTS, SQUARES, SUM, WEIGHTS
 
 every_kernel = pytest.mark.parametrize("key", KEYS, ids=name_of)
 needs_disassembler = pytest.mark.skipif(TOOL is None, reason="there is no nvdisasm: pip install nvidia-cuda-nvdisasm or triton")

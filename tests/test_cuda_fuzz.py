@@ -21,11 +21,13 @@ from hypothesis import strategies as st
 if rings.chosen() == "none":
     pytest.skip(rings.reason_to_skip() or "", allow_module_level=True)
 
-from numbanorm.cuda import joins, partials, schedule, tiles
-from numbanorm.cuda.elementwise import ROWS
-from numbanorm.cuda.launches import Call, Part, Schedule, Step
-from numbanorm.plan import Plan, trailing
-from numbanorm.tree import block_rows
+from numbanorm.cuda import combine, partial_sums
+from numbanorm.cuda.arith import tiles
+from numbanorm.cuda.arith.elementwise import ROWS
+from numbanorm.cuda.schedule import plans as schedule
+from numbanorm.cuda.schedule.steps import Call, Part, Schedule, Step
+from numbanorm.spec.plan import Plan, trailing
+from numbanorm.spec.tree import block_rows
 
 TYPES = ("float32", "float64", "float16", "bfloat16")
 LARGEST = 2**33  # elements: of 2 bytes they are 16 GB
@@ -106,20 +108,20 @@ class Told:
 
 
 def of_tiles(a: Told) -> dict[str, int]:
-    return {"out": partials.PLANES[a.kind] * a.n * a.parts}
+    return {"out": partial_sums.PLANES[a.kind] * a.n * a.parts}
 
 
 def of_columns(a: Told) -> dict[str, int]:
-    chunks = -(-a.rows // a.per_block) if a.kind == partials.BOTH else a.chunks
-    return {"out": partials.PLANES[a.kind] * a.samples * chunks * a.width * a.parts}
+    chunks = -(-a.rows // a.per_block) if a.kind == partial_sums.BOTH else a.chunks
+    return {"out": partial_sums.PLANES[a.kind] * a.samples * chunks * a.width * a.parts}
 
 
 def of_join(a: Told) -> dict[str, int]:
-    planes = {joins.CHANNEL: 3, joins.GRADIENTS: 2}.get(a.kind, 1)
+    planes = {combine.CHANNEL: 3, combine.GRADIENTS: 2}.get(a.kind, 1)
     rows = -(-a.outer // a.columns)
     last = (a.units // a.groups - 1) * a.sample + (a.groups - 1) * a.group + (rows - 1) * a.row + (a.inner - 1) * a.part
     last += min(a.columns, a.outer) - 1
-    out = {joins.CHANNEL: 3 * a.units * a.parts, joins.GRADIENTS: 2 * a.units}.get(a.kind, 4 * a.units)
+    out = {combine.CHANNEL: 3 * a.units * a.parts, combine.GRADIENTS: 2 * a.units}.get(a.kind, 4 * a.units)
     return {"sums": ((planes - 1) * a.size + last + 1) * a.parts, "out": out}
 
 

@@ -410,7 +410,7 @@ def test_arrays_of_numba_and_of_the_host(ring: Ring, backend: str | None) -> Non
     """backend="cuda" carries NumPy arrays to the device and back."""
     from numba import cuda
 
-    from numbanorm.cuda import kinds
+    from numbanorm.cuda.arrays import libraries
 
     case = Case("layer", (3, 4))
     a, dy = cases.arguments(case, FLOAT32), cases.upstream(case, FLOAT32)
@@ -418,7 +418,7 @@ def test_arrays_of_numba_and_of_the_host(ring: Ring, backend: str | None) -> Non
     expected = (y, *stats, *call_backward(case, a, dy, stats))
     put = cuda.to_device if backend is None else np.copy
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(kinds.KINDS, "numba", kinds.NUMBA)
+        patch.setitem(libraries.KINDS, "numba", libraries.NUMBA)
         rings.forget()
         b = Arguments(*[put(v) for v in (a.x, a.weight, a.bias)])
         y, stats = call(case, b, return_stats=True, backend=backend)
@@ -437,7 +437,8 @@ CUTS = [("FEW", 0), ("FEW", 1 << 40), ("MOST_HELD", 0)]
 @pytest.mark.parametrize("case", ROWS, ids=lambda c: c.name)
 def test_however_rows_are_cut(ring: Ring, case: Case, name: str, value: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows are walked where there are enough of them, and held where they are short; of what is enough no bit depends."""
-    from numbanorm.cuda import rows, schedule
+    from numbanorm.cuda.families import rows
+    from numbanorm.cuda.schedule import plans as schedule
 
     monkeypatch.setattr(schedule, name, value)
     rings.forget()

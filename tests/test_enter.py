@@ -14,8 +14,10 @@ import pytest
 from cases import DTYPES, FLOAT32, Case, call, call_backward
 
 import numbanorm
-from numbanorm import cpu, host, plan
-from numbanorm.cpu import objects
+from numbanorm.backends import host
+from numbanorm.cpu import backend as cpu
+from numbanorm.cpu.entry import objects
+from numbanorm.spec import plan
 
 USUAL = [
     Case("layer", (4, 20)), Case("layer", (3, 4, 5), dims=2), Case("layer", (4, 20), affine=False), Case("rms", (4, 20)),

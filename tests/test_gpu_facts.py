@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks import gpu_facts as facts
 from benchmarks import gpu_facts_kernels as kernels
-from numbanorm import dispatch
+from numbanorm.backends import dispatch
 
 ROOT = Path(__file__).parent.parent
 needs_compiler = pytest.mark.skipif(find_spec("numba_cuda") is None, reason="numba-cuda is not installed")

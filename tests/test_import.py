@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import io
 import subprocess
 import sys
@@ -18,25 +19,17 @@ import pytest
 import numbanorm
 
 PACKAGE = Path(numbanorm.__file__).parent
-# what each part may import of the package: only what lies below it
-BELOW: dict[str, set[str]] = {
-    "plan": set(),
-    "checks": set(),
-    "tree": {"plan"},
-    "cache": set(),
-    "unbroken": set(),
-    "cpu": {"cache", "plan", "tree", "unbroken"},
-    "cuda": {"cache", "plan", "tree", "checks"},
-    "host": {"cpu", "checks", "plan", "unbroken"},
-    "dispatch": {"cuda", "checks", "host"},
-    "functional": {"plan", "checks", "dispatch"},
-    "backward": {"plan", "checks", "dispatch"},
-    "moments": {"plan", "checks", "dispatch"},
-    "layer": {"backward", "checks", "dispatch", "functional"},
-    "layers": {"layer", "checks", "dispatch", "plan"},
-    "bench": {"cache", "cpu"},  # of them cpu.simd, for the copy, and where kernels are kept; else what every user has
-    "warm": {"backward", "checks", "cpu", "functional", "moments", "plan", "tree"},
-}
+# the floors of the package, from the ground up: what stands on one imports only from those below it, and within its own part
+FLOORS = (
+    {"spec", "runtime"},
+    {"cpu", "cuda"},
+    {"backends"},
+    {"functional", "gradients", "moments", "reference"},
+    {"info", "interop", "layers", "warmup"},
+    {"bench", "demo"},
+    {"cli"},
+    {"__main__"},
+)
 # what computes must not know of them; whoever has one of their arrays has imported them already
 FRAMEWORKS = {"torch", "ml_dtypes", "matplotlib", "onnxruntime", "cupy"}
 
@@ -74,29 +67,68 @@ def imported(file: Path) -> Iterator[str]:
             yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
-def sources(part: str) -> list[Path]:
-    folder = PACKAGE / part
-    return sorted(folder.glob("*.py")) if folder.is_dir() else [PACKAGE / f"{part}.py"]
+def module_of(name: str) -> str:
+    """The module that a full name of the package is in: `numbanorm.spec.plan.Plan` is in `numbanorm.spec.plan`."""
+    parts = name.split(".")
+    while not PACKAGE.parent.joinpath(*parts).with_suffix(".py").exists():
+        if PACKAGE.parent.joinpath(*parts, "__init__.py").exists():
+            return ".".join([*parts, "__init__"])
+        parts.pop()
+    return ".".join(parts)
+
+
+def graph() -> dict[str, set[str]]:
+    """The modules of the package, and which of the others each imports, anywhere in it."""
+    found = {}
+    for file in PACKAGE.rglob("*.py"):
+        own = ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts)
+        names = {module_of(name) for name in imported(file) if name.split(".")[0] == "numbanorm"}
+        found[own] = names - {own, "numbanorm.__init__"}
+    return found
 
 
 def test_what_is_imported_is_seen() -> None:
     """Relative, absolute and within functions."""
-    assert "numbanorm.plan.Plan" in set(imported(PACKAGE / "cpu" / "__init__.py"))
-    assert "numbanorm.cpu" in set(imported(PACKAGE / "host.py"))
-    assert "numbanorm.demo" in set(imported(PACKAGE / "cli.py"))
-    assert "numpy" in set(imported(PACKAGE / "checks.py"))
+    found = graph()
+    assert {"numbanorm.spec.plan", "numbanorm.cpu.launch"} <= found["numbanorm.cpu.backend"]
+    assert "numbanorm.cpu.backend" in found["numbanorm.backends.host"]
+    assert "numbanorm.demo" in found["numbanorm.cli"]
+    assert "numpy" in set(imported(PACKAGE / "spec" / "checks.py"))
 
 
-@pytest.mark.parametrize("part", list(BELOW))
-def test_imports_only_go_down(part: str) -> None:
-    assert sources(part)
-    for file in sources(part):
+def test_there_is_no_circle() -> None:
+    """Neither among modules nor among the folders of a backend."""
+    found = graph()
+    graphlib.TopologicalSorter(found).prepare()  # raises CycleError, which names it
+    for part in ("cpu", "cuda"):
+        folders: dict[str, set[str]] = {}
+        for module, others in found.items():
+            if module.startswith(f"numbanorm.{part}."):
+                own = ".".join(module.split(".")[:3])
+                folders.setdefault(own, set()).update(".".join(o.split(".")[:3]) for o in others if f".{part}." in o)
+                folders[own] -= {own}
+        graphlib.TopologicalSorter(folders).prepare()
+
+
+def test_imports_only_go_down() -> None:
+    floor = {part: level for level, parts in enumerate(FLOORS) for part in parts}
+    for module, others in graph().items():
+        part = module.split(".")[1]
+        if part == "__init__":
+            continue  # the package itself, which offers what is public
+        for other in others:
+            below = other.split(".")[1]
+            assert below == part or floor[below] < floor[part], f"{module} imports {other}"
+
+
+def test_what_computes_knows_no_framework() -> None:
+    for file in PACKAGE.rglob("*.py"):
+        part = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
         names = [name.split(".") for name in imported(file)]
-        of_package = {name[1] for name in names if name[0] == "numbanorm" and len(name) > 1}
-        assert of_package <= BELOW[part] | {part}, file.name
-        assert part == "bench" or FRAMEWORKS.isdisjoint(name[0] for name in names), file.name
-        if part != "cuda":
-            assert ["numba", "cuda"] not in [name[:2] for name in names], file.name
+        if part not in ("bench", "interop", "demo"):
+            assert FRAMEWORKS.isdisjoint(name[0] for name in names), file
+        if part not in ("cuda", "bench"):
+            assert ["numba", "cuda"] not in [name[:2] for name in names], file
 
 
 def test_public_names() -> None:

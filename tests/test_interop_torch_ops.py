@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from torch_norms import NORMS, SHAPE, Norm, arguments, every_norm, ours, run, same, tensor, torch
 
-ops: Any = importlib.import_module("numbanorm.interop.torch_ops")
+ops: Any = importlib.import_module("numbanorm.interop.torch.operators")
 
 # torch's compiler and its forward-mode derivatives are written with what torch itself declares deprecated
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")

@@ -17,8 +17,8 @@ from numpy.lib.stride_tricks import as_strided, sliding_window_view
 from numpy.typing import NDArray
 
 import numbanorm
-import numbanorm.cpu
-from numbanorm import dispatch
+import numbanorm.cpu.backend
+from numbanorm.backends import dispatch
 
 Array = NDArray[Any]
 
@@ -141,11 +141,11 @@ def test_rows_of_one_are_x_whatever_their_stride() -> None:
 @pytest.fixture
 def tiny_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A machine on which everything exceeds the cache, so that y is written past it, in lines of 64 bytes."""
-    forward, backward = (import_module(f"numbanorm.cpu.{name}") for name in ("schedule", "backward_schedule"))
+    forward, backward = (import_module(f"numbanorm.cpu.schedule.{name}") for name in ("forward", "backward"))
 
     def forget() -> None:
-        numbanorm.cpu.prepared.cache_clear()
-        numbanorm.cpu.prepared_backward.cache_clear()
+        numbanorm.cpu.backend.prepared.cache_clear()
+        numbanorm.cpu.backend.prepared_backward.cache_clear()
 
     for module in (forward, backward):
         monkeypatch.setattr(module, "cache_bytes", lambda level: 1024)

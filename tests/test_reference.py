@@ -10,7 +10,8 @@ import pytest
 from cases import DTYPES, METHODS, Case, call, call_backward
 from numpy.typing import NDArray
 
-from numbanorm import plan, reference
+from numbanorm import reference
+from numbanorm.spec import plan
 
 Array = NDArray[Any]
 

@@ -24,12 +24,13 @@ from llvmlite.binding import get_host_cpu_features
 from numpy.typing import NDArray
 
 import numbanorm
-import numbanorm.cpu
-from numbanorm import dispatch, plan
+import numbanorm.cpu.backend
+from numbanorm.backends import dispatch
+from numbanorm.spec import plan
 
 Array = NDArray[Any]
 
-SCHEDULES = [importlib.import_module(f"numbanorm.cpu.{name}") for name in ("schedule", "backward_schedule")]
+SCHEDULES = [importlib.import_module(f"numbanorm.cpu.schedule.{name}") for name in ("forward", "backward")]
 
 DIGEST = Path(__file__).parent / "digest.py"
 # what runs code for them: AVX2; AVX without fused multiply-add; SSE2, or what else is the least
@@ -134,8 +135,8 @@ def set_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]
     """Pretends that this machine has caches of another size, by which work is cut and results are stored."""
 
     def forget() -> None:
-        numbanorm.cpu.prepared.cache_clear()
-        numbanorm.cpu.prepared_backward.cache_clear()
+        numbanorm.cpu.backend.prepared.cache_clear()
+        numbanorm.cpu.backend.prepared_backward.cache_clear()
 
     def pretend(size: int) -> None:
         for module in SCHEDULES:
@@ -217,7 +218,7 @@ def test_gradients_at_any_alignment(
 
 def test_streaming_can_be_asked_for(set_cache: Callable[[int], None]) -> None:
     """What the three tests above rely on."""
-    jobs = importlib.import_module("numbanorm.cpu.jobs")
+    jobs = importlib.import_module("numbanorm.cpu.layout")
     case = Case("layer", (3, 1500))
     run, p = partial(call, case, cases.arguments(case, DTYPES[0])), plan.trailing(case.shape, case.parameter_shape)
 

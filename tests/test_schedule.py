@@ -10,10 +10,10 @@ import pytest
 from cases import METHODS
 
 import numbanorm
-from numbanorm.cpu import machine
 from numbanorm.cpu.launch import GUARD
-from numbanorm.cpu.machine import UNKNOWN
-from numbanorm.cpu.schedule import cut
+from numbanorm.cpu.schedule import machine
+from numbanorm.cpu.schedule.forward import cut
+from numbanorm.cpu.schedule.machine import UNKNOWN
 
 THREADS = (2, 3, 7, 16, 64)
 
@@ -45,8 +45,8 @@ def test_any_number_of_threads_gives_the_same_bits(
 
 def test_the_cases_above_are_cut_in_every_way() -> None:
     """A strip of one chunk that is not fused, a strip of many, and whole strips."""
-    from numbanorm import plan
-    from numbanorm.cpu.jobs import CENTER, SQUARES, WRITE
+    from numbanorm.cpu.layout import CENTER, SQUARES, WRITE
+    from numbanorm.spec import plan
 
     ways = set()
     for shape in SHAPES:

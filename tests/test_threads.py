@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import numbanorm
-from numbanorm import cpu
+from numbanorm.cpu import backend as cpu
 from numbanorm.cpu import threads
 from numbanorm.cpu.threads import GUARD, LONGEST, SLACK, Launch
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from numbanorm.unbroken import LOCK, unbroken
+from numbanorm.runtime.uninterrupted import LOCK, unbroken
 
 
 def fails() -> None:

@@ -28,7 +28,7 @@ from numba.core import event
 from numba.core.dispatcher import Dispatcher
 
 import numbanorm
-from numbanorm import warm
+from numbanorm import warmup as warm
 
 NAMES = [function.__name__ for function in warm.FUNCTIONS]
 KERNELS = {"runs", "columns", "rows_backward", "columns_backward", "runs_backward"}

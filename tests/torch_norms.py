@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from numbanorm import backward
+from numbanorm import gradients
 
 torch: Any = pytest.importorskip("torch", reason="torch is not installed: its layers are what is replaced here")
 ours: Any = importlib.import_module("numbanorm.interop.torch")
@@ -42,34 +42,34 @@ class Norm:
 CHANNELS: dict[str, Norm] = {
     "group": Norm(
         lambda f, x, w, b, m, v, **o: f.group_norm(x, 3, w, b, EPS, **o),
-        lambda dy, x, s, w, **o: backward.group_norm_backward(dy, x, 3, s, w, **o),
+        lambda dy, x, s, w, **o: gradients.group_norm_backward(dy, x, 3, s, w, **o),
     ),
     "instance": Norm(
         lambda f, x, w, b, m, v, **o: f.instance_norm(x, m, v, w, b, True, 0.3, EPS, **o),
-        lambda dy, x, s, w, **o: backward.instance_norm_backward(dy, x, s, w, **o),
+        lambda dy, x, s, w, **o: gradients.instance_norm_backward(dy, x, s, w, **o),
     ),
     "instance-given": Norm(
         lambda f, x, w, b, m, v, **o: f.instance_norm(x, m, v, w, b, False, 0.3, EPS, **o),
-        lambda dy, x, s, w, **o: backward.instance_norm_backward(dy, x, s, w, use_input_stats=False, **o),
+        lambda dy, x, s, w, **o: gradients.instance_norm_backward(dy, x, s, w, use_input_stats=False, **o),
     ),
     "batch": Norm(
         lambda f, x, w, b, m, v, **o: f.batch_norm(x, m, v, w, b, True, 0.3, EPS, **o),
-        lambda dy, x, s, w, **o: backward.batch_norm_backward(dy, x, s, w, **o),
+        lambda dy, x, s, w, **o: gradients.batch_norm_backward(dy, x, s, w, **o),
     ),
     "batch-given": Norm(
         lambda f, x, w, b, m, v, **o: f.batch_norm(x, m, v, w, b, False, 0.3, EPS, **o),
-        lambda dy, x, s, w, **o: backward.batch_norm_backward(dy, x, s, w, training=False, **o),
+        lambda dy, x, s, w, **o: gradients.batch_norm_backward(dy, x, s, w, training=False, **o),
     ),
 }
 NORMS: dict[str, Norm] = {
     "layer": Norm(
         lambda f, x, w, b, m, v, **o: f.layer_norm(x, w.shape, w, b, EPS, **o),
-        lambda dy, x, s, w: backward.layer_norm_backward(dy, x, w.shape, s, w),
+        lambda dy, x, s, w: gradients.layer_norm_backward(dy, x, w.shape, s, w),
         (2, 4),
     ),
     "rms": Norm(
         lambda f, x, w, b, m, v, **o: f.rms_norm(x, w.shape, w, EPS, **o),
-        lambda dy, x, s, w: (*backward.rms_norm_backward(dy, x, w.shape, s, w), None),
+        lambda dy, x, s, w: (*gradients.rms_norm_backward(dy, x, w.shape, s, w), None),
         (3, 4),
         bias=False,
     ),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .cases import EPS, Array, Case, Data
-from .contenders import Job, UnsupportedError
+from .jobs import Job, UnsupportedError
 
 
 def table(case: Case, a: Data) -> tuple[Array, int]:

@@ -19,7 +19,8 @@ import numbanorm as nn
 
 from . import report
 from .cases import DTYPES, NORMS, ROWS, Case, chosen, memory_free, memory_needed
-from .contenders import COPY, FRESH, OURS, STREAMED, Contender, contenders
+from .contenders import contenders
+from .jobs import COPY, FRESH, OURS, STREAMED, Contender
 from .measure import Figure, Result, accuracy, measure
 from .workers import Worker
 

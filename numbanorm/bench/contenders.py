@@ -1,48 +1,16 @@
-"""Who computes: numbanorm, the NumPy expression and the copies; and the list of all, with the peers."""
+"""Who computes: numbanorm and the copies; and the list of all, with the peers."""
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from .cases import EPS, GROUPS, Array, Case, Data
-
-COPY, STREAMED, OURS, FRESH = "copy", "copy, non-temporal", "numbanorm", "numbanorm, new array"
-
-
-class UnsupportedError(Exception):
-    """The contender has nothing for a case; the message says why."""
-
-
-class Job(NamedTuple):
-    """A case made ready: `run` is what is timed, `fetch` makes NumPy arrays in stored shape of what it returns."""
-
-    run: Callable[[], Any]
-    fetch: Callable[[Any], tuple[Array, ...]] = lambda _: ()
-
-
-@dataclass(frozen=True)
-class Contender:
-    """Called in a process of its own; `make` gets the case, its data and the number of threads."""
-
-    name: str
-    make: Callable[[Case, Data, int], Job]
-    modules: tuple[str, ...] = ()
-    peer: bool = True
-    plain: bool = False  # no weight, bias and eps: less work, so never counted as the best peer
-    into: bool = False  # writes into memory that is there
-    note: str = ""
-
-    def missing(self) -> str:
-        """What is not installed, and how to get it; "" where nothing is missing."""
-        absent = [name for name in self.modules if importlib.util.find_spec(name) is None]
-        if not absent:
-            return ""
-        return f"{self.name} is left out: {', '.join(absent)} is not installed; pip install 'numbanorm[bench]' brings it"
+from . import arrays_only, copies, peers
+from .cases import EPS, GROUPS, Case, Data
+from .expressions import numpy_job
+from .jobs import COPY, FRESH, OURS, STREAMED, Contender, Job
 
 
 def numbanorm_job(case: Case, a: Data, threads: int, into: bool = True) -> Job:
@@ -79,76 +47,14 @@ def numbanorm_fresh(case: Case, a: Data, threads: int) -> Job:
     return numbanorm_job(case, a, threads, into=False)
 
 
-class View(NamedTuple):
-    """x as (B, M, G, K, T), which costs no copy, and its parameters as they broadcast there."""
-
-    x: Array
-    weight: Array
-    bias: Array
-    mean: Array
-    var: Array
-    dy: Array | None
-
-
-def viewed(case: Case, a: Data) -> View:
-    wide = (1, 1, *case.view[2:4], 1)
-    dy = None if a.dy is None else a.dy.reshape(case.view)
-    weight, bias, mean, var = (p.reshape(wide) for p in a[1:5])
-    return View(a.x.reshape(case.view), weight, bias, mean, var, dy)
-
-
-AXES = (1, 3, 4)
-
-
-def expression(case: Case, v: View, numpy: Any = np) -> Any:
-    """The norm as one writes it with NumPy (or with something that has its functions)."""
-    if case.norm == "rms":
-        return v.x / numpy.sqrt((v.x * v.x).mean(axis=AXES, keepdims=True) + EPS) * v.weight
-    mean = v.mean if case.norm == "eval" else v.x.mean(axis=AXES, keepdims=True)
-    var = v.var if case.norm == "eval" else v.x.var(axis=AXES, keepdims=True)
-    return (v.x - mean) / numpy.sqrt(var + EPS) * v.weight + v.bias
-
-
-def numpy_job(case: Case, a: Data, threads: int) -> Job:
-    v = viewed(case, a)
-    if case.backward:
-        return numpy_backward(case, v)
-    return Job(lambda: expression(case, v).astype(v.x.dtype, copy=False), lambda y: (y,))
-
-
-def numpy_backward(case: Case, v: View) -> Job:
-    """dx = rstd * (u - mean(u) - xh * mean(u * xh)) with u = dy * w, from the mean and rstd of the forward pass."""
-    x, dy, own = v.x, v.dy, case.norm != "eval"
-    assert dy is not None
-    mean = v.mean if not own else 0 if case.norm == "rms" else x.mean(axis=AXES, keepdims=True)
-    var = (
-        v.var if not own else (x * x).mean(axis=AXES, keepdims=True) if case.norm == "rms" else x.var(axis=AXES, keepdims=True)
-    )
-    rstd = 1 / np.sqrt(var + EPS)
-
-    def run() -> tuple[Array, ...]:
-        xh, u = (x - mean) * rstd, dy * v.weight
-        dweight, dbias = (dy * xh).sum(axis=(0, 1, 4)), dy.sum(axis=(0, 1, 4))
-        if own:
-            u -= xh * (u * xh).mean(axis=AXES, keepdims=True) + (0 if case.norm == "rms" else u.mean(axis=AXES, keepdims=True))
-        u *= rstd
-        return (u, dweight) if case.norm == "rms" else (u, dweight, dbias)
-
-    return Job(run, tuple)
-
-
 def copy_job(case: Case, a: Data, threads: int) -> Job:
     """The same bytes, through the caches or past them; a multiple of 128 from an address that is one."""
-    from . import copies
-
     size = -(-case.nbytes // 128) * 16
     x, y = (copies.aligned(size) for _ in range(2))
     return Job(lambda: copies.copy(x, y))
 
 
 def streamed_job(case: Case, a: Data, threads: int) -> Job:
-    from . import copies
-
     size = -(-case.nbytes // 128) * 16
     x, y = (copies.aligned(size) for _ in range(2))
     return Job(lambda: copies.streamed(x, y, threads))
@@ -156,8 +62,6 @@ def streamed_job(case: Case, a: Data, threads: int) -> Job:
 
 def contenders() -> tuple[Contender, ...]:
     """All of them, installed or not."""
-    from . import arrays_only, peers
-
     return (
         Contender(COPY, copy_job, peer=False),
         Contender(STREAMED, streamed_job, peer=False),

@@ -11,8 +11,7 @@ from numba import prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from numbanorm.cpu import simd
-
+from ..cpu.arith import vectors
 from .cases import Array
 
 
@@ -30,8 +29,10 @@ def past_caches(tc: Any, y: Any, x: Any, lo: Any, hi: Any) -> Any:
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
         to, source, start, stop = a
-        with cgutils.for_range_slice(b, start, stop, simd.integer(simd.LANES), intp=simd.I64) as (i, _):
-            simd.store(b, types.float64, to, i, simd.load(b, types.float64, source, i), streaming=ir.Constant(simd.I1, 1))
+        with cgutils.for_range_slice(b, start, stop, vectors.integer(vectors.LANES), intp=vectors.I64) as (i, _):
+            vectors.store(
+                b, types.float64, to, i, vectors.load(b, types.float64, source, i), streaming=ir.Constant(vectors.I1, 1)
+            )
         return ctx.get_dummy_value()
 
     return types.void(y, x, types.int64, types.int64), codegen
@@ -49,4 +50,4 @@ def streamed(x: Any, y: Any, threads: Any) -> None:
     for t in prange(threads):
         slot = np.int64(t)
         lo, hi = blocks * slot // threads * 16, blocks * (slot + 1) // threads * 16
-        past_caches(simd.pointer(y), simd.pointer(x), lo, hi)
+        past_caches(vectors.pointer(y), vectors.pointer(x), lo, hi)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .cases import Case, data
-from .contenders import FRESH, OURS, Contender
+from .jobs import FRESH, OURS, Contender
 from .truth import Truth, known, truth, ulp
 from .workers import FailedError, Prepared, Worker
 

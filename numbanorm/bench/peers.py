@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from .cases import EPS, GROUPS, Array, Case, Data
-from .contenders import Job, UnsupportedError, expression, viewed
+from .expressions import expression, viewed
+from .jobs import Job, UnsupportedError
 
 # ---------------------------------------------------------------------------------------------------------- PyTorch
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .contenders import COPY, OURS, STREAMED
+from .jobs import COPY, OURS, STREAMED
 from .measure import Figure, Result
 
 if TYPE_CHECKING:

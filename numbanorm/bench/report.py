@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .contenders import COPY, FRESH, OURS, STREAMED, Contender
+from .jobs import COPY, FRESH, OURS, STREAMED, Contender
 from .measure import Figure, Result
 
 HEADER = f"""\

@@ -12,7 +12,8 @@ from typing import Any
 
 from . import report
 from .cases import Case
-from .contenders import Contender, contenders
+from .contenders import contenders
+from .jobs import Contender
 from .measure import Figure, Result
 
 PAGE = """\

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .cases import Array, Case, data, picked
-from .contenders import Contender, Job, UnsupportedError
+from .jobs import Contender, Job, UnsupportedError
 
 # read when a library is imported, which the process does after it has started
 THREADS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC")

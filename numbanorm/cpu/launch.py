@@ -5,23 +5,15 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from ..plan import Plan
-from ..unbroken import unbroken
-from .backward import columns_backward, rows_backward, runs_backward
-from .columns import columns
-from .enter import (
-    BACKWARD,
-    FORWARD,
-    Program,
-    program,
-    run_backward,
-    run_forward,
-    spread,
-)
-from .kernel import types
-from .runs import runs
-from .schedule import Schedule
-from .simd import STORAGE
+from ..runtime.uninterrupted import unbroken
+from ..spec.plan import Plan
+from .arith.vectors import STORAGE
+from .compile import types
+from .entry.calls import BACKWARD, FORWARD, Program, program, run_backward, run_forward, spread
+from .families.backward import columns_backward, rows_backward, runs_backward
+from .families.columns import columns
+from .families.runs import runs
+from .schedule.forward import Schedule
 from .threads import GUARD as GUARD
 from .threads import Launch
 

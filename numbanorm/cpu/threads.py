@@ -20,7 +20,7 @@ from typing import Any
 import numba
 from numba.np.ufunc import parallel
 
-from ..unbroken import LOCK
+from ..runtime.uninterrupted import LOCK
 
 TBB = {"win32": "tbb12.dll", "darwin": "libtbb.12.dylib"}.get(sys.platform, "libtbb.so.12")
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numba
 
-from ..cache import cache_folder, load, store
+from ..runtime.cache import cache_folder, digest_of, load, store
 
 NAME = re.compile(rb"\.text\.([\w$.]+)")  # the section that holds a kernel's code is called after it
 
@@ -38,7 +38,7 @@ class Kernel:
 
 def arguments(kinds: tuple[str, ...]) -> list[Any]:
     """Numba types of a kernel's arguments: "int", "float", or the dtype behind a pointer."""
-    from .intrinsics import POINTERS, types
+    from .arith.intrinsics import POINTERS, types
 
     scalars = {"int": types.int64, "float": types.float64}
     return [scalars[k] if k in scalars else POINTERS[k] for k in kinds]
@@ -82,14 +82,11 @@ def linked(code: bytes, capability: tuple[int, int], what: str = "cubin") -> tup
 @cache
 def source_key() -> str:
     """Digest of every source file of the kernels, and of the compiler's versions."""
-    here = Path(__file__).parent
-    digest = hashlib.sha256()
+    here, versions = Path(__file__).parent, ""
     for package in ("numba", "llvmlite", "numba-cuda", "nvidia-nvjitlink", "nvidia-nvjitlink-cu12", "nvidia-nvvm", "cuda-core"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            digest.update(f"{package} {importlib.metadata.version(package)}\0".encode())
-    for path in [*sorted(here.glob("*.py")), here.parent / "tree.py"]:
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
+            versions += f"{package} {importlib.metadata.version(package)}\0"
+    return digest_of(versions, here.parent / "spec" / "tree.py", here)
 
 
 def cache_file(kernel: Kernel, kinds: tuple[str, ...], capability: tuple[int, int]) -> Path | None:

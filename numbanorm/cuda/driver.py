@@ -69,14 +69,14 @@ class Simulator:
         """Nothing to restore."""
 
     def ready(self, kernel: Kernel, kinds: tuple[str, ...], device: int) -> Any:
-        from .device import compiled
+        from .arith.device import compiled
 
         if kernel not in self.kernels:
             self.kernels[kernel] = compiled(kernel.build(*kernel.constants))
         return self.kernels[kernel]
 
     def pointer(self, array: Any, offset: int) -> Any:
-        from .simulated import Pointer
+        from .arith.simulated import Pointer
 
         return Pointer(array.memory, offset)
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from numba import float64
 
-from .device import block, device, div, load1, mul, quotient, read1, store1, thread
-from .elementwise import LOW, M2, MEAN, RSTD
-from .partials import BLOCK
-from .sums import inverse_root
+from .arith.accumulators import inverse_root
+from .arith.device import block, device, div, load1, mul, quotient, read1, store1, thread
+from .arith.elementwise import LOW, M2, MEAN, RSTD
+from .partial_sums import BLOCK
 
 
 def prepare() -> Any:

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..plan import Plan
-from ..tree import by_columns, gradient_family
+from ..spec.plan import Plan
+from ..spec.tree import by_columns, gradient_family
 from .numbers import (
     Array,
     Number,

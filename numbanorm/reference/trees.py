@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..tree import LANE_COUNT, TILE, block_rows, fold_for
+from ..spec.tree import LANE_COUNT, TILE, block_rows, fold_for
 from .numbers import Array, Number, fma, plus, times, two_sum
 
 Add = Callable[..., Number]  # (accumulator, *term) -> accumulator

@@ -1,0 +1,105 @@
+"""Which backend computes: the one where the arrays live. No fallback, no global state.
+
+Every call has a home, chosen once, from x and `backend`: the module `host` for NumPy arrays, a `cuda.home.Device` for arrays
+on a device and for those that backend="cuda" carries there. It checks, makes and copies arrays and knows the backend: a
+module with `normalize`, `measure`, `differentiate`, `explain` and `explain_backward` over a plan and contiguous arrays.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+from typing import Any, NoReturn
+
+import numba
+import numpy as np
+
+from ..spec import checks
+from . import host
+
+INSTALL = "pip install 'numbanorm[cuda13]' (or 'numbanorm[cuda12]' where the driver is of CUDA 12)"
+
+
+class Explained(Exception):
+    """Carries what a call would have run, in place of running it."""
+
+
+class Explaining:
+    """A `backend` argument that asks which backend it would be, and stops the call before anything is computed."""
+
+    def __init__(self, backend: str | None) -> None:
+        self.backend = backend
+
+    def tell(self, home: Any, plan: Any, x: Any, center: bool, given: bool, one_read: bool, affine: bool) -> NoReturn:
+        if plan.size == 0:
+            raise Explained("nothing: x is empty")
+        raise Explained(home.module().explain(plan, home.foreseen(x), center, given, one_read, affine))
+
+    def tell_backward(self, home: Any, plan: Any, x: Any, center: bool, given: bool, needs: tuple[bool, ...]) -> NoReturn:
+        if plan.size == 0:
+            raise Explained("nothing: x is empty")
+        raise Explained(home.module().explain_backward(plan, home.foreseen(x), center, given, needs))
+
+
+class NoCuda(Exception):
+    """Carries why the CUDA backend cannot be used."""
+
+
+@cache
+def cuda_backend(compute: bool) -> Any:
+    """The module, imported at the first call that wants it, as all of numba.cuda; to `compute`, there must be a GPU."""
+    if importlib.util.find_spec("numba_cuda") is None and not numba.config.ENABLE_CUDASIM:
+        raise NoCuda(f"numba-cuda is not installed; {INSTALL}")
+    from ..cuda import backend as cuda
+
+    if compute:
+        from ..cuda import driver
+
+        reason = driver.why_not()
+        if reason is not None:
+            raise NoCuda(reason)
+    return cuda
+
+
+def why_no_cuda() -> str | None:
+    """Why the CUDA backend cannot compute on this machine, and what helps; None where it can."""
+    try:
+        cuda_backend(True)
+    except NoCuda as why:
+        return str(why)
+    return None
+
+
+def home(x: Any, backend: Any) -> Any:
+    """Where x lives, or is to be carried."""
+    if backend is None and type(x) is np.ndarray:
+        return host
+    asking = isinstance(backend, Explaining)
+    wanted = backend.backend if isinstance(backend, Explaining) else backend
+    if wanted is not None and not (isinstance(wanted, str) and wanted in ("cpu", "cuda")):
+        raise ValueError(f"backend must be one of 'cpu' or None, or 'cuda' for a GPU: got {wanted!r}; leave it out")
+    library = checks.device_library(x)
+    if library is None and wanted != "cuda":
+        return host
+    if wanted == "cpu":
+        raise TypeError(f"x must be in host memory for backend='cpu': got {type(x).__name__} on a CUDA device; "
+                        f"copy it to the host, or leave backend out")  # fmt: skip
+    try:
+        module = cuda_backend(not asking or library is not None)
+    except NoCuda as why:
+        if library is None:
+            raise ValueError(f"backend must be 'cpu' or None here: got 'cuda', and no CUDA backend that can compute; "
+                             f"leave backend out, or mend this: {why}") from None  # fmt: skip
+        raise TypeError(f"x must be in host memory here: got {type(x).__name__} on a CUDA device, and no CUDA backend that "
+                        f"can compute; copy it to the host, or mend this: {why}") from None  # fmt: skip
+    device, kind = _device(library)
+    return device(kind, module)
+
+
+@cache
+def _device(library: str | None) -> tuple[Any, Any]:
+    """What makes homes on a device, and the kind of a library's arrays; None carries NumPy's."""
+    from ..cuda.arrays import libraries
+    from ..cuda.arrays.space import Device
+
+    return Device, libraries.NUMPY if library is None else libraries.KINDS[library]

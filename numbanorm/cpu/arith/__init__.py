@@ -1,0 +1,1 @@
+"""How numbers are computed: vectors, numbers of two parts, accumulators, statistics, elements."""

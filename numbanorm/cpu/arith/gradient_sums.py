@@ -1,0 +1,294 @@
+"""What gradients sum, in the fixed order of `sums`: u, u * d and d, with d = x - mean and u = dy or dy * weight.
+
+The three sums are one accumulator of four lanes, of which the last is 0. The sum of d would be 0 but for the mean's
+rounding, which it measures: so a gradient is as exact as if the mean were not rounded. Of float64 elements u and d, too, have
+two parts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import int64
+from numba.core import cgutils
+
+from ...spec.tree import LARGE_RSTD, LARGE_U
+from ..compile import device, intrinsic, types
+from ..layout import CENTER, OFFSET, ROOT, SHIFT, SHIFT_LOW, SIZE, SLOPE, SLOPE_LOW, UNIT
+from .accumulators import (
+    TILE,
+    add_term,
+    distance_of_first,
+    drain,
+    fold,
+    join,
+    parts_for,
+    places_for,
+    product_term,
+    push,
+    read,
+    so_far,
+    split,
+    take,
+    update,
+    write,
+)
+from .numbers import add_parts, divide, multiply, negative, rounded, subtract_parts
+from .statistics import finite, finite_group
+from .vectors import F64, I32, I64, Vec, broadcast, call, constant, integer, load, prefetch, sixteens, smaller
+
+SUMS = 3  # u, u * d, d
+N = types.intp
+
+
+@intrinsic(prefer_literal=True)
+def empty(tc: Any, x: Any, n: Any) -> Any:
+    """Empty accumulator of n lanes for elements of `x`: 4 for the three sums of a run, 16 for columns of one sum, 1 for one."""
+    t = Vec(n.literal_value, parts_for(x))
+    return t(x, n), lambda ctx, b, sig, a: constant(F64, 0.0, t.lanes * t.parts)
+
+
+def add_products(b: ir.IRBuilder, sums: list[list[Any]], v: Any, u: list[Any], mean: Any, n: Any = None) -> None:
+    """16 elements into the three accumulators; only the first `n` are there, if it is given, and u is 0 elsewhere."""
+    d = distance_of_first(b, v, mean, n, len(sums[0]))
+    update(b, sums[0], lambda acc: add_term(b, acc, *u))
+    update(b, sums[1], lambda acc: product_term(b, acc, u, d))
+    update(b, sums[2], lambda acc: add_term(b, acc, *d))
+
+
+@intrinsic
+def tile_products(tc: Any, x: Any, dy: Any, i: Any, n: Any, ahead: Any, mean: Any, w: Any, at: Any) -> Any:
+    """The sums of the tile x[i : i + n], n <= 256. w: the weights, from `at` on, or anything but a pointer for none.
+
+    Without weights, what lies `ahead` elements further on is asked for: a channel's next run may be far away.
+    """
+    weighted, t = isinstance(w, types.CPointer), Vec(4, parts_for(x))
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        xp, dyp, i, n, ahead, mean, wp, at = a
+        mean = broadcast(b, mean)
+        nothing = [constant(F64, 0.0)] * t.parts
+        halves = [[places_for(b, nothing) for _ in range(SUMS)] for _ in range(2)]
+
+        def enter(e: Any, rest: Any = None) -> None:
+            for half, sums in enumerate(halves):
+                start, left = b.add(e, integer(16 * half)), None if rest is None else b.sub(rest, integer(16 * half))
+                where = b.add(i, start)
+                if rest is None and not weighted:
+                    for p in (xp, dyp):
+                        prefetch(b, p, b.add(where, ahead))
+                u = [load(b, x.dtype, dyp, where, left)]
+                if weighted:
+                    u = multiply(b, u, [load(b, types.float64, wp, b.add(at, start), left)], t.parts)
+                add_products(b, sums, load(b, x.dtype, xp, where, left), u, mean, left)
+
+        rest = b.and_(n, integer(31))
+        last = b.sub(n, rest)
+        with cgutils.for_range_slice(b, integer(0), last, integer(32), intp=I64) as (e, _):
+            enter(e)
+        with b.if_then(b.icmp_signed(">", rest, integer(0))):
+            enter(last, rest)
+        loaded = [[[b.load(place) for place in places] for places in sums] for sums in halves]
+        totals = [fold(b, low, high) for low, high in zip(*loaded, strict=True)]
+        return beside(b, t, totals)
+
+    return t(x, dy, N, N, N, types.float64, w, N), codegen
+
+
+def beside(b: ir.IRBuilder, t: Vec, totals: list[list[Any]]) -> Any:
+    """Accumulators of one lane -> the lanes of one."""
+
+    def lane(part: Any) -> Any:
+        return b.extract_element(part, ir.Constant(I32, 0))
+
+    return join(b, [lanes(b, [lane(parts[k]) for parts in totals]) for k in range(t.parts)])
+
+
+def lanes(b: ir.IRBuilder, values: list[Any]) -> Any:
+    """Up to four numbers -> <4 x double>, the others 0."""
+    v = constant(F64, 0.0, 4)
+    for k, value in enumerate(values):
+        v = b.insert_element(v, value, ir.Constant(I32, k))
+    return v
+
+
+@intrinsic
+def as_one(tc: Any, u: Any, product: Any, d: Any) -> Any:
+    """Three accumulators of one lane as one."""
+    t = Vec(4, u.parts)
+    return t(u, product, d), lambda ctx, b, sig, a: beside(b, t, [split(b, v, u) for v in a])
+
+
+@intrinsic
+def numbers(tc: Any, s: Any) -> Any:
+    """The sums of u and u * d."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        v = rounded(b, split(b, a[0], s))
+        return ctx.make_tuple(b, sig.return_type, [b.extract_element(v, ir.Constant(I32, k)) for k in range(2)])
+
+    return types.UniTuple(types.float64, 2)(s), codegen
+
+
+@intrinsic
+def weighted(tc: Any, s: Any, w: Any) -> Any:
+    """The sums of u and u * d times w; that of d as it is."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        factor = lanes(b, [a[1], a[1], ir.Constant(F64, 1.0)])
+        return join(b, multiply(b, split(b, a[0], s), [factor], s.parts))
+
+    return s(s, types.float64), codegen
+
+
+@intrinsic
+def gradients_of(tc: Any, s: Any, rstd: Any, offset: Any) -> Any:
+    """The sums of u = dy and dy * d, a channel's in one sample -> what it gives to dbias and dweight, in the same lanes."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        parts, one, nothing = split(b, a[0], s), ir.Constant(F64, 1.0), ir.Constant(F64, 0.0)
+        product = multiply(b, parts, [lanes(b, [one, a[1]])], s.parts)
+        beside = [take(b, part, [3, 0, 3, 3]) for part in parts]  # dy where dy * d is, and the empty lane
+        return join(b, add_parts(b, product, multiply(b, beside, [lanes(b, [nothing, a[2]])], s.parts)))
+
+    return s(s, types.float64, types.float64), codegen
+
+
+@device(inline=False)
+def span_products(x, dy, i, n, ahead, mean, w, at, stack):
+    """The sums of x[i : i + n], an aligned part of a run: its run tree."""
+    tiles = (n + TILE - 1) // TILE
+    for k in range(tiles):
+        e = TILE * k
+        s = tile_products(x, dy, i + e, min(TILE, n - e), ahead, mean, w, at + e)
+        if tiles == 1:
+            return s
+        push(stack, int64(0), int64(4), k, s)
+    return drain(stack, int64(0), int64(4), tiles, empty(x, 4))
+
+
+@intrinsic
+def add_row_products(
+    tc: Any, x: Any, dy: Any, i: Any, rows: Any, together: Any, stride: Any, width: Any, means: Any, out: Any, room: Any
+) -> Any:
+    """out[k * room + c] = sum k of column c over `rows` rows, in order, `together` at a time; see `sums.add_rows`."""
+    t = Vec(parts=parts_for(x))
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        xp, dyp, i, rows, together, stride, width, means, out, room = a
+
+        def step(first: Any, count: Any, c: Any, n: Any) -> None:
+            columns = [b.add(c, b.mul(room, integer(k))) for k in range(SUMS)]
+            stored = [split(b, read(b, out, column, t), t) for column in columns]
+            sums = [places_for(b, [so_far(b, first, part) for part in parts]) for parts in stored]
+            mean = load(b, types.float64, means, c, n)
+            start = b.add(b.add(i, c), b.mul(first, stride))
+            with cgutils.for_range(b, count, intp=I64) as row:
+                at = b.add(start, b.mul(row.index, stride))
+                for p in (xp, dyp):
+                    prefetch(b, p, b.add(at, b.mul(together, stride)))
+                add_products(b, sums, load(b, x.dtype, xp, at, n), [load(b, x.dtype, dyp, at, n)], mean, n)
+            for column, places in zip(columns, sums, strict=True):
+                write(b, out, column, join(b, [b.load(place) for place in places]), t)
+
+        with cgutils.for_range_slice(b, integer(0), rows, together, intp=I64) as (first, _):
+            count = smaller(b, together, b.sub(rows, first))
+            sixteens(b, integer(0), width, lambda c, n: step(first, count, c, n))
+        return ctx.get_dummy_value()
+
+    return types.void(x, dy, *[N] * 5, means, out, N), codegen
+
+
+def times_cube(b: ir.IRBuilder, c: list[Any], r: Any) -> list[Any]:
+    """c * r**3, of as many parts, and with one rounded once: a float64 gradient has no bits to lose in three products."""
+    high, low = c[0], c[1] if len(c) > 1 else ir.Constant(F64, 0.0)
+    for _ in range(3):
+        high, low = multiply(b, [high, low], [r], 2)
+    total = b.fadd(high, low)
+    total = b.select(b.fcmp_ordered("ord", total, total), total, high)  # what is infinite has no low part
+    return [total, b.fsub(low, b.fsub(total, high))][: len(c)]
+
+
+@intrinsic
+def settled(tc: Any, s: Any, rstd: Any, count: Any, center: Any) -> Any:
+    """The sums of a group -> (slope, shift, offset, slope's low part, shift's, size), see `settle`."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        total, r, n, center = a
+        averages = divide(b, split(b, total, s), broadcast(b, n, 4))
+        c1, c2, delta = ([b.extract_element(p, ir.Constant(I32, k)) for p in averages] for k in range(SUMS))
+        absolute = [call(b, "llvm.fabs.f64", F64, [v]) for v in (c1[0], b.fmul(c2[0], r))]
+        nothing = ir.Constant(F64, 0.0)
+        c1, delta = ([b.select(center, p, nothing) for p in parts] for parts in (c1, delta))
+        slope = negative(b, times_cube(b, subtract_parts(b, c2, multiply(b, delta, c1, s.parts)), r))
+        shift = subtract_parts(b, negative(b, multiply(b, c1, [r], s.parts)), multiply(b, delta, slope, s.parts))
+        offset = b.fneg(rounded(b, multiply(b, delta, [r], s.parts)))
+        lows = [p[1] if s.parts == 2 else nothing for p in (slope, shift)]
+        return ctx.make_tuple(b, sig.return_type, [slope[0], shift[0], offset, *lows, b.fadd(*absolute)])
+
+    f8 = types.float64
+    return types.UniTuple(f8, 6)(s, f8, f8, types.boolean), codegen
+
+
+@device()
+def settle(kind, total, table, at, count):
+    """Sums of a group (u with its weights) -> what its dx takes: dx = (x - mean) * slope + (u * rstd + shift).
+
+    table[at : at + UNIT] holds mean and rstd. Without CENTER (RMS norm) no mean was subtracted, so neither the sum of u
+    nor the mean's rounding matters. (x - mean) * rstd + offset is the normalized x; size is that of an average u.
+    """
+    slope, shift, offset, slope_low, shift_low, size = settled(total, table[at + ROOT], count, kind & CENTER != 0)
+    table[at + SLOPE], table[at + SHIFT], table[at + OFFSET] = slope, shift, offset
+    table[at + SLOPE_LOW], table[at + SHIFT_LOW], table[at + SIZE] = slope_low, shift_low, size
+
+
+@device()
+def usual(v):
+    """Whether a gradient is neither huge nor, but for 0, tiny; nan is not."""
+    return (v == 0.0) | (1.0 / LARGE_U < abs(v) < LARGE_U)
+
+
+@device()
+def unit_in_range(table, u):
+    """Whether what the dx of unit u takes is what it would be without limits."""
+    return (1.0 / LARGE_RSTD < table[UNIT * u + ROOT] < LARGE_RSTD) & usual(table[UNIT * u + SIZE])
+
+
+@device()
+def known_units(table, g, groups, units):
+    """Whether rstd and offset of the units g, g + groups, ... are finite."""
+    good = True
+    for u in range(g, units, groups):
+        good &= (abs(table[UNIT * u + ROOT]) < np.inf) & (abs(table[UNIT * u + OFFSET]) < np.inf)
+    return good
+
+
+@device(inline=False)
+def gradients_in_range(table, units, grads, n, x, dy, groups, runs, length):
+    """Whether what the groups' dx takes, (units, UNIT), and the gradients of n weights and n biases are what they would be
+    without limits, or have a nan or an infinity in what they are made of, that no scale would mend."""
+    good = True
+    for u in range(units):
+        good &= unit_in_range(table, u)
+    for c in range(2 * n):
+        good &= usual(grads[c])
+    if good:
+        return True
+    for u in range(units):
+        if (
+            not unit_in_range(table, u)
+            and finite_group(x, u, groups, runs, length)
+            and finite_group(dy, u, groups, runs, length)
+        ):
+            return False
+    channels, samples = n // groups, units // groups
+    for g in range(groups):
+        known = known_units(table, g, groups, units)
+        for c in range(g * channels, (g + 1) * channels):
+            t, weight_lost, bias_lost = length // channels, known and not usual(grads[c]), not usual(grads[n + c])
+            where = c * t, groups * length, samples * runs, t
+            if (weight_lost or bias_lost) and finite(dy, *where) and (bias_lost or finite(x, *where)):
+                return False
+    return True

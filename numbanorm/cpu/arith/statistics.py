@@ -1,0 +1,177 @@
+"""From sums to statistics: mean, its low part, sum of squares and rstd of a group, or of sixteen at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+
+from ...spec.tree import LARGE_STAT
+from ..compile import device, intrinsic, types
+from ..layout import CENTER, LOW, M2, MEAN, RSTD, SQUARES
+from .accumulators import in_lanes, ratio, value, whole
+from .numbers import multiply, number, subtract_parts, two_sum
+from .vectors import F64, Vec, call, fused, integer, load, store
+
+
+@intrinsic
+def inverse_root(tc: Any, high: Any, low: Any, eps: Any) -> Any:
+    """1 / sqrt(high + low + eps), rounded once: a Newton step takes in what the sum, the root and the quotient lost.
+
+    With the three roundings left in, rstd is up to 1.3 eps off, and a float64 gradient, which takes its cube, 4 eps.
+    """
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        v, error = two_sum(b, a[0], number(b, a[1]))
+        v, more = two_sum(b, v, whole(b, a[2], high))
+        error = b.fadd(error, more)
+        one, half = (whole(b, ir.Constant(F64, x), high) for x in (1.0, 0.5))
+        suffix = f"v{v.type.count}f64" if isinstance(high, Vec) else "f64"
+        r = b.fdiv(one, call(b, f"llvm.sqrt.{suffix}", v.type, [v]))
+        p = b.fmul(v, r)
+        rest = fused(b, v, r, b.fneg(p))  # v * r is p + rest
+        e = b.fsub(fused(b, b.fneg(p), r, one), b.fmul(r, b.fadd(rest, b.fmul(error, r))))
+        better = fused(b, b.fmul(half, r), e, r)
+        return b.select(b.fcmp_ordered("ord", better, better), better, r)  # an infinite r has no error
+
+    return high(high, low, types.float64), codegen
+
+
+@intrinsic
+def less_square(tc: Any, x: Any, d: Any, n: Any) -> Any:
+    """x - n * d * d"""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        return b.fsub(a[0], b.fmul(b.fmul(whole(b, a[2], x), a[1]), a[1]))
+
+    return x(x, d, types.float64), codegen
+
+
+@intrinsic
+def variance(tc: Any, s: Any, high: Any, low: Any, d: Any) -> Any:
+    """high + low - d * d as (high, low), of what an accumulator like `s` gave."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        _, high, low, d = a
+        square = multiply(b, [d], [d], s.parts)
+        found = [high, b.fsub(low, square[0])] if s.parts == 1 else subtract_parts(b, [high, low], square)
+        return ctx.make_tuple(b, sig.return_type, found)
+
+    return types.UniTuple(high, 2)(s, high, high, high), codegen
+
+
+@intrinsic
+def nought(tc: Any, like: Any) -> Any:
+    """0 in as many lanes."""
+    return like(like), lambda ctx, b, sig, a: whole(b, ir.Constant(F64, 0.0), like)
+
+
+def in_stats(ctx: Any, b: ir.IRBuilder, t: Any, stats: Any, row: Any, u: Any) -> Any:
+    """Address of stats[row, u]."""
+    array = ctx.make_array(t)(ctx, b, value=stats)
+    return b.gep(array.data, [b.add(b.mul(row, b.extract_value(array.shape, 1)), u)])
+
+
+@intrinsic
+def stats_of(tc: Any, stats: Any, row: Any, u: Any, n: Any, like: Any) -> Any:
+    """stats[row, u], or with an accumulator `like` one of sixteen lanes stats[row, u : u + n], n <= 16."""
+    result = in_lanes(like)
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        at = in_stats(ctx, b, stats, *a[:3])
+        return b.load(at) if like.lanes == 1 else load(b, types.float64, at, integer(0), a[3])
+
+    return result(stats, types.intp, types.intp, types.intp, like), codegen
+
+
+@intrinsic
+def get_lanes(tc: Any, p: Any, i: Any, n: Any) -> Any:
+    """p[i : i + n], float64, n <= 16"""
+    return Vec()(p, types.intp, types.intp), lambda ctx, b, sig, a: load(b, types.float64, *a)
+
+
+@intrinsic
+def put_lanes(tc: Any, p: Any, i: Any, n: Any, values: Any) -> Any:
+    """p[i : i + n] = values, float64, n <= 16"""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        store(b, types.float64, a[0], a[1], a[3], a[2])
+        return ctx.get_dummy_value()
+
+    return types.void(p, types.intp, types.intp, values), codegen
+
+
+@intrinsic
+def put_stats(tc: Any, stats: Any, row: Any, u: Any, n: Any, values: Any) -> Any:
+    """The reverse of `stats_of`."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        at = in_stats(ctx, b, stats, *a[:3])
+        if isinstance(values, Vec):
+            store(b, types.float64, at, integer(0), a[4], a[3])
+        else:
+            b.store(a[4], at)
+        return ctx.get_dummy_value()
+
+    return types.void(stats, types.intp, types.intp, types.intp, values), codegen
+
+
+@device()
+def conclude(kind, total, stats, u, n, count, eps):
+    """The sums (kind CENTER) or the squares about the mean's high part (SQUARES) of groups u .. u + n - 1 -> their statistics.
+
+    total: an accumulator with a lane for each, n <= 16, or for one. Kind 0 is for statistics that are given: the variance in
+    place of the squares, and a count of 1; or rstd, and 0.
+    """
+    if kind & CENTER:
+        high, low = ratio(total, count)
+        put_stats(stats, MEAN, u, n, high)
+        put_stats(stats, LOW, u, n, low)
+    elif kind & SQUARES:
+        off = stats_of(stats, LOW, u, n, total)
+        put_stats(stats, M2, u, n, less_square(value(total), off, count))
+        high, low = ratio(total, count)
+        high, low = variance(total, high, low, off)
+        put_stats(stats, RSTD, u, n, inverse_root(high, low, eps))
+    elif count:  # 0 where rstd itself was given
+        var = stats_of(stats, M2, u, n, total)
+        put_stats(stats, RSTD, u, n, inverse_root(var, nought(var), eps))
+
+
+@device()
+def group_in_range(squares, rstd):
+    """Whether a group's sum of squares and rstd are what they would be without limits; nan is not."""
+    return (squares < np.inf) & (rstd < LARGE_STAT)
+
+
+@device(inline=False)
+def finite(x, at, stride, runs, length):
+    """Whether all elements are, of runs of float64 that are a stride apart, the first at x[at]."""
+    for first in range(at, at + runs * stride, stride):
+        good = True
+        for i in range(first, first + length):
+            good &= abs(x[i]) < np.inf
+        if not good:
+            return False
+    return True
+
+
+@device()
+def finite_group(x, u, groups, runs, length):
+    """Whether all elements of group u are, in float64 x (samples, runs, groups, length)."""
+    return finite(x, (u // groups * runs * groups + u % groups) * length, groups * length, runs, length)
+
+
+@device(inline=False)
+def in_range(squares, rstd, units, x, groups, runs, length):
+    """Whether all groups are, squares and rstd being (units,), or have a nan or an infinity in x, that no scale would mend."""
+    good = True
+    for u in range(units):
+        good &= group_in_range(squares[u], rstd[u])
+    if not good:
+        good = True
+        for u in range(units):
+            if not group_in_range(squares[u], rstd[u]):
+                good &= not finite_group(x, u, groups, runs, length)
+    return good

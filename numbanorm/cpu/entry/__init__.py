@@ -1,0 +1,1 @@
+"""The compiled entry of a call."""

@@ -1,0 +1,305 @@
+"""A whole call of a norm in compiled code: what Python hands over enters here, and goes through the steps of a schedule.
+
+To call a function through Numba's dispatcher costs 0.3 us, 0.1 us more for each array, 0.3 us for each that is made or
+converted before. So a norm calls one function, past the dispatcher, which takes arrays as they are, checks them, widens the
+parameters from whatever type they have, makes its own work space, and has all integers in one array, the *program*.
+
+What it does not accept it returns False for, before anything is done: Python then finds out what is wrong, or makes the
+copies that are wanted, and calls again with `checked`. It returns False too where float64 overflowed, or nearly so on either
+side: then what it wrote is to be written again, see `extreme`, and running statistics are as they were.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import carray, float32, float64, int16, int64, prange, uint8, uint16
+from numba.core import cgutils
+
+from ...spec.plan import Plan
+from ..arith.gradient_sums import gradients_in_range
+from ..arith.statistics import in_range
+from ..arith.vectors import advance, convert, fill, keep, pointer, unpacked
+from ..compile import device, intrinsic, kernel, types
+from ..layout import ANCHOR, M2, MEAN, ROOT, RSTD, UNIT
+from ..schedule.forward import Schedule
+from .objects import (
+    DATA,
+    FLAGS,
+    OBJECT,
+    READABLE,
+    WRITABLE,
+    apart,
+    code_of,
+    elements,
+    field,
+    fits,
+    identities,
+    like,
+    same_or_apart,
+    there,
+)
+
+Program = np.ndarray[Any, np.dtype[np.int64]]
+# where things stand in a program: HEAD integers, then four for each step, the dims of the kernel family, and two shapes
+BYTES, SHAPES, KNOWN, HEAD = 12, 13, 14, 19
+NOT_GIVEN, GIVEN, ONLY_RSTD, TRACKED = 0, 1, 2, 3  # what a forward call's mean and var are
+
+
+def program(
+    s: Schedule, addresses: tuple[int, int], p: Plan, dtype: np.dtype[Any], places: int, count: int, given: int = NOT_GIVEN,
+    times: int = 1,
+) -> Program:  # fmt: skip
+    """What an entry is told. addresses: of the kernel and its dealer; places: parameters, each for `times` elements."""
+    at = HEAD + 4 * len(s.steps) + len(s.dims)
+    sizes = (s.work, s.kept, places, p.B * p.G, p.G, p.M, count, given, times, p.size * dtype.itemsize, at)
+    shapes = (len(p.weight_shape), *p.weight_shape, len(p.stats_shape), *p.stats_shape)
+    return np.array([*addresses, len(s.steps), *sizes, *identities(), *(v for step in s.steps for v in step), *s.dims, *shapes])
+
+
+@intrinsic
+def invoke(tc: Any, address: Any, args: Any) -> Any:
+    """Call the compiled kernel at `address`; linked in, it would be optimized all over again for every caller."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        signature = ctx.call_conv.get_function_type(types.none, args.types)
+        function = b.inttoptr(a[0], signature.as_pointer())
+        ctx.call_conv.call_function(b, function, types.none, args.types, cgutils.unpack_tuple(b, a[1]))
+        return ctx.get_dummy_value()
+
+    return types.void(types.intp, args), codegen
+
+
+@kernel(parallel=True)
+def spread(address, n, threads, phase, todo, args):
+    """Pieces 0 .. n - 1 of the kernel at `address`, which takes `args` and (lo, hi, slot), dealt to `threads` threads."""
+    for i in prange(threads):
+        slot = int64(i)  # prange counts in unsigned integers
+        invoke(address, (phase, todo, *args, n * slot // threads, n * (slot + 1) // threads, slot))
+
+
+@device()
+def run_steps(program, steps, args):
+    """All steps; `spread` is called by its address too, for to load it starts the threading layer."""
+    for s in range(HEAD, HEAD + 4 * steps, 4):
+        phase, todo, n, threads = program[s], program[s + 1], program[s + 2], program[s + 3]
+        if threads == 1:
+            invoke(program[0], (phase, todo, *args, int64(0), n, int64(0)))
+        else:
+            invoke(program[1], (program[0], n, threads, phase, todo, args))
+
+
+@device()
+def work_space(n):
+    """n float64 that nobody has written."""
+    return np.empty(n)
+
+
+@device(inline=False)
+def widen(a, known, n, out):
+    """n elements of an array of any of the dtypes -> out, float64."""
+    code = code_of(a, known)
+    if code == 0:
+        convert(elements(a, float32), n, out)
+    elif code == 1:
+        convert(elements(a, float64), n, out)
+    elif code == 2:
+        convert(elements(a, uint16), n, out)
+    else:
+        convert(elements(a, int16), n, out)
+
+
+@device(inline=False)
+def narrow(values, n, a, known):
+    """n float64 -> elements of an array of any of the dtypes, rounded once."""
+    code = code_of(a, known)
+    if code == 0:
+        convert(values, n, elements(a, float32))
+    elif code == 1:
+        convert(values, n, elements(a, float64))
+    elif code == 2:
+        convert(values, n, elements(a, uint16))
+    else:
+        convert(values, n, elements(a, int16))
+
+
+@device(inline=False)
+def bytes_of(p, n, known):
+    """Memory of n parameters, none if they are None."""
+    if not there(p):
+        return 0
+    code = code_of(p, known)
+    return n << (2 if code == 0 else 3 if code == 1 else 1)
+
+
+@device(inline=False)
+def clear_of(a, nbytes, p, n, known):
+    """Whether an array of so many bytes shares none with a parameter of n elements, or one of them is None."""
+    return apart(a, nbytes, p, bytes_of(p, n, known))
+
+
+@device()
+def in_place(x, y):
+    """Whether y, if it is not None, is where x is."""
+    return there(y) and field(x, DATA) == field(y, DATA)
+
+
+@device(inline=False)
+def acceptable(x, y, w, b, mean, var, tracked, program, n):
+    """Whether the arguments of a forward call fit, and what is written shares memory with nothing else but x with y."""
+    known, shape, nbytes = advance(program, KNOWN), advance(program, program[SHAPES]), program[BYTES]
+    flags = WRITABLE if tracked else READABLE
+    if field(x, FLAGS) & READABLE != READABLE or not like(y, x, WRITABLE, known) or not same_or_apart(x, y, nbytes):
+        return False
+    for p, wanted in ((w, READABLE), (b, READABLE), (mean, flags), (var, flags)):
+        if not (fits(p, wanted, shape, known) and clear_of(y, nbytes, p, n, known)):
+            return False
+    if not tracked:
+        return True
+    for p in (mean, var):
+        of_p = bytes_of(p, n, known)
+        if not (clear_of(x, nbytes, p, n, known) and clear_of(p, of_p, w, n, known) and clear_of(p, of_p, b, n, known)):
+            return False
+    return clear_of(mean, bytes_of(mean, n, known), var, n, known)
+
+
+@device(inline=False)
+def acceptable_gradients(x, dy, dx, w, mean, rstd, grads, program, n, units):
+    """Whether the arguments of a backward call fit, and dx shares memory with nothing else, or is x or dy."""
+    known, shape, nbytes = advance(program, KNOWN), advance(program, program[SHAPES]), program[BYTES]
+    if field(x, FLAGS) & READABLE != READABLE or not like(dy, x, READABLE, known) or not fits(w, READABLE, shape, known):
+        return False
+    shape = advance(shape, 1 + shape[0])
+    for a in (mean, rstd):
+        if not fits(a, READABLE, shape, known) or (there(a) and code_of(a, known) != 1):
+            return False
+    if there(grads) and code_of(grads, known) < 0:
+        return False
+    if not there(dx):
+        return True
+    if not (like(dx, x, WRITABLE, known) and same_or_apart(dx, x, nbytes) and same_or_apart(dx, dy, nbytes)):
+        return False
+    apart_from_stats = clear_of(dx, nbytes, mean, units, known) and clear_of(dx, nbytes, rstd, units, known)
+    return apart_from_stats and clear_of(dx, nbytes, w, n, known)
+
+
+@device(inline=False)
+def read(a, known, n, missing, out):
+    """n parameters -> out, float64; `missing` stands for those of None."""
+    if there(a):
+        widen(a, known, n, out)
+    else:
+        fill(out, 0, n, missing)
+
+
+@device(inline=False)
+def track(batch, running, known, channels, samples, n, old, new, own):
+    """running (C,) = old * running + new * batch / n; batch: (samples * C,), averaged over the samples in their order."""
+    if there(running):
+        widen(running, known, channels, own)
+        for c in range(channels):
+            total = batch[c]
+            for u in range(channels + c, samples * channels, channels):
+                total += batch[u]
+            if samples > 1:
+                total /= samples
+            own[c] = own[c] * old + total / n * new
+        narrow(own, channels, running, known)
+
+
+@kernel()
+def run_forward(x, y, w, b, mean, var, stats, told, checked, eps, n, old, new):
+    """x, y: (size,); w, b: weight_shape; mean, var: (G,), see `program`; stats: float64 (4, units) of zeros; told: a program.
+
+    What is None of w is 1, of b -0, which changes not even the sign of a zero; stats are None where nobody asks for them.
+    n, old, new: for `track`.
+    """
+    program = elements(told, int64)
+    _, _, steps, work, kept, places, units, groups, runs, count, given, _, _, _ = unpacked(program, KNOWN)
+    known = advance(program, KNOWN)
+    guarded = given in (NOT_GIVEN, TRACKED) and program[BYTES] == 8 * units * count  # float64, and not given
+    if not (checked or acceptable(x, y, w, b, mean, var, given == TRACKED, program, places)):
+        return False
+    if not checked and guarded and in_place(x, y):
+        return False
+    space = work_space(2 * places + work + kept + 4 * units)
+    weights = pointer(space)
+    biases, rest, table = advance(weights, places), advance(weights, 2 * places), elements(stats, float64)
+    if not there(stats):
+        table = advance(rest, work + kept)
+        fill(table, 0, 4 * units, 0.0)
+    if given == GIVEN:
+        for u in range(0, units, groups):  # the same for all samples
+            widen(mean, known, groups, advance(table, MEAN * units + u))
+            widen(var, known, groups, advance(table, M2 * units + u))
+    elif given == ONLY_RSTD:
+        widen(var, known, units, advance(table, RSTD * units))
+    read(w, known, places, 1.0, weights)
+    read(b, known, places, -0.0, biases)
+    args = (weights, biases, carray(table, (4, units)), rest, advance(rest, work), advance(program, HEAD + 4 * steps))
+    run_steps(program, steps, (elements(x, uint8), elements(y, uint8), *args, float64(count), eps))
+    if guarded:
+        squares, roots = advance(table, M2 * units), advance(table, RSTD * units)
+        if not in_range(squares, roots, units, elements(x, float64), groups, runs, count // runs):
+            return False
+    if given == TRACKED:
+        track(table, mean, known, groups, units // groups, 1.0, old, new, weights)
+        track(advance(table, M2 * units), var, known, groups, units // groups, n, old, new, weights)
+    keep(space)
+    return True
+
+
+@kernel()
+def run_backward(x, dy, dx, w, mean, rstd, grads, told, checked):
+    """x, dy, dx: (size,); w: weight_shape, None for 1; mean, rstd: float64, stats_shape, a mean of None for 0; told: a program.
+
+    grads: (2, places), or None.
+    """
+    program = elements(told, int64)
+    _, _, steps, work, kept, places, units, groups, runs, count, _, times, _, _ = unpacked(program, KNOWN)
+    known = advance(program, KNOWN)
+    guarded = program[BYTES] == 8 * units * count
+    if not (checked or acceptable_gradients(x, dy, dx, w, mean, rstd, grads, program, places, units)):
+        return False
+    if not checked and guarded and (in_place(x, dx) or in_place(dy, dx)):
+        return False
+    space = work_space((times + 2) * places + UNIT * units + work + kept)
+    weights, anchors, roots = pointer(space), elements(mean, float64), elements(rstd, float64)
+    total = advance(weights, times * places)
+    table = advance(total, 2 * places)
+    read(w, known, places, 1.0, total)
+    for k in range(times * places):
+        weights[k] = total[k // times]
+    for u in range(units):
+        table[UNIT * u + ANCHOR] = anchors[u] if there(mean) else 0.0
+        table[UNIT * u + ROOT] = roots[u]
+    rest, dims = advance(table, UNIT * units), advance(program, HEAD + 4 * steps)
+    args = (weights, table, advance(rest, work), total, rest, dims, float64(count))
+    run_steps(program, steps, (elements(x, uint8), elements(dy, uint8), elements(dx, uint8), *args))
+    if there(grads):
+        narrow(total, 2 * places, grads, known)
+    good = True
+    if guarded:
+        n = places if there(grads) else 0
+        good = gradients_in_range(
+            table, units, total, n, elements(x, float64), elements(dy, float64), groups, runs, count // runs
+        )
+    keep(space)
+    return good
+
+
+@kernel()
+def run_tracking(stats, mean, var, told, samples, n, old, new):
+    """`track` for those of mean and var (C,) that are not None. stats: float64 (4, samples * C); told: identities, C."""
+    known, batch = elements(told, int64), elements(stats, float64)
+    channels = known[HEAD - KNOWN]
+    own = np.empty(channels)
+    track(batch, mean, known, channels, samples, 1.0, old, new, pointer(own))
+    track(advance(batch, M2 * samples * channels), var, known, channels, samples, n, old, new, pointer(own))
+    keep(own)
+
+
+FORWARD = (*[OBJECT] * 8, types.boolean, *[types.float64] * 4)
+BACKWARD = (*[OBJECT] * 8, types.boolean)
+TRACKING = (*[OBJECT] * 4, types.int64, *[types.float64] * 3)

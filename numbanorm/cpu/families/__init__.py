@@ -1,0 +1,1 @@
+"""The kernels, by how the elements of a group lie in memory."""

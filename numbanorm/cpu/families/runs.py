@@ -1,0 +1,235 @@
+"""Kernel family *runs*: groups of long runs (row norms, channels first).
+
+A group is M runs of L = K*T contiguous elements that stand G*L apart. Its sums are the run tree over each run, then the
+row tree over the run sums:
+
+    run tree    tiles of 256 = 8 steps x 32 lanes; lanes by halves; tile sums in adjacent pairs
+    row tree    blocks of R run sums in order, starting from +0.0; block sums in adjacent pairs
+
+The tree is a function of M and L alone. A run is summed by *spans*, aligned subtrees of its tree, so that a thread may
+take all of a group (phase FUSED) or some spans of many (MEASURE, JOIN, APPLY): the bits are the same.
+"""
+
+from __future__ import annotations
+
+from numba import boolean, int64
+
+from ..arith.accumulators import (
+    TILE,
+    advance_by,
+    block_rows,
+    drain,
+    get,
+    get_first,
+    plus,
+    push,
+    put,
+    ratio,
+    squares_about,
+    tile_squares,
+    tile_sum,
+    zero,
+    zeros,
+)
+from ..arith.elementwise import affine_run, share
+from ..arith.statistics import conclude
+from ..arith.vectors import advance, unpacked
+from ..compile import device, kernel
+from ..layout import BATCH, CENTER, FUSED, JOIN, LEVELS, LOW, MEAN, MEASURE, ONE_READ, RSTD, SQUARES, STREAM, WRITE
+
+
+@device(inline=False)
+def span_sum(kind, one_read, x, i, n, mean, kept, first, stack):
+    """What the span x[i : i + n] gives to the sum (kind CENTER) or to the squares about `mean` (kind SQUARES).
+
+    With `one_read` the moments of each tile, about its own mean, are kept from tile `first` on when the sum is taken,
+    and merged about the group's mean for the squares (Chan, Golub, LeVeque 1979; all tiles at once, so that no division
+    waits for another).
+    """
+    tiles = (n + TILE - 1) // TILE
+    k = 0
+    while True:
+        at, size = i + TILE * k, min(TILE, n - TILE * k)
+        place = 2 * (first + k)
+        if kind == CENTER:
+            s = tile_sum(x, at, size)
+            if one_read:
+                put(kept, place, s)
+                put(kept, place + 1, tile_squares(x, at, size, ratio(s, float(size))[0]))
+        elif one_read:
+            high, low = ratio(get(kept, place, zero(x)), float(size))
+            s = squares_about(get(kept, place + 1, zero(x)), float(size), high, low, mean)
+        else:
+            s = tile_squares(x, at, size, mean)
+        if tiles == 1:
+            return s
+        push(stack, int64(0), int64(1), k, s)
+        k += 1
+        if k == tiles:
+            return drain(stack, int64(0), int64(1), tiles, s)
+
+
+@device(inline=False)
+def group_sum(partials, like, lanes, runs, spans, stack):
+    """Row tree over the sums of `runs` runs, each from `spans` partial sums in pairs; `like` has so many lanes."""
+    rows = block_rows(runs)
+    blocks = (runs + rows - 1) // rows
+    for b in range(blocks):
+        a = like
+        for j in range(b * rows, min(runs, (b + 1) * rows)):
+            for s in range(spans):
+                push(stack, int64(0), lanes, s, get(partials, lanes * (j * spans + s), like))
+            a = plus(a, drain(stack, int64(0), lanes, spans, like))
+        push(stack, lanes * LEVELS, lanes, b, a)
+    return drain(stack, lanes * LEVELS, lanes, blocks, like)
+
+
+@device()
+def first_run(u, dims):
+    """Where the first run of unit u starts; the next one is G * L elements further on."""
+    runs, groups, length = dims[0], dims[1], dims[2]
+    return (u // groups * runs * groups + u % groups) * length
+
+
+@device(inline=False)
+def apply_span(streaming, x, y, w, b, i, at, n, stats, u, first, t, ahead):
+    """Normalize x[i : i + n], which starts `at` elements into its run; a parameter serves t elements of the run.
+
+    w, b: float64; the run's parameters start at `first`.
+    """
+    mean, rstd = stats[MEAN, u], stats[RSTD, u]
+    c = share(stats[LOW, u], rstd)
+    if t == 1:
+        weights, biases = advance(w, first + at), advance(b, first + at)
+        affine_run(streaming, x, y, i, n, ahead, mean, rstd, c, weights, biases)
+        return
+    k = at // t if at else 0
+    done = 0
+    while done < n:
+        size = min(n, (k + 1) * t - at) - done
+        affine_run(streaming, x, y, i + done, size, ahead, mean, rstd, c, w[first + k], b[first + k])
+        done += size
+        k += 1
+
+
+@device()
+def rows_together(length):
+    return max(1, BATCH // length)
+
+
+@device(inline=False)
+def conclude_all(kind, totals, x, stats, u, n, count, eps):
+    """Groups u .. u + n - 1 from `totals`, sixteen at a time: one by one took a third of a short row's time."""
+    for k in range(0, n, 16):
+        some = min(16, n - k)
+        conclude(kind, get_first(totals, k, some, zeros(x)), stats, u + k, some, count, eps)
+
+
+@device(inline=False)
+def whole_rows(todo, x, y, w, b, stats, kept, dims, count, eps, stack, lo, hi, slot):
+    """Units lo .. hi - 1 that are one span each, as the rows of layer norm: no partial sums, no index arithmetic.
+
+    A batch of short rows goes through each pass together, so that one row's division and square root are waited for while
+    the next row is summed (128 elements: 96 ns a row became 65).
+    """
+    _, groups, length, t, ahead, _, _, _ = dims
+    one_read, streaming = boolean(todo & ONE_READ), boolean(todo & STREAM)
+    tiles, per_group, batch = (length + TILE - 1) // TILE, length // t, rows_together(length)
+    totals = advance_by(stack, 2 * LEVELS, zero(x))
+    g = lo % groups
+    for u in range(lo, hi, batch):
+        n = min(batch, hi - u)
+        for kind in (CENTER, todo & SQUARES):
+            if kind & todo == kind:
+                for r in range(n):
+                    if kind:
+                        first = (slot * batch + r) * tiles
+                        mean = stats[MEAN, u + r]
+                        put(totals, r, span_sum(kind, one_read, x, (u + r) * length, length, mean, kept, first, stack))
+                if n == 1:
+                    conclude(kind, get(totals, 0, zero(x)), stats, u, n, count, eps)
+                else:
+                    conclude_all(kind, totals, x, stats, u, n, count, eps)
+        far = batch * length if ahead else 0
+        if todo & WRITE:
+            for r in range(n):
+                apply_span(streaming, x, y, w, b, (u + r) * length, int64(0), length, stats, u + r, g * per_group, t, far)
+                g = g + 1 if g + 1 < groups else 0
+
+
+@device(inline=False)
+def apply_spans(streaming, x, y, w, b, stats, dims, lo, hi):
+    """Normalize spans lo .. hi - 1, counted as they lie in memory."""
+    runs, groups, length, t, ahead, span, _, _ = dims
+    spans = (length + span - 1) // span
+    run, s = lo // spans, lo % spans
+    g = run % groups
+    unit = run // (runs * groups) * groups  # of group 0 of this sample
+    left = runs * groups - run % (runs * groups)  # runs of this sample
+    for _ in range(lo, hi):
+        i, n = run * length + s * span, min(span, length - s * span)
+        apply_span(streaming, x, y, w, b, i, s * span, n, stats, unit + g, g * (length // t), t, ahead)
+        s += 1
+        if s == spans:
+            s = 0
+            run += 1
+            g = g + 1 if g + 1 < groups else 0
+            left -= 1
+            if left == 0:
+                left = runs * groups
+                unit += groups
+
+
+@kernel()
+def runs(phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, lo, hi, slot):
+    """Units lo .. hi - 1 (phases FUSED, JOIN) or spans lo .. hi - 1 (MEASURE, APPLY).
+
+    x, y: where (size,) elements are; w, b: float64 (G * L / t,); stats: (4, units), see `jobs`; dims: (M, G, L, t, elements
+    ahead to prefetch, elements a span, scratch, slots).
+    work: `slots` scratch areas of `scratch` float64 (stack, then partials), then the partials of all units.
+    kept: the moments of tiles, of one unit (or batch of rows) a slot in FUSED, or of all units.
+    """
+    dims = unpacked(dims, 8)
+    group, groups, length, t, _, span, scratch, slots = dims
+    spans, tiles = (length + span - 1) // span, (length + TILE - 1) // TILE
+    one_read, streaming = boolean(todo & ONE_READ), boolean(todo & STREAM)
+    stack = advance(work, slot * scratch)
+    if phase == FUSED and group == 1 and spans == 1:
+        whole_rows(todo, x, y, w, b, stats, kept, dims, count, eps, stack, lo, hi, slot)
+    elif phase == FUSED:
+        partials = advance_by(stack, 2 * LEVELS, zero(x))
+        for u in range(lo, hi):
+            for kind in (CENTER, todo & SQUARES):
+                if kind & todo == kind:
+                    if kind:
+                        i, mean, first, place = first_run(u, dims), stats[MEAN, u], slot * group * tiles, 0
+                        for _ in range(group):
+                            for e in range(0, length, span):
+                                n = min(span, length - e)
+                                s = span_sum(kind, one_read, x, i + e, n, mean, kept, first + e // TILE, stack)
+                                put(partials, place, s)
+                                place += 1
+                            i += groups * length
+                            first += tiles
+                    conclude(kind, group_sum(partials, zero(x), int64(1), group, spans, stack), stats, u, int64(1), count, eps)
+            if todo & WRITE:
+                i, first = first_run(u, dims), u % groups * (length // t)
+                for _ in range(group):
+                    apply_span(streaming, x, y, w, b, i, int64(0), length, stats, u, first, t, dims[4])
+                    i += groups * length
+    elif phase == JOIN:
+        partials = advance(work, slots * scratch)
+        for u in range(lo, hi):
+            total = zero(x)
+            if todo & (CENTER | SQUARES):
+                total = group_sum(advance_by(partials, u * group * spans, total), total, int64(1), group, spans, stack)
+            conclude(todo, total, stats, u, int64(1), count, eps)
+    elif phase == MEASURE:
+        partials = advance(work, slots * scratch)
+        for p in range(lo, hi):
+            u, j, e, kind = p // (group * spans), p // spans % group, p % spans * span, todo & ~ONE_READ
+            i, n = first_run(u, dims) + j * groups * length + e, min(span, length - e)
+            first = (u * group + j) * tiles + e // TILE
+            put(partials, p, span_sum(kind, one_read, x, i, n, stats[MEAN, u], kept, first, stack))
+    else:
+        apply_spans(streaming, x, y, w, b, stats, dims, lo, hi)

@@ -1,0 +1,133 @@
+"""Which family computes gradients, and how the work is cut: as `schedule`, for the kernels of `backward`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...spec.plan import Plan
+from ...spec.tree import gradient_family
+from ..arith.accumulators import block_rows
+from ..arith.gradient_sums import SUMS
+from ..layout import ALONE, APPLY, FUSED, JOIN, LANE_ROOM, LEVELS, MEASURE, PARAMETERS, PIECE, REDUCE, STREAM, WRITE
+from .forward import (
+    MOST_COLUMNS,
+    STREAM_RUN,
+    Schedule,
+    balanced,
+    blocks_per_chunk,
+    parts_of,
+    rows_sharing_loads,
+    sixteens,
+    span_for,
+    strips_for,
+)
+from .machine import cache_bytes
+
+WIDEST = 65536  # columns whose sums a thread keeps while it walks down the rows
+AHEAD = 1024  # elements of a run up to which the next one is asked for
+REDUCED = 1 << 16  # channels of all samples from which on joining them is worth more than one thread
+
+Steps = tuple[tuple[int, int, int, int], ...]
+
+
+def cut_backward(plan: Plan, itemsize: int, todo: int, threads: int) -> Schedule:
+    """Cut `plan` for `threads` threads; todo: WRITE if dx is wanted, PARAMETERS if dweight or dbias is, and flags for both."""
+    if todo & STREAM and 3 * plan.size * itemsize <= cache_bytes(3):
+        todo &= ~STREAM
+    schedule = {"columns": columns_schedule, "rows": rows_schedule, "runs": runs_schedule}
+    return schedule[gradient_family(plan)](plan, itemsize, todo, threads)
+
+
+def channel_steps(plan: Plan, fused: bool, todo: int, units: int, pieces: int, threads: int) -> Steps:
+    """Sums and dx in one step or in three, then the channels' sums over the samples."""
+    if fused and min(threads, units) == 1:
+        return ((FUSED, todo | ALONE, units, 1),)
+    wide = min(threads, pieces)
+    steps = (
+        [(FUSED, todo, units, min(threads, units))]
+        if fused
+        else [(MEASURE, todo & ~WRITE, pieces, wide), (JOIN, todo, units, 1)]
+    )
+    if todo & WRITE and not fused:
+        steps.append((APPLY, todo, pieces, wide))
+    if todo & PARAMETERS:
+        channels = plan.G * plan.K
+        steps.append((REDUCE, todo, channels, min(threads, channels) if plan.B * channels >= REDUCED else 1))
+    return tuple(steps)
+
+
+def runs_schedule(plan: Plan, itemsize: int, todo: int, threads: int) -> Schedule:
+    """Whole groups to a thread, or spans of runs where there are too few groups."""
+    units, runs, length = plan.B * plan.G, plan.M, plan.T
+    fused = balanced(units, threads)
+    channels = units * plan.K
+    span = span_for(length, channels * runs, 1 if fused else threads)
+    spans = -(-length // span)
+    if length < STREAM_RUN:
+        todo &= ~STREAM
+    steps = channel_steps(plan, fused, todo, units, channels * runs * spans, threads)
+    slots = max(step[3] for step in steps)
+    parts = parts_of(itemsize)
+    scratch = (8 * LEVELS + (4 * runs * spans if fused else 0)) * parts
+    work = slots * scratch + (0 if fused else 4 * channels * runs * spans * parts)
+    # the group's next run; of a long one the CPU foresees most, and it would drive out what was read before
+    ahead = (plan.G * plan.K if runs > 1 else 1) * length if length <= AHEAD else 0
+    dims = np.array([plan.B, runs, plan.G, plan.K, length, ahead, span, scratch, slots])
+    how = "each thread takes whole groups" if fused else f"cut into spans of {span} elements for {threads} threads"
+    reason = f"runs of {length} contiguous elements share a weight, {runs * plan.K} a group, {units} groups; {how}"
+    return Schedule("runs_backward", steps, dims, work, 4 * channels * parts, reason)
+
+
+def columns_schedule(plan: Plan, itemsize: int, todo: int, threads: int) -> Schedule:
+    """Strips of columns, or chunks of their rows."""
+    groups, length = plan.G, plan.K * plan.T
+    c = strips_for(plan, 2 * itemsize, True, threads)
+    stack = max(SUMS * PIECE * (2 + c.blocks.bit_length()), 16 * LEVELS)
+    steps = channel_steps(plan, c.fused, todo, c.units, c.units * c.chunks, threads)
+    slots = max(s[3] for s in steps)
+    parts = parts_of(itemsize)
+    scratch = (stack + SUMS * c.room + LANE_ROOM) * parts + (1 + 3 * parts) * c.room
+    work = slots * scratch + (0 if c.fused else c.units * c.chunks * SUMS * c.room * parts)
+    share = rows_sharing_loads(groups * length, itemsize)
+    sizes = [plan.B, c.rows, groups, plan.K, plan.T, c.most, c.chunks, c.per_chunk, stack, c.room, c.fold, c.beside]
+    sizes += [share, scratch, slots]
+    how = c.how(length, threads)
+    reason = f"{plan.M} runs of {length} contiguous elements a group: columns side by side; {how}"
+    return Schedule("columns_backward", steps, np.array(sizes), work, 4 * plan.B * groups * plan.K * parts, reason)
+
+
+def rows_schedule(plan: Plan, itemsize: int, todo: int, threads: int) -> Schedule:
+    """Chunks of rows to a thread; where there are too few, spans of rows and then strips of columns."""
+    rows, groups, length = plan.B, plan.G, plan.K * plan.T
+    step, padded = block_rows.py_func(rows), sixteens(length)
+    blocks, room = -(-rows // step), padded * groups
+    fused = room <= WIDEST and (threads == 1 or balanced(blocks, threads))
+    per_chunk = blocks_per_chunk(blocks, 1, threads)
+    chunks = -(-blocks // per_chunk)
+    span = span_for(length, rows * groups, 1 if fused else threads)
+    spans, columns = -(-length // span), padded
+    while not fused and columns > 256 and (columns > MOST_COLUMNS or chunks * groups * -(-length // columns) < 4 * threads):
+        columns = sixteens(columns // 2)
+    together = min(step, max(4, cache_bytes(2) // 16 // (2 * groups * length * itemsize)))
+    if fused and min(threads, chunks) == 1:
+        steps: Steps = ((FUSED, todo | ALONE, chunks, 1),)
+    elif fused:
+        steps = ((FUSED, todo, chunks, min(threads, chunks)),)
+    else:
+        pieces, strips = rows * groups * spans, chunks * groups * -(-length // columns)
+        steps = (
+            (MEASURE, todo, pieces, min(threads, pieces)),
+            (JOIN, todo, rows * groups, 1),
+            (APPLY, todo, strips, min(threads, strips)),
+        )
+    if todo & PARAMETERS and not steps[0][1] & ALONE:
+        steps += ((REDUCE, todo, 1, 1),)
+    slots = max(s[3] for s in steps)
+    own = room if fused else sixteens(columns)
+    parts = parts_of(itemsize)
+    scratch = max(4 * LEVELS + 2 * own * (2 + per_chunk.bit_length()), 16 * LEVELS + LANE_ROOM) * parts
+    sizes = [rows, groups, length, plan.T, padded, span, together, per_chunk, chunks, columns, scratch, slots]
+    work = slots * scratch + chunks * 2 * room * parts
+    how = f"chunks of {per_chunk * step} rows" if fused else f"spans of {span} elements, then strips of {columns} columns"
+    reason = f"{rows * groups} rows of {length} elements, each with its weight; {how}, shared by {threads} threads"
+    return Schedule("rows_backward", steps, np.array(sizes), work, 0 if fused else 4 * rows * groups * spans * parts, reason)

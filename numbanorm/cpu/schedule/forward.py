@@ -1,0 +1,208 @@
+"""Which family works, how the work is cut, and how much work space it takes: integers only, and never a bit of the result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...spec.plan import Plan
+from ...spec.tree import LEAST_RUN, SHORT, by_columns, fold_for
+from ..arith.accumulators import TILE, block_rows
+from ..families.runs import rows_together
+from ..layout import APPLY, CENTER, FUSED, JOIN, LANE_ROOM, LEVELS, MEASURE, ONE_READ, PIECE, SQUARES, STREAM, WRITE
+from .machine import cache_bytes
+
+SERIAL = 32768  # elements below which waking the threads (about 10 us) costs more than it saves: threads is 1
+STREAM_RUN = 1024  # elements of a run from which on streaming pays although its ends are not aligned
+MOST_COLUMNS = 4096  # of a strip: its sums and parameters must stay in the cache
+BESIDE = 512  # columns that are normalized side by side, where a row has fewer
+LEAST_STRIP = 256  # columns: 1 KiB of float32; shorter pieces of a row waste what memory brings along
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How a plan runs: the steps are (phase, flags, pieces to deal out, threads)."""
+
+    family: str
+    steps: tuple[tuple[int, int, int, int], ...]
+    dims: np.ndarray[Any, np.dtype[np.int64]]  # what the family's kernel wants to know
+    work: int
+    kept: int
+    reason: str
+
+
+def cut(plan: Plan, itemsize: int, todo: int, affine: bool, threads: int) -> Schedule:
+    """Cut `plan` for `threads` threads; `todo`: flags of `jobs`, STREAM allowed or not."""
+    if todo & STREAM and 2 * plan.size * itemsize <= cache_bytes(3):
+        todo &= ~STREAM
+    measured = bool(todo & (CENTER | SQUARES))
+    if by_columns(plan) and (measured or plan.T < LEAST_RUN):
+        return columns_schedule(plan, itemsize, todo, affine, threads)
+    return runs_schedule(plan, itemsize, todo, affine, threads)
+
+
+def balanced(units: int, threads: int) -> bool:
+    """Whether dealing whole units keeps every thread busy at least 85 % of the time."""
+    return -(-units // threads) * threads * 0.85 <= units
+
+
+def power_of_two_above(n: int) -> int:
+    return 1 << max(0, n - 1).bit_length()
+
+
+def parts_of(itemsize: int) -> int:
+    """float64 numbers that an accumulator takes a lane; see `sums.parts_for`."""
+    return 2 if itemsize == 8 else 1
+
+
+def sixteens(n: int) -> int:
+    return -(-n // 16) * 16
+
+
+def blocks_per_chunk(blocks: int, units: int, threads: int) -> int:
+    """A power of two (an aligned subtree of the row tree): the largest with which threads are busy 90 % of the time.
+
+    Fewer chunks mean fewer sums to write and to join, which one thread does.
+    """
+    size = power_of_two_above(blocks)
+    while size > 1 and -(-units * -(-blocks // size) // threads) * threads * size * 0.9 > units * blocks:
+        size //= 2
+    return size
+
+
+def steps_for(fused: bool, todo: int, units: int, pieces: int, threads: int) -> tuple[tuple[int, int, int, int], ...]:
+    """One step that does it all, or one after the other; joining is too little work for more than one thread."""
+    if fused:
+        return ((FUSED, todo, units, min(threads, units)),)
+    wide = min(threads, pieces)
+    kinds = [kind for kind in (CENTER, SQUARES) if todo & kind]
+    steps = [s for k in kinds for s in ((MEASURE, k | todo & ONE_READ, pieces, wide), (JOIN, k, units, 1))]
+    steps = steps or [(JOIN, 0, units, 1)]
+    if todo & WRITE:
+        steps.append((APPLY, todo & (WRITE | STREAM), pieces, wide))
+    return tuple(steps)
+
+
+def span_for(length: int, runs: int, threads: int) -> int:
+    """Elements that a thread sums at once, of `runs` runs: whole tiles, a power of two, few where threads want work."""
+    span = 64 * TILE
+    while threads > 1 and span > 4 * TILE and runs * -(-length // span) < 4 * threads:
+        span //= 2
+    return span
+
+
+def runs_schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads: int) -> Schedule:
+    """Whole groups to a thread, or spans of runs where there are too few groups."""
+    units, runs, length = plan.B * plan.G, plan.M, plan.K * plan.T
+    parts = parts_of(itemsize)
+    t = plan.T if affine else length
+    if (length if t == 1 else t) < STREAM_RUN:
+        todo &= ~STREAM
+    fused = balanced(units, threads) and (runs == 1 or bool(todo & (CENTER | SQUARES)))
+    tiles = -(-length // TILE)
+    span = span_for(length, units * runs, 1 if fused else threads)
+    spans = -(-length // span)
+    steps = steps_for(fused, todo, units, units * runs * spans, threads)
+    slots = max(step[3] for step in steps)
+    together = rows_together.py_func(length) if runs * spans == 1 else runs
+    scratch = (2 * LEVELS + (max(runs * spans, sixteens(together)) if fused else 0)) * parts
+    work = slots * scratch + (0 if fused else units * runs * spans * parts)
+    kept = 2 * tiles * parts * (slots * together if fused else units * runs) if todo & ONE_READ else 0
+    # the next row is asked for while this one is written; a row that fills the cache would be driven out again
+    ahead = length if runs == 1 and length * itemsize <= cache_bytes(2) // 4 else 0
+    dims = np.array([runs, plan.G, length, t, ahead, span, scratch, slots])
+    how = "each thread takes whole groups" if fused else f"cut into spans of {span} elements for {threads} threads"
+    reason = f"runs of {length} contiguous elements, {runs} a group, {units} groups; {how}"
+    return Schedule("runs", steps, dims, work, kept, reason)
+
+
+def rows_sharing_loads(columns: int, itemsize: int) -> int:
+    """Rows for which mean, scale and shift of a column are loaded once; a shorter row than a page is never cut.
+
+    Where L1 is small, the parameters of 1024 columns fill it: four rows together took 1.4 ms for (4096, 1024) instead of 2.6
+    (Zen 4, 32 KiB). A larger one, read twice as fast, wants each row in one piece: 1.0 ms instead of 0.6 (Intel, 48 KiB).
+    Rows of half a page always do: 2.5 ms instead of 1.3 for (8192, 512).
+    """
+    return 4 if columns * itemsize >= 4096 and cache_bytes(1) < 48 << 10 else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Strips:
+    """How columns are dealt out: strips of groups, each by one thread if `fused`, else cut into chunks of blocks of rows."""
+
+    most: int  # groups a strip
+    fused: bool
+    units: int  # strips of all samples
+    rows: int  # each `fold` runs long, as they are summed
+    fold: int
+    beside: int  # rows that are normalized side by side
+    step: int  # rows a block
+    blocks: int
+    per_chunk: int  # blocks
+    chunks: int
+    room: int  # float64 numbers for one of each column
+
+    def how(self, length: int, threads: int) -> str:
+        if self.fused:
+            return f"each thread takes strips of {self.most * length} columns"
+        return f"chunks of {self.per_chunk * self.step * self.fold} rows, shared by {threads} threads"
+
+
+def strips_for(plan: Plan, itemsize: int, measured: bool, threads: int) -> Strips:
+    """Strips that stay in the cache, or chunks where there are too few; itemsize: bytes that are read for each element."""
+    groups, length = plan.G, plan.K * plan.T
+    fold = fold_for(plan.M, groups * length)
+    rows = plan.M // fold
+    beside = power_of_two_above(-(-BESIDE // (groups * length)))
+    step = block_rows.py_func(rows)
+    blocks = -(-rows // step)
+    most, fused = groups, threads == 1
+    if measured and beside == 1:
+        most, fused = fused_strips(plan, itemsize, threads)
+    if beside == 1 and not (fused and measured):
+        most = min(groups, max(1, MOST_COLUMNS // length))
+    units = plan.B * -(-groups // most)
+    if not fused and beside > 1:
+        fused = balanced(units, threads)
+    per_chunk = blocks if fused else blocks_per_chunk(blocks, units, threads)
+    room = sixteens(most * length * max(fold, beside))
+    return Strips(most, fused, units, rows, fold, beside, step, blocks, per_chunk, -(-blocks // per_chunk), room)
+
+
+def columns_schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads: int) -> Schedule:
+    """Strips of columns, or chunks of their rows."""
+    groups, length = plan.G, plan.K * plan.T
+    todo &= ~STREAM
+    c = strips_for(plan, itemsize, bool(todo & (CENTER | SQUARES)), threads)
+    parts = parts_of(itemsize)
+    stack = PIECE * (2 + c.blocks.bit_length() + 1)
+    steps = steps_for(c.fused, todo, c.units, c.units * c.chunks, threads)
+    slots = max(s[3] for s in steps)
+    scratch = (stack + c.room + LANE_ROOM) * parts + 3 * c.room
+    work = slots * scratch + (0 if c.fused else c.units * c.chunks * c.room * parts)
+    kept = 2 * c.blocks * c.room * parts * (slots if c.fused else c.units) if todo & ONE_READ else 0
+    t, together = plan.T if affine else length, rows_sharing_loads(groups * length, itemsize)
+    sizes = [c.rows, groups, length, t, c.most, c.chunks, c.per_chunk, stack, c.room, c.fold, c.beside]
+    sizes += [together, scratch, slots]
+    how = c.how(length, threads)
+    reason = f"{plan.M} runs of {length} < {SHORT} contiguous elements a group: columns side by side; {how}"
+    return Schedule("columns", steps, np.array(sizes), work, kept, reason)
+
+
+def fused_strips(plan: Plan, itemsize: int, threads: int) -> tuple[int, bool]:
+    """Groups a strip so that it stays in the cache, and whether such strips can be had for all threads."""
+    rows, groups, length, cache = plan.M, plan.G, plan.K * plan.T, cache_bytes(2)
+    columns = min(MOST_COLUMNS, max(LEAST_STRIP, cache // 2 // (rows * itemsize)))
+    most = min(groups, max(1, columns // length))
+    strips = -(-groups // most)
+    if not balanced(plan.B * strips, threads):
+        more = -(-(-(-plan.B * strips // threads) * threads) // plan.B)
+        finer = max(1, -(-groups // more))
+        if finer * length >= min(LEAST_STRIP, most * length):
+            most, strips = finer, -(-groups // finer)
+    if rows * most * length * itemsize > cache:  # no pass finds anything in the cache: rows as long as may be
+        most = min(groups, max(1, MOST_COLUMNS // length))
+        strips = -(-groups // most)
+    return most, balanced(plan.B * strips, threads)

@@ -1,0 +1,223 @@
+"""What a norm does with arrays on a device: what `host` does, for the arrays of any library.
+
+Arrays are checked by the rules of `checks`, in its words. All of a call's arrays must be of x's library and on x's device:
+so they are ordered by one stream, on which the kernels are launched, and nothing waits.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ...spec import checks
+from ...spec.plan import Plan
+from .described import DeviceArray, Kind, name_of, placed
+from .libraries import NUMPY, not_contiguous
+
+Shape = tuple[int, ...]
+Named = tuple[tuple[str, Any], ...]
+
+
+def apart(a: DeviceArray, b: DeviceArray) -> bool:
+    """Whether it is plain that two arrays share no memory."""
+    if not (a.contiguous and b.contiguous):
+        return False
+    return a.address + a.nbytes <= b.address or b.address + b.nbytes <= a.address
+
+
+class Device:
+    """The arrays of one call; it remembers those that it has described, by name."""
+
+    __slots__ = ("backend", "device", "kind", "seen", "type")
+    on_device = True
+
+    def __init__(self, kind: Kind, backend: ModuleType) -> None:
+        self.kind, self.backend = kind, backend
+        self.device: int | None = None
+        self.type: type | None = None
+        self.seen: dict[str, DeviceArray] = {}
+
+    def module(self) -> ModuleType:
+        return self.backend
+
+    def foreseen(self, x: DeviceArray) -> DeviceArray:
+        return x if x.contiguous else DeviceArray(self.kind, x.owner, 0, x.shape, x.dtype, device=x.device)
+
+    def take(self, name: str, value: Any) -> DeviceArray:
+        """Describe an argument; the first one says on which device all must be."""
+        if self.kind is NUMPY:
+            if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
+                checks.plain(name, value)
+            a = self.kind.describe(value)
+        elif type(value) is not self.type and checks.device_library(value) != self.kind.library:
+            raise TypeError(self._elsewhere(name, value))
+        else:
+            a = self.kind.describe(value)
+            if self.device is None:  # what has x's type is of its library, and if it is not on a device, that device is not x's
+                self.device, self.type = a.device, type(value)
+            if a.device != self.device:
+                raise TypeError(self._elsewhere(name, value, a.device))
+            if not a.contiguous and not self.kind.strided:
+                raise ValueError(not_contiguous(name, a))
+            if a.address % a.itemsize:
+                raise ValueError(f"{name} must be aligned to its elements: got {a.dtype} at {a.address:#x}; "
+                                 f"pass {self.kind.copy.format(name)}")  # fmt: skip
+        self.seen[name] = a
+        return a
+
+    def _elsewhere(self, name: str, value: Any, device: int | None = None) -> str:
+        library = checks.device_library(value)
+        if library:
+            found = f"{type(value).__name__} of {library}" + (f" on CUDA device {device}" if device is not None else "")
+        elif isinstance(value, np.ndarray) or hasattr(value, "is_cuda"):
+            found = f"{type(value).__name__} in host memory"
+        else:
+            found = type(value).__name__
+        return (
+            f"{name} must be where x is, an array of {self.kind.library} on CUDA device {self.device}: got {found}; "
+            f"write {self.kind.move.format(name)}, or bring x to it"
+        )
+
+    def array(self, name: str, value: Any) -> DeviceArray:
+        """An array of floating-point numbers."""
+        if self.kind is NUMPY:
+            value = checks.array(name, value)
+        a = self.take(name, value)
+        if name_of(a.dtype) not in checks.FLOATS or not getattr(a.dtype, "isnative", True):
+            raise TypeError(checks.not_float(name, a.dtype, self.kind.to_float.format(name)))
+        return a
+
+    def parameter(self, name: str, value: Any, shape: Shape) -> DeviceArray | None:
+        if value is None:
+            return None
+        w = self.array(name, value)
+        checks.fits_parameter(name, w, shape)
+        return w
+
+    def running(self, name: str, value: Any, channels: int, update: bool) -> DeviceArray | None:
+        if value is None:
+            return None
+        host = self.kind is NUMPY
+        a = self.take(name, checks.running(name, value, channels, update)) if host else self.array(name, value)
+        checks.fits_running(name, a, channels, update, a.readonly, self.kind.copy)
+        return a
+
+    def counter(self, value: Any) -> DeviceArray | None:
+        """num_batches_tracked; what it holds is known on the device alone."""
+        if value is None:
+            return None
+        name = "num_batches_tracked"
+        if self.kind is NUMPY:
+            return self.take(name, checks.counter(value))
+        a = self.take(name, value)
+        if a.dtype.name != "int64" or a.size != 1:
+            raise TypeError(f"{name} must be an int64 array of one element: got {a.dtype} of shape {a.shape}; make it int64")
+        if a.readonly:
+            raise ValueError(f"{name} must be writable, for training counts in it: got a read-only array; pass a copy")
+        return a
+
+    def like(self, name: str, value: Any, x: DeviceArray) -> DeviceArray:
+        a = self.array(name, value)
+        checks.fits_like(name, a, x, self.kind.cast)
+        return a
+
+    def stats(self, value: Any, shape: Shape, center: bool) -> tuple[DeviceArray | None, DeviceArray]:
+        mean, rstd = checks.pair(value, center)
+        return (self._statistic("mean", mean, shape) if center else None), self._statistic("rstd", rstd, shape)
+
+    def _statistic(self, name: str, value: Any, shape: Shape) -> DeviceArray:
+        if self.kind is NUMPY:
+            value = checks.array(name, value).astype(np.float64, copy=False)
+        a = self.array(name, value)
+        checks.fits_statistic(name, a, shape)
+        if name_of(a.dtype) != "float64":
+            raise TypeError(f"{name} must hold float64: got {a.dtype}; pass the stats of the forward call as they came")
+        return a
+
+    def output(self, out: Any, x: DeviceArray, others: Named, may_be: tuple[str, ...] = ("x",)) -> None:
+        if self.kind is NUMPY:
+            checks.output(out, x.owner, tuple((n, v.owner if isinstance(v, DeviceArray) else v) for n, v in others), may_be)
+        a = self.take("out", out)
+        checks.fits_output(a, x, a.readonly, self.kind.make)
+        if not all(value is None or apart(a, self.seen[name]) for name, value in others):
+            checks.unshared(placed(a), self._placed(others), may_be, self.kind.make)
+        elif not a.contiguous:
+            checks.unshared(placed(a), (), may_be, self.kind.make)
+
+    def _placed(self, named: Named) -> Named:
+        return tuple((name, placed(self.seen[name])) for name, value in named if value is not None)
+
+    def apart(self, updated: Named, others: Named) -> None:
+        checks.apart(self._placed(updated), self._placed(others), self.kind.copy)
+
+    def shares(self, a: Any, x: Any) -> bool:
+        """Whether two arrays overlap, as the caller has them or described."""
+        both = (v if isinstance(v, DeviceArray) else self.kind.describe(v) for v in (a, x))
+        return checks.shares_memory(*map(placed, both))
+
+    def contiguous(self, a: DeviceArray) -> DeviceArray:
+        return self.kind.contiguous(a)
+
+    def users(self, x: DeviceArray) -> Any:
+        return x.owner
+
+    def transposed(self, x: DeviceArray, order: Shape) -> DeviceArray:
+        return x if order == tuple(range(x.ndim)) else self.kind.transposed(x, order)
+
+    def given(self, mean: DeviceArray, var: DeviceArray) -> tuple[DeviceArray, DeviceArray]:
+        return self.kind.contiguous(mean), self.kind.contiguous(var)
+
+    def ready(self, *parameters: DeviceArray | None) -> tuple[DeviceArray | None, ...]:
+        """Parameters as kernels can take them; `host.parameter` has done it already."""
+        return tuple([None if w is None else self.kind.contiguous(w) for w in parameters])
+
+    def destination(self, out: Any, x: DeviceArray, *sources: DeviceArray) -> DeviceArray:
+        a = self.seen["out"] if out is not None else None
+        if a is None or not a.contiguous:
+            return self.kind.empty_like(x)
+        return next((source for source in sources if source.address == a.address and source.contiguous), a)
+
+    def written(self, out: Any, y: DeviceArray) -> Any:
+        if out is None:
+            return self.kind.result(y)
+        if not self.seen["out"].contiguous:
+            self.kind.assign(self.seen["out"], y)
+        return out
+
+    def full(self, shape: Shape, value: float, dtype: str = "float64") -> DeviceArray:
+        return self.kind.full(shape, value, dtype, self.seen["x"])
+
+    def row(self, stats: DeviceArray, k: int, shape: Shape) -> Any:
+        return self.kind.row(stats, k, shape)
+
+    def at_once(self, *arguments: Any) -> None:
+        """Nothing: there are kernels to launch, and time to look at the arguments one by one."""
+
+    differentiate_at_once = at_once
+
+    def differentiate(
+        self, p: Plan, x: DeviceArray, dy: DeviceArray, dx: DeviceArray | None, weight: DeviceArray | None,
+        mean: DeviceArray | None, rstd: DeviceArray, center: bool, given: bool, parameters: tuple[bool, ...],
+    ) -> tuple[Any, ...]:  # fmt: skip
+        grads, shape = None, (2, *p.weight_shape)
+        if any(parameters):
+            dtype = name_of((x if weight is None else weight).dtype)
+            grads = self.kind.empty(shape, dtype, x) if p.size else self.full(shape, 0.0, dtype)
+        if p.size:
+            self.backend.differentiate(p, x, dy, dx, weight, mean, rstd, center, given, parameters, grads)
+        if grads is None:
+            return (None,) * len(parameters)
+        return tuple([g if wanted else None for g, wanted in zip(self.kind.halves(grads), parameters, strict=False)])
+
+    def update(
+        self, stats: DeviceArray, samples: int, n: int, mean: DeviceArray | None, var: DeviceArray | None,
+        counter: DeviceArray | None, shares: tuple[float, float] | None,
+    ) -> None:  # fmt: skip
+        targets = mean, var, counter
+        copies = self.ready(*targets)
+        self.backend.update_running(stats, samples, stats.size // 4 // samples, n, *copies, shares)
+        for target, updated in zip(targets, copies, strict=True):
+            if target is not None and updated is not None and updated is not target:
+                self.kind.assign(target, updated)

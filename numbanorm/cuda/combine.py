@@ -1,0 +1,290 @@
+"""Joining partial sums into what a group, a channel or a weight needs, in the order of the trees.
+
+A block joins one unit: `outer` sums (runs, or positions of a run), each in adjacent pairs from `inner` parts; and then the
+outer ones by the row tree or the run tree. `join` takes partial sums, and its kind says what becomes of the total:
+
+    CENTER      the mean
+    SPREAD      sum of squares about the mean, and rstd; SQUARE where the mean is 0
+    CHANNEL     the three sums of a channel, kept
+    GRADIENTS   dweight and dbias
+
+`settle` joins a group's channels, each with its weight, into what dx takes; `reduce` a channel's samples into dweight, dbias.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import cuda, float64
+
+from .arith.accumulators import empty, multiply, plus, ratio, settled, spread, value
+from .arith.device import barrier, block, device, quotient, read1, store1, thread, threads
+from .arith.elementwise import LEFT, LOW, M2, MEAN, OFFSET, RSTD, SHIFT, SHIFT_LOW, SIZE, SLOPE, SLOPE_LOW
+from .arith.tiles import deposit, drain, push, withdraw
+from .partial_sums import BLOCK, get_sum, put_sum
+
+CENTER, SPREAD, SQUARE, CHANNEL, GRADIENTS = 0, 1, 2, 3, 4
+MOST = 1024  # threads of a block
+ROOM = 2 * MOST
+LEVELS = 48
+STACK = 2 * LEVELS
+POSITIONS = 2 * 256
+FACTOR = 64  # parts that `pairs` makes one
+
+
+@device
+def pairs_in_room(room, v, i, n, width):
+    """The pairs' sum over `width` neighbouring threads, in the first; this is thread i of them, and n have something."""
+    t, step = thread(), 1
+    while step < width:
+        deposit(room, t, MOST, v)
+        barrier()
+        if i & (2 * step - 1) == 0 and i + step < n:
+            v = plus(v, withdraw(room, t + step, MOST, v))
+        barrier()
+        step *= 2
+    return v
+
+
+@device
+def rows_of_chunk(room, v, start, outer, together, width, rows):
+    """`together` sums, one every `width` threads -> their part of the row tree (`rows` in order, then pairs), in thread 0."""
+    t = thread()
+    deposit(room, t, MOST, v)
+    barrier()
+    n, a = min(together, outer - start), empty(v)
+    if t * rows < n:
+        for r in range(t * rows, min((t + 1) * rows, n)):
+            a = plus(a, withdraw(room, r * width, MOST, v))
+    barrier()
+    return pairs_in_room(room, a, t, quotient(n + rows - 1, rows), max(1, quotient(together, rows)))
+
+
+@device
+def run_tree(room, positions, n, like):
+    """The run tree over n <= 256 positions, in thread 0."""
+    if n == 1:
+        return withdraw(positions, 0, 256, like)
+    t, a = thread(), empty(like)
+    if t < 32:
+        for q in range(t, n, 32):
+            a = plus(a, withdraw(positions, q, 256, like))
+    n, half = min(n, 32), 16
+    while half:
+        deposit(room, t, MOST, a)
+        barrier()
+        if t < half and t + half < n:
+            a = plus(a, withdraw(room, t + half, MOST, a))
+        barrier()
+        n = min(n, half)
+        half >>= 1
+    return a
+
+
+def tree(parts: int, by_rows: bool, leaf: Any) -> Any:
+    """The function that joins leaf(sums, plane, u, o, i, ...) over all o < outer and i < inner; thread 0 has the total."""
+    zero = (0.0,) * parts
+
+    def total(room, stack, positions, sums, plane, u, outer, inner, width, rows, others):
+        together = quotient(threads(), width)
+        o = quotient(thread(), width)
+        i = thread() - o * width
+        start, chunks = 0, 0
+        while start < outer:
+            v = zero
+            n = inner if start + o < outer else 0
+            if i < n:
+                v = leaf(sums, plane, u, start + o, i, others)
+            v = pairs_in_room(room, v, i, n, width)
+            if by_rows:
+                v = rows_of_chunk(room, v, start, outer, together, width, rows)
+                if thread() == 0:
+                    push(stack, 0, 1, LEVELS, chunks, v)
+                chunks += 1
+            elif i < 1 and n > 0:
+                deposit(positions, start + o, 256, v)
+            barrier()
+            start += together
+        v = zero
+        if not by_rows:
+            v = run_tree(room, positions, outer, zero)
+        elif thread() == 0:
+            v = drain(stack, 0, 1, LEVELS, chunks, zero)
+        barrier()
+        return v
+
+    return device(total)
+
+
+def partial_sums(parts: int) -> Any:
+    """Leaves: partials (planes, ...) at strides `others` = (groups, a plane, a sample, a group, columns, a row, a part)."""
+    zero = (0.0,) * parts
+
+    def leaf(sums, plane, u, o, i, others):
+        groups, size, of_sample, of_group, columns, of_row, of_part = others
+        sample = quotient(u, groups)
+        row = quotient(o, columns)
+        at = sample * of_sample + (u - sample * groups) * of_group + row * of_row + (o - row * columns) + i * of_part
+        return get_sum(sums, plane * size + at, zero)
+
+    return device(leaf)
+
+
+def join(kind: int, parts: int, by_rows: bool) -> Any:
+    """Partial sums -> statistics (4, units), the sums of channels (3, units, parts), or dweight and dbias (2, units)."""
+    total, zero = tree(parts, by_rows, partial_sums(parts)), (0.0,) * parts
+    keep = kind == CHANNEL
+
+    def kernel(sums, out, low, units, count, eps, outer, inner, width, rows, groups, size, sample, group, columns, row, part):
+        room, stack = cuda.shared.array(ROOM, float64), cuda.shared.array(STACK, float64)
+        positions = cuda.shared.array(POSITIONS, float64)
+        u, others = block(), (groups, size, sample, group, columns, row, part)
+        one = total(room, stack, positions, sums, 0, u, outer, inner, width, rows, others)
+        two, three = zero, zero
+        if kind in (CHANNEL, GRADIENTS):
+            two = total(room, stack, positions, sums, 1, u, outer, inner, width, rows, others)
+        if keep:
+            three = total(room, stack, positions, sums, 2, u, outer, inner, width, rows, others)
+        if thread() == 0:
+            if kind == CENTER:
+                mean, rest = ratio(one, count)
+                store1(out, MEAN * units + u, mean)
+                store1(out, LOW * units + u, rest)
+            elif kind in (SPREAD, SQUARE):
+                rest = 0.0
+                if kind == SPREAD:
+                    rest = read1(low, LOW * units + u)
+                else:
+                    store1(out, MEAN * units + u, 0.0)
+                    store1(out, LOW * units + u, 0.0)
+                m2, rstd = spread(one, rest, count, eps)
+                store1(out, M2 * units + u, m2)
+                store1(out, RSTD * units + u, rstd)
+            elif keep:
+                put_sum(out, u, one)
+                put_sum(out, units + u, two)
+                put_sum(out, 2 * units + u, three)
+            else:
+                store1(out, u, value(one))
+                store1(out, units + u, value(two))
+
+    return kernel
+
+
+def settle(parts: int, center: bool, is_weighted: bool) -> Any:
+    """Sums of channels (3, units * channels, parts), each with its weight -> what dx takes: table (3 or 6, units)."""
+    zero = (0.0,) * parts
+
+    def leaf(sums, plane, u, o, i, others):
+        groups, channels, w, size = others
+        acc = get_sum(sums, plane * size + u * channels + o, zero)
+        if is_weighted and plane < 2:
+            return multiply(acc, (read1(w, (u - quotient(u, groups) * groups) * channels + o),), acc)
+        return acc
+
+    total = tree(parts, True, device(leaf))
+
+    def kernel(sums, w, rstd, table, units, count, outer, width, rows, groups):
+        room, stack = cuda.shared.array(ROOM, float64), cuda.shared.array(STACK, float64)
+        u, others = block(), (groups, outer, w, units * outer)
+        one = total(room, stack, stack, sums, 0, u, outer, 1, width, rows, others)
+        two = total(room, stack, stack, sums, 1, u, outer, 1, width, rows, others)
+        three = total(room, stack, stack, sums, 2, u, outer, 1, width, rows, others)
+        if thread() == 0:
+            slope, shift, offset, size = settled(center, one, two, three, count, read1(rstd, u))
+            store1(table, SLOPE * units + u, slope[0])
+            store1(table, SHIFT * units + u, shift[0])
+            store1(table, OFFSET * units + u, offset)
+            if parts == 2:
+                store1(table, SLOPE_LOW * units + u, slope[parts - 1])
+                store1(table, SHIFT_LOW * units + u, shift[parts - 1])
+                store1(table, SIZE * units + u, size)
+                if u == 0:
+                    store1(table, LEFT * units, 0.0)
+
+    return kernel
+
+
+def reduce(parts: int, center: bool) -> Any:
+    """Sums of the samples' channels (3, samples * channels, parts) -> grads (2, channels): dweight and dbias."""
+    zero = (0.0,) * parts
+
+    def leaf(sums, plane, u, o, i, others):
+        rstd, table, channels, groups, size, units = others
+        acc, at = get_sum(sums, o * channels + u, zero), o * groups + quotient(u, quotient(channels, groups))
+        if plane == 1:
+            return plus(multiply(acc, (1.0,), zero), zero)
+        offset = read1(table, OFFSET * units + at) if center else -0.0
+        product = get_sum(sums, size + o * channels + u, zero)
+        return plus(multiply(product, (read1(rstd, at),), zero), multiply(acc, (offset,), zero))
+
+    total = tree(parts, True, device(leaf))
+
+    def kernel(sums, rstd, table, grads, channels, outer, width, rows, groups):
+        room, stack = cuda.shared.array(ROOM, float64), cuda.shared.array(STACK, float64)
+        u, others = block(), (rstd, table, channels, groups, outer * channels, outer * groups)
+        one = total(room, stack, stack, sums, 0, u, outer, 1, width, rows, others)
+        two = total(room, stack, stack, sums, 1, u, outer, 1, width, rows, others)
+        if thread() == 0:
+            store1(grads, u, value(one))
+            store1(grads, channels + u, value(two))
+
+    return kernel
+
+
+@device
+def eight(v, n):
+    """The pairs' sum of the first n of eight accumulators."""
+    a = plus(v[0], v[1]) if n > 1 else v[0]
+    b = plus(v[2], v[3]) if n > 3 else v[2]
+    c = plus(v[4], v[5]) if n > 5 else v[4]
+    d = plus(v[6], v[7]) if n > 7 else v[6]
+    a = plus(a, b) if n > 2 else a
+    c = plus(c, d) if n > 6 else c
+    return plus(a, c) if n > 4 else a
+
+
+def pairs(parts: int) -> Any:
+    """sums (a, n, columns, parts) -> out (a, n / FACTOR rounded up, columns, parts), in adjacent pairs."""
+    zero = (0.0,) * parts
+
+    @device
+    def leaf(sums, at, step, k, n):
+        return get_sum(sums, at + k * step, zero) if k < n else zero
+
+    @device
+    def eight_of(sums, at, step, k, n):
+        return eight(
+            (
+                leaf(sums, at, step, k, n),
+                leaf(sums, at, step, k + 1, n),
+                leaf(sums, at, step, k + 2, n),
+                leaf(sums, at, step, k + 3, n),
+                leaf(sums, at, step, k + 4, n),
+                leaf(sums, at, step, k + 5, n),
+                leaf(sums, at, step, k + 6, n),
+                leaf(sums, at, step, k + 7, n),
+            ),
+            n - k,
+        )
+
+    def kernel(sums, out, size, n, fewer, columns):
+        i = block() * BLOCK + thread()
+        if i < size:
+            a = quotient(i, fewer * columns)
+            rest = i - a * fewer * columns
+            q = quotient(rest, columns)
+            at, left = (a * n + q * FACTOR) * columns + rest - q * columns, min(FACTOR, n - q * FACTOR)
+            sums_of_eight = (
+                eight_of(sums, at, columns, 0, left),
+                eight_of(sums, at, columns, 8, left),
+                eight_of(sums, at, columns, 16, left),
+                eight_of(sums, at, columns, 24, left),
+                eight_of(sums, at, columns, 32, left),
+                eight_of(sums, at, columns, 40, left),
+                eight_of(sums, at, columns, 48, left),
+                eight_of(sums, at, columns, 56, left),
+            )
+            put_sum(out, i, eight(sums_of_eight, (left + 7) >> 3))
+
+    return kernel

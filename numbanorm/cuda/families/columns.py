@@ -1,0 +1,279 @@
+"""Kernel family *columns*: sums down the rows, and what is written row by row. A thread has four columns.
+
+Rows are taken four at a time, so that many loads are on their way at once; y may be x, and dx may be x or dy.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import cuda, float64
+
+from ..arith.accumulators import plus
+from ..arith.device import barrier, block, device, quotient, read1, thread
+from ..arith.elementwise import (
+    SHIFT,
+    SHIFT_LOW,
+    SLOPE,
+    SLOPE_LOW,
+    four_affine,
+    four_normalized,
+    four_shares,
+    four_slanted,
+    four_slants,
+)
+from ..arith.tiles import (
+    deposit,
+    fetch,
+    four,
+    four_distances,
+    four_lesses,
+    four_minus,
+    four_multiplied,
+    four_only,
+    four_products,
+    four_sums,
+    four_terms,
+    hold,
+    present,
+    put,
+    recall,
+    same,
+    withdraw,
+)
+from ..partial_sums import BLOCK, BOTH, PLANES, PRODUCTS, SQUARES, SUM, WEIGHTS, column_unit, four_own_means, put_sum
+
+ROOM = 4 * 2 * BLOCK
+BATCH = 4  # rows at a time
+HELD = 4 * BATCH
+
+
+@device
+def column_of(wide, e, first, wide_block):
+    """A thread's column e, the block's `wide_block` columns beginning at `first`."""
+    tx = thread() & ((wide_block >> 2) - 1)
+    return first + (4 * tx + e if wide else tx + (wide_block >> 2) * e)
+
+
+@device
+def columns_of(wide, first, wide_block):
+    """Four columns of a thread: neighbours, or far apart so that neighbouring threads read neighbours."""
+    return (
+        column_of(wide, 0, first, wide_block),
+        column_of(wide, 1, first, wide_block),
+        column_of(wide, 2, first, wide_block),
+        column_of(wide, 3, first, wide_block),
+    )
+
+
+@device
+def within(column, width):
+    return 1 if column < width else 0
+
+
+@device
+def entry(unit, there, table, start):
+    """A group's number in a row of a table that begins at `start`."""
+    return read1(table, start + unit) if there > 0 else 0.0
+
+
+four_within, four_units, four_entries = four(within, 1), four(column_unit, 1), four(entry, 2)
+
+
+@device
+def pairs_of_blocks(acc, room, row, rows_of_threads, there):
+    """Accumulators of `rows_of_threads` rows of threads -> their pairs' sum, in row 0; `there`: how many have a block."""
+    t, width = thread(), quotient(BLOCK, rows_of_threads)
+    step = 1
+    while step < rows_of_threads:
+        if row & (2 * step - 1) == step:
+            deposit(room, 8 * t, 4, acc[0])
+            deposit(room, 8 * t + 1, 4, acc[1])
+            deposit(room, 8 * t + 2, 4, acc[2])
+            deposit(room, 8 * t + 3, 4, acc[3])
+        barrier()
+        if row & (2 * step - 1) == 0 and row + step < there:
+            at = 8 * (t + step * width)
+            acc = (
+                plus(acc[0], withdraw(room, at, 4, acc[0])),
+                plus(acc[1], withdraw(room, at + 1, 4, acc[1])),
+                plus(acc[2], withdraw(room, at + 2, 4, acc[2])),
+                plus(acc[3], withdraw(room, at + 3, 4, acc[3])),
+            )
+        step *= 2
+    barrier()
+    return acc
+
+
+@device
+def put_column(acc, column, there, p, at):
+    if there > 0:
+        put_sum(p, at + column, acc)
+
+
+four_put = four(put_column, 3)
+
+
+@device
+def put_chunk(acc, room, row, rows_of_threads, blocks, column, there, out, base):
+    """Join a chunk's blocks and write the sums of its columns."""
+    acc = pairs_of_blocks(acc, room, row, rows_of_threads, blocks)
+    if row == 0:
+        four_put(acc, column, there, out, base)
+
+
+@device
+def next_row(column, step):
+    return column + step
+
+
+four_next = four(next_row, 1)
+
+
+@device
+def row_present(there, row, last):
+    """Which of four columns a row has; none, if there is no such row."""
+    return there if row < last else same(0)
+
+
+def columns(kind: int, wide: bool, parts: int, center: bool, corrected: bool = False) -> Any:
+    """x (and dy): (samples, rows, width) -> sums down `per` blocks of rows, out (planes, samples, chunks, width, parts).
+
+    mean (and rstd, offsets): float64, of `groups` of `length` columns each, the columns `real` wide before folding; of a
+    sample, or (WEIGHTS) of each row, with offsets if `corrected`. A block of threads takes `span` columns and as many blocks of
+    rows as it has rows of threads, BLOCK / (span / 4).
+    """
+    nothing = ((0.0,) * parts,) * 4
+    centered, two = center and kind in (SQUARES, PRODUCTS), kind in (PRODUCTS, WEIGHTS)
+    planes, batch = PLANES[kind], BATCH // parts if two else BATCH  # rows loaded at once; more made float64 spill
+
+    def kernel(x, dy, mean, rstd, offsets, out, samples, rows, width, real, length, groups, span, per_block, chunks, per):
+        room = cuda.shared.array(ROOM, float64)
+        held, given = cuda.local.array(HELD, float64), cuda.local.array(HELD, float64)
+        strips = quotient(width + span - 1, span)
+        strip_chunk = quotient(block(), strips)
+        sample = quotient(strip_chunk, chunks)
+        row_of_threads = quotient(thread(), span >> 2)
+        column = columns_of(wide, (block() - strip_chunk * strips) * span, span)
+        there = four_within(column, width)
+        chunk = strip_chunk - sample * chunks
+        k = chunk * per + row_of_threads
+        first, last = k * per_block, min(rows, (k + 1) * per_block)
+        means = same(0.0)
+        if centered:
+            means = four_entries(four_units(column, sample, real, length, groups), there, mean, 0)
+        a, q, s = nothing, nothing, nothing
+        at = four_next(column, (sample * rows + first) * width)
+        for row in range(first, last, batch):
+            for j in range(batch):
+                here = row_present(there, row + j, last)
+                hold(held, j, fetch(wide, x, four_next(at, j * width), here, 0))
+                if two:
+                    hold(given, j, fetch(wide, dy, four_next(at, j * width), here, 0))
+            for j in range(batch):
+                here, v = present(row_present(there, row + j, last), 0), recall(held, j)
+                if kind == WEIGHTS:
+                    unit, g, offset = four_units(column, row + j, real, length, groups), recall(given, j), same(-0.0)
+                    r = four_entries(unit, row_present(there, row + j, last), rstd, 0)
+                    if center:
+                        means = four_entries(unit, row_present(there, row + j, last), mean, 0)
+                    if corrected:
+                        offset = four_entries(unit, row_present(there, row + j, last), offsets, 0)
+                    d = four_distances(a, v, means, here)
+                    a = four_products(a, four_only(g), four_normalized(d, r, offset))
+                    q = four_sums(q, g)
+                elif kind in (SUM, BOTH):
+                    a = four_sums(a, v)
+                else:
+                    d = four_distances(a, v, means, here)
+                    if kind == SQUARES:
+                        a = four_products(a, d, d)
+                    else:
+                        g = recall(given, j)
+                        a, q, s = four_sums(a, g), four_products(q, four_only(g), d), four_terms(s, d)
+            at = four_next(at, batch * width)
+        if kind == BOTH:
+            means = four_own_means(a, same(max(last - first, 1)), same(0))
+            at = four_next(column, (sample * rows + first) * width)
+            for row in range(first, last, batch):
+                for j in range(batch):
+                    hold(held, j, fetch(wide, x, four_next(at, j * width), row_present(there, row + j, last), 0))
+                for j in range(batch):
+                    d = four_distances(q, recall(held, j), means, present(row_present(there, row + j, last), 0))
+                    q = four_products(q, d, d)
+                at = four_next(at, batch * width)
+            if first < rows:
+                blocks = quotient(rows + per_block - 1, per_block)
+                four_put(a, column, there, out, (sample * blocks + k) * width)
+                four_put(q, column, there, out, ((samples + sample) * blocks + k) * width)
+        else:
+            blocks = quotient(rows + per_block - 1, per_block) - chunk * per
+            plane, base = samples * chunks * width, strip_chunk * width
+            put_chunk(a, room, row_of_threads, per, blocks, column, there, out, base)
+            if planes > 1:
+                put_chunk(q, room, row_of_threads, per, blocks, column, there, out, plane + base)
+            if planes > 2:
+                put_chunk(s, room, row_of_threads, per, blocks, column, there, out, 2 * plane + base)
+
+    return kernel
+
+
+@device
+def column_weight(column, there, p, real, t):
+    return read1(p, quotient(column - quotient(column, real) * real, t)) if there > 0 else 0.0
+
+
+four_weights = four(column_weight, 2)
+
+
+def apply_columns(wide: bool, parts: int, center: bool, weighted: bool, biased: bool, gradient: bool) -> Any:
+    """x (and dy): (samples, rows, width) -> y (dx), `chunk` rows to a block. See `runs.apply_runs` and `columns`."""
+    zero = (0.0,) * parts
+
+    def kernel(
+        x, dy, y, w, b, mean, low, rstd, table, units, samples, rows, width, real, length, groups, t, span, chunk, chunks
+    ):
+        held, given = cuda.local.array(HELD, float64), cuda.local.array(HELD, float64)
+        strips, threads_of_row = quotient(width + span - 1, span), span >> 2
+        strip_chunk = quotient(block(), strips)
+        sample = quotient(strip_chunk, chunks)
+        column = columns_of(wide, (block() - strip_chunk * strips) * span, span)
+        there = four_within(column, width)
+        unit = four_units(column, sample, real, length, groups)
+        r, m, scale, like = four_entries(unit, there, rstd, 0), same(0.0), same(1.0), same(zero)
+        if center:
+            m = four_entries(unit, there, mean, 0)
+        if weighted:
+            scale = four_weights(column, there, w, real, t)
+        if gradient:
+            both = four_multiplied(four_only(r), four_only(scale), like)
+            slope = four_slants(unit, there, table, SLOPE, SLOPE_LOW, units, zero)
+            shift = four_slants(unit, there, table, SHIFT, SHIFT_LOW, units, zero)
+        else:
+            c, bias = same(-0.0), same(-0.0)
+            if center:
+                c = four_shares(four_entries(unit, there, low, 0), r)
+            if biased:
+                bias = four_weights(column, there, b, real, t)
+        step = quotient(BLOCK, threads_of_row)
+        first = (strip_chunk - sample * chunks) * chunk
+        last, row = min(rows, first + chunk), first + quotient(thread(), threads_of_row)
+        at = four_next(column, (sample * rows + row) * width)
+        while row < last:
+            for j in range(BATCH):
+                here = row_present(there, row + j * step, last)
+                hold(held, j, fetch(wide, x, four_next(at, j * step * width), here, 0))
+                if gradient:
+                    hold(given, j, fetch(wide, dy, four_next(at, j * step * width), here, 0))
+            for j in range(BATCH):
+                here = row_present(there, row + j * step, last)
+                if gradient:
+                    u = four_multiplied(four_only(recall(given, j)), both, like)
+                    found = four_slanted(four_lesses(recall(held, j), m, like), slope, u, shift)
+                else:
+                    found = four_affine(four_minus(recall(held, j), m), r, c, scale, bias)
+                put(wide, y, four_next(at, j * step * width), here, 0, found)
+            row += BATCH * step
+            at = four_next(at, BATCH * step * width)
+
+    return kernel

@@ -1,0 +1,305 @@
+"""How launches are put down: their arguments, work space, and the cutting and joining that forward and backward share.
+
+A *step* is a launch. Its arguments are names of arrays, parts of them, integers and floats, so that a schedule is made once for
+a plan and serves every call of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from ...spec.plan import Plan
+from ...spec.tree import TILE, block_rows, fold_for
+from .. import combine, driver
+from .. import partial_sums as partials
+from ..arith.elementwise import EACH, FOURS, SOME
+from ..compiler import Kernel
+from ..families import columns, runs
+
+SLOTS = 16  # of a block of 128 threads
+ROWS_TOGETHER = 8  # of each thread in an elementwise kernel for columns
+
+
+NUMBERS = ("eps", "n", "old", "new")  # arguments that differ from call to call
+
+
+@dataclass(frozen=True)
+class Part:
+    """An array from one of its elements on."""
+
+    name: str
+    offset: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """A launch: `template` holds its arguments but for pointers (place, array, element) and numbers (place, name)."""
+
+    kernel: Kernel
+    kinds: tuple[str, ...]
+    grid: int
+    block: int
+    template: list[Any]
+    pointers: tuple[tuple[int, str, int], ...]
+    numbers: tuple[tuple[int, str], ...]
+
+
+class Call(NamedTuple):
+    """What a schedule depends on, beside the plan. Types are dtype names; None for what is not there."""
+
+    types: tuple[tuple[str, str | None], ...]
+    center: bool
+    given: bool
+    aligned: bool  # all addresses allow 16-byte accesses
+    one_read: bool = False
+    in_place: bool = False  # y is x; dx is x or dy
+    write: bool = True  # y, or dx
+    parameters: bool = False  # dweight and dbias
+
+
+@dataclass
+class Schedule:
+    """Steps, and float64 elements of work space; made by adding to it."""
+
+    types: dict[str, str | None]
+    work: int = 0
+    steps: list[Step] = field(default_factory=list)
+    reason: str = ""
+    prepared: dict[int, list[Any]] = field(default_factory=dict)  # device -> what to launch
+
+    @property
+    def parts(self) -> int:
+        """float64 numbers of an accumulator."""
+        return 2 if self.types["x"] == "float64" else 1
+
+    def room(self, accumulators: int) -> Part:
+        """Work space."""
+        part = Part("work", self.work)
+        self.work += accumulators * self.parts
+        return part
+
+    def add(
+        self, build: Any, constants: tuple[Any, ...], grid: int, block: int, arguments: tuple[Any, ...], most: int = 0
+    ) -> None:
+        """Put down a launch of `build(*constants)`; `most` threads bound its registers, if a block may have more than here."""
+        if grid >= 1 << 31:
+            raise ValueError(f"a launch must have fewer than 2**31 blocks: got {grid} for {build.__name__}; cut x into pieces")
+        kinds = tuple(self.kind(a) for a in arguments)
+        parts = [Part(a, 0) if isinstance(a, str) and a not in NUMBERS else a for a in arguments]
+        there = [isinstance(a, Part) and self.types.get(a.name, "") is not None for a in parts]
+        pointers = tuple((k, a.name, a.offset) for k, a in enumerate(parts) if there[k])
+        numbers = tuple((k, a) for k, a in enumerate(parts) if a in NUMBERS)
+        template = [a if isinstance(a, (int, float)) else driver.DRIVER.null for a in parts]
+        self.steps.append(Step(Kernel(build, constants, most or block), kinds, grid, block, template, pointers, numbers))
+
+    def elsewhere(self, name: str, size: int) -> None:
+        """Let all steps so far write to work space what they write to an array of float64, and one more copy it there."""
+        start = self.work + self.work % 2  # of 16 bytes
+        self.work = start + size
+        for k, step in enumerate(self.steps):
+            moved = tuple((at, "work", start + offset) if n == name else (at, n, offset) for at, n, offset in step.pointers)
+            self.steps[k] = replace(step, pointers=moved)
+        self.add(partials.copy, (), -(-size // partials.BLOCK), partials.BLOCK, (Part("work", start), name, size))
+
+    def kind(self, argument: Any) -> str:
+        """The type of an argument; an array that is not there is never read, so any type does."""
+        if isinstance(argument, float) or argument in NUMBERS:
+            return "float"
+        if isinstance(argument, str):
+            return self.types.get(argument) or "float64"
+        return "int" if isinstance(argument, int) else "float64"
+
+
+def power_of_two_above(n: int) -> int:
+    return 1 << max(0, n - 1).bit_length()
+
+
+def sharing(wide: bool, t: int) -> int:
+    """How the weights lie of which each serves t elements; see `elementwise.parameters`."""
+    return EACH if t == 1 else FOURS if wide and t % 4 == 0 else SOME
+
+
+def slots_for(length: int) -> int:
+    """Slots of a row: 1, 2 or a multiple of 4 that holds it."""
+    tiles = -(-length // TILE)
+    return tiles if tiles <= 2 else -(-tiles // 4) * 4
+
+
+# --- sums: partial ones, and joining them ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Items:
+    """How runs are cut: into `spans` items of `span` elements, `per` slots each."""
+
+    runs: int
+    length: int
+    per: int
+    wide: bool
+
+    @property
+    def span(self) -> int:
+        return self.per * TILE
+
+    @property
+    def spans(self) -> int:
+        return -(-self.length // self.span)
+
+    @property
+    def n(self) -> int:
+        return self.runs * self.spans
+
+    @property
+    def block(self) -> int:
+        """Threads: of as many items as the driver likes, but of whole ones."""
+        return max(int(driver.DRIVER.block_threads), 8 * self.per)
+
+    @property
+    def grid(self) -> int:
+        return -(-self.n // (self.block // 8 // self.per))
+
+
+def items_of(runs: int, length: int, wide: bool) -> Items:
+    return Items(runs, length, min(SLOTS, power_of_two_above(-(-length // TILE))), wide and length % 4 == 0)
+
+
+def fewer(s: Schedule, sums: Part, planes: int, n: int, columns: int, most: int) -> tuple[Part, int]:
+    """Parts (planes, n, columns) joined in pairs until there are at most `most`."""
+    while n > most:
+        less = -(-n // combine.FACTOR)
+        size = planes * less * columns
+        out = s.room(size)
+        s.add(combine.pairs, (s.parts,), -(-size // partials.BLOCK), partials.BLOCK, (sums, out, size, n, less, columns))
+        sums, n = out, less
+    return sums, n
+
+
+def join_block(outer: int, inner: int) -> tuple[int, int]:
+    """Threads of a block that joins outer x inner sums, and of each inner group."""
+    width = power_of_two_above(inner)
+    wanted = max(power_of_two_above(outer) * width, 32)
+    return min(combine.MOST, wanted), width
+
+
+def join(
+    s: Schedule, kind: int, out: Any, sums: Part, units: int, outer: int, inner: int, by_rows: bool, strides: tuple[int, ...],
+    count: float = 1.0, eps: Any = 0.0,
+) -> None:  # fmt: skip
+    """strides: groups, a plane, a sample, a group, columns, a row, a part; see `combine.partial_sums`."""
+    tree_rows = block_rows(outer)
+    block, width = join_block(outer, inner)
+    arguments = (
+        sums,
+        out,
+        "stats" if kind == combine.SPREAD else None,
+        units,
+        count,
+        eps,
+        outer,
+        inner,
+        width,
+        tree_rows,
+        *strides,
+    )
+    s.add(combine.join, (kind, s.parts, by_rows), units, block, arguments, most=combine.MOST)
+
+
+def most_parts(outer: int) -> int:
+    """Parts that a join takes: a block of 1024 threads must hold those of a block of rows."""
+    return 32 if outer > 1 else combine.MOST
+
+
+def join_runs(
+    s: Schedule, plan: Plan, kind: int, out: Any, sums: Part, i: Items, groups: int, planes: int, **more: Any
+) -> None:
+    """Sums of items of runs, `groups` to a row, to their units."""
+    sums, inner = fewer(s, sums, planes * i.runs, i.spans, 1, most_parts(plan.M))
+    strides = (groups, i.runs * inner, plan.M * groups * inner, inner, 1, groups * inner, 1)
+    join(s, kind, out, sums, plan.B * groups, plan.M, inner, True, strides, **more)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How columns are cut: blocks of threads take `span` columns and `per` blocks of rows. Rows may be folded."""
+
+    samples: int
+    rows: int
+    width: int
+    wide: bool
+
+    @property
+    def span(self) -> int:
+        return 4 * min(32, power_of_two_above(-(-self.width // 4)))
+
+    @property
+    def per(self) -> int:
+        return 4 * partials.BLOCK // self.span
+
+    @property
+    def tree_rows(self) -> int:
+        return block_rows(self.rows)
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.rows // self.tree_rows)
+
+    @property
+    def chunks(self) -> int:
+        return -(-self.blocks // self.per)
+
+    @property
+    def strips(self) -> int:
+        return -(-self.width // self.span)
+
+
+def grid_of(samples: int, rows_: int, width: int, wide: bool) -> Grid:
+    return Grid(samples, rows_, width, wide and width % 4 == 0)
+
+
+def folded(plan: Plan, wide: bool) -> Grid:
+    width = plan.G * plan.K * plan.T
+    fold = fold_for(plan.M, width)
+    return grid_of(plan.B, plan.M // fold, fold * width, wide)
+
+
+def sum_columns(
+    s: Schedule, kind: int, g: Grid, arrays: tuple[Any, ...], real: int, length: int, groups: int, flags: tuple[bool, ...]
+) -> tuple[Part, int]:
+    """Partial sums of columns -> where they are, and how many chunks of them."""
+    planes, both = partials.PLANES[kind], kind == partials.BOTH
+    chunks = g.blocks if both else g.chunks
+    out = s.room(planes * g.samples * chunks * g.width)
+    sizes = (g.samples, g.rows, g.width, real, length, groups, g.span, g.tree_rows, g.chunks, g.per)
+    grid = g.samples * g.chunks * g.strips
+    s.add(columns.columns, (kind, g.wide, s.parts, *flags), grid, partials.BLOCK, (*arrays, out, *sizes))
+    return out, chunks
+
+
+def join_columns(
+    s: Schedule, kind: int, out: Any, sums: Part, g: Grid, chunks: int, planes: int, real: int, columns: int, **more: Any
+) -> None:
+    """Chunks of columns' sums to their units, of `columns` columns each (times what is folded)."""
+    outer = g.width // real * columns
+    sums, inner = fewer(s, sums, planes * g.samples, chunks, g.width, most_parts(outer))
+    strides = (real // columns, g.samples * inner * g.width, inner * g.width, columns, columns, real, g.width)
+    join(s, kind, out, sums, g.samples * (real // columns), outer, inner, False, strides, **more)
+
+
+def sum_runs(
+    s: Schedule, kind: int, i: Items, arrays: tuple[Any, ...], per_sample: int, groups: int, channels: int, t: int,
+    flags: tuple[int, ...],
+) -> None:  # fmt: skip
+    """flags: center, sharing, weighted; see `runs.tiles`."""
+    sizes = (i.n, i.spans, i.span, i.length, per_sample, groups, channels, t, i.per)
+    s.add(runs.tiles, (kind, i.wide, s.parts, *flags), i.grid, i.block, (*arrays, *sizes), 128)
+
+
+def element_columns(s: Schedule, plan: Plan, call: Call, arrays: tuple[Any, ...], flags: tuple[bool, ...]) -> None:
+    """flags: center, weighted, biased, gradient; see `columns.apply_columns`."""
+    g = folded(plan, call.aligned)
+    chunk = 4 * partials.BLOCK // g.span * ROWS_TOGETHER
+    chunks, length = -(-g.rows // chunk), plan.K * plan.T
+    sizes = (plan.B * plan.G, g.samples, g.rows, g.width, plan.G * length, length, plan.G, plan.T, g.span, chunk, chunks)
+    grid = g.samples * chunks * g.strips
+    s.add(columns.apply_columns, (g.wide, s.parts, *flags), grid, partials.BLOCK, (*arrays, *sizes))

@@ -1,0 +1,277 @@
+"""The norms' gradients as functions, from the statistics that the forward pass returned.
+
+With xh = (x - mean) * rstd, u = dy * weight, and sums over the n elements that share a mean:
+
+    dx      = rstd * (u - sum(u) / n - xh * sum(u * xh) / n)      (RMS norm: without sum(u))
+    dx      = rstd * u                                            where the statistics were given
+    dweight = sum of dy * xh, dbias = sum of dy                   over all elements that share the weight
+
+Sums are float64 and in a fixed order, so gradients keep the promises of the forward pass: rounded once, with the same bits
+at any thread count.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from .backends import dispatch
+from .spec import checks, plan
+from .spec.checks import Array
+
+Gradients: TypeAlias = tuple[Array | None, ...]
+
+
+def layer_norm_backward(
+    dy: Array,
+    x: Array,
+    normalized_shape: int | tuple[int, ...],
+    stats: tuple[Array, Array],
+    weight: Array | None = None,
+    *,
+    needs: tuple[bool, bool, bool] = (True, True, True),
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Gradients:
+    """Gradients of `layer_norm`.
+
+    Parameters
+    ----------
+    dy, x : arrays of shape (..., *normalized_shape), of one dtype
+        The gradient of the result, and what was normalized. Copied first unless they are C-contiguous.
+    normalized_shape : int or tuple of int
+        The last axes of x.
+    stats : Stats
+        (mean, rstd) as `layer_norm` returned them with return_stats=True, of shape x.shape[:-len(normalized_shape)]. The
+        mean is taken to be that of x but for its rounding, which is made good.
+    weight : array of shape normalized_shape, optional
+        As it was given to `layer_norm`; leaving out one that it had is an error.
+    needs : (bool, bool, bool)
+        Which of dx, dweight, dbias are wanted; what is not costs neither time nor memory traffic.
+    out : array like x, optional
+        Where to write dx; may be x or dy. One that is not C-contiguous costs a copy.
+    backend : {None, "cpu", "cuda"}
+        None: where x lies. "cuda" carries NumPy arrays to the device and the results back.
+
+    Returns
+    -------
+    (dx, dweight, dbias)
+        dx in x's dtype; dweight and dbias of shape normalized_shape in the weight's dtype (x's, without a weight). None
+        for what was not wanted.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that do not fit, before anything is computed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbanorm import layer_norm
+    >>> x = np.array([[1.0, 2.0, 4.0]])
+    >>> y, stats = layer_norm(x, 3, return_stats=True)
+    >>> dx, dweight, dbias = layer_norm_backward(np.ones_like(x), x, 3, stats)
+    >>> dweight.round(4)
+    array([-1.069 , -0.2673,  1.3363])
+    """
+    home = dispatch.home(x, backend)
+    x_ = home.array("x", x)
+    p = plan.trailing(x_.shape, plan.as_shape("normalized_shape", normalized_shape))
+    return _run(p, home, dy, x, x_, stats, weight, checks.needs(needs, 3), out, backend, True, False)
+
+
+def rms_norm_backward(
+    dy: Array,
+    x: Array,
+    normalized_shape: int | tuple[int, ...],
+    stats: tuple[Array | None, Array],
+    weight: Array | None = None,
+    *,
+    needs: tuple[bool, bool] = (True, True),
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Gradients:
+    """Gradients of `rms_norm`.
+
+    Parameters
+    ----------
+    dy, x, normalized_shape, weight, out, backend
+        As for `layer_norm_backward`.
+    stats : Stats
+        As `rms_norm` returned them: the mean is None.
+    needs : (bool, bool)
+        Which of dx, dweight are wanted.
+
+    Returns
+    -------
+    (dx, dweight)
+        As for `layer_norm_backward`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that do not fit, before anything is computed.
+    """
+    home = dispatch.home(x, backend)
+    x_ = home.array("x", x)
+    p = plan.trailing(x_.shape, plan.as_shape("normalized_shape", normalized_shape))
+    return _run(p, home, dy, x, x_, stats, weight, checks.needs(needs, 2), out, backend, False, False)
+
+
+def group_norm_backward(
+    dy: Array,
+    x: Array,
+    num_groups: int,
+    stats: tuple[Array, Array],
+    weight: Array | None = None,
+    *,
+    channel_axis: int = 1,
+    needs: tuple[bool, bool, bool] = (True, True, True),
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Gradients:
+    """Gradients of `group_norm`.
+
+    Parameters
+    ----------
+    dy, x : arrays of shape (N, C, ...), or (N, ..., C) with channel_axis=-1, of one dtype
+    num_groups : int
+        As it was given to `group_norm`.
+    stats : Stats
+        (mean, rstd) of shape (N, num_groups), as `group_norm` returned them.
+    weight : array of shape (C,), optional
+    channel_axis : int
+        Any axis but 0.
+    needs, out, backend
+        As for `layer_norm_backward`.
+
+    Returns
+    -------
+    (dx, dweight, dbias)
+        As for `layer_norm_backward`; dweight and dbias have shape (C,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that do not fit, before anything is computed.
+    """
+    home = dispatch.home(x, backend)
+    x_ = home.array("x", x)
+    p = plan.group(x_.shape, plan.as_int("num_groups", num_groups), plan.as_int("channel_axis", channel_axis))
+    return _run(p, home, dy, x, x_, stats, weight, checks.needs(needs, 3), out, backend, True, False)
+
+
+def instance_norm_backward(
+    dy: Array,
+    x: Array,
+    stats: tuple[Array, Array],
+    weight: Array | None = None,
+    *,
+    channel_axis: int = 1,
+    use_input_stats: bool = True,
+    needs: tuple[bool, bool, bool] = (True, True, True),
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Gradients:
+    """Gradients of `instance_norm`.
+
+    Parameters
+    ----------
+    dy, x : arrays of shape (N, C, ...), or (N, ..., C) with channel_axis=-1, of one dtype
+    stats : Stats
+        (mean, rstd) of shape (N, C), as `instance_norm` returned them.
+    weight : array of shape (C,), optional
+    channel_axis : int
+        Any axis but 0.
+    use_input_stats : bool
+        As it was given to `instance_norm`: False for running statistics, which do not depend on x.
+    needs, out, backend
+        As for `layer_norm_backward`.
+
+    Returns
+    -------
+    (dx, dweight, dbias)
+        As for `layer_norm_backward`; dweight and dbias have shape (C,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that do not fit, before anything is computed.
+    """
+    home = dispatch.home(x, backend)
+    x_ = home.array("x", x)
+    p = plan.instance(x_.shape, plan.as_int("channel_axis", channel_axis))
+    given = not checks.flag("use_input_stats", use_input_stats)
+    return _run(p, home, dy, x, x_, stats, weight, checks.needs(needs, 3), out, backend, True, given)
+
+
+def batch_norm_backward(
+    dy: Array,
+    x: Array,
+    stats: tuple[Array, Array],
+    weight: Array | None = None,
+    *,
+    channel_axis: int = 1,
+    training: bool = True,
+    needs: tuple[bool, bool, bool] = (True, True, True),
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Gradients:
+    """Gradients of `batch_norm`.
+
+    Parameters
+    ----------
+    dy, x : arrays of shape (N, C), (N, C, ...), or (N, ..., C) with channel_axis=-1, of one dtype
+    stats : Stats
+        (mean, rstd) of shape (C,), as `batch_norm` returned them.
+    weight : array of shape (C,), optional
+    channel_axis : int
+        Any axis.
+    training : bool
+        As it was given to `batch_norm`: False for running statistics, which do not depend on x.
+    needs, out, backend
+        As for `layer_norm_backward`.
+
+    Returns
+    -------
+    (dx, dweight, dbias)
+        As for `layer_norm_backward`; dweight and dbias have shape (C,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that do not fit, before anything is computed.
+    """
+    home = dispatch.home(x, backend)
+    x_ = home.array("x", x)
+    p = plan.batch(x_.shape, plan.as_int("channel_axis", channel_axis))
+    given = not checks.flag("training", training)
+    return _run(p, home, dy, x, x_, stats, weight, checks.needs(needs, 3), out, backend, True, given)
+
+
+def _run(
+    p: plan.Plan, home: Any, dy: Any, x: Any, x_: Any, stats: Any, weight: Any, needs: tuple[bool, ...], out: Any,
+    backend: Any, center: bool, given: bool,
+) -> Gradients:  # fmt: skip
+    """Check what is left, run, and return the gradients. x: as it came; x_: of a known dtype."""
+    if backend is None:
+        done = home.differentiate_at_once(p, x_, dy, stats, weight, needs, out, center, given)
+        if done is not None:
+            return done  # type: ignore[no-any-return]
+    dy_ = home.like("dy", dy, x_)
+    mean, rstd = home.stats(stats, p.stats_shape, center)
+    w = home.parameter("weight", weight, p.weight_shape)
+    if weight is None and getattr(stats, "weighted", False):
+        raise ValueError("weight must be given, for the forward call had one: got None; pass the same weight")
+    if out is not None:
+        if not needs[0]:
+            raise ValueError(f"out is where dx is written: got needs={needs}; leave out away, or ask for dx")
+        others = (("x", x), ("dy", dy), ("weight", weight), ("mean", mean), ("rstd", rstd))
+        home.output(out, x_, others, may_be=("x", "dy"))
+    if isinstance(backend, dispatch.Explaining):
+        backend.tell_backward(home, p, x_, center, given, needs)
+    x_c, dy_c = home.contiguous(x_), home.contiguous(dy_)
+    if home.on_device:
+        w, mean, rstd = home.ready(w, mean, rstd)
+    dx = home.destination(out, x_, x_c, dy_c) if needs[0] else None
+    grads = home.differentiate(p, x_c, dy_c, dx, w, mean, rstd, center, given, needs[1:])
+    return (home.written(out, dx) if needs[0] else None, *grads)

@@ -1,0 +1,329 @@
+"""The norms as functions of tensors and as modules: torch's signatures, classes and state, numbanorm's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.overrides import handle_torch_function, has_torch_function_variadic
+
+from ...backends import dispatch
+from .convert import register
+from .operators import call, no_tangent, normalize
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def layer_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`torch.nn.functional.layer_norm`, computed by `numbanorm.layer_norm`.
+
+    Parameters
+    ----------
+    input : tensor of shape (..., *normalized_shape), float16, bfloat16, float32 or float64
+        Copied first unless it is contiguous.
+    normalized_shape : sequence of int
+    weight, bias : tensor of shape normalized_shape, optional
+        Both of one float type, not necessarily the input's.
+    eps : float
+
+    Returns
+    -------
+    contiguous tensor of the input's shape and dtype
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that do not fit, before anything is computed.
+    """
+    if has_torch_function_variadic(input, weight, bias):
+        return handle_torch_function(layer_norm, (input, weight, bias), input, normalized_shape, weight, bias, eps)
+    return _apply("layer_norm", input, list(normalized_shape), weight, bias, eps)
+
+
+def rms_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
+    """`torch.nn.functional.rms_norm`, computed by `numbanorm.rms_norm`.
+
+    Parameters
+    ----------
+    input : tensor of shape (..., *normalized_shape), float16, bfloat16, float32 or float64
+        Copied first unless it is contiguous.
+    normalized_shape : sequence of int
+    weight : tensor of shape normalized_shape, optional
+        Of any of these float types.
+    eps : float, optional
+        By default the machine epsilon of float32, or that of float64 for a float64 input: what torch computes with.
+
+    Returns
+    -------
+    contiguous tensor of the input's shape and dtype
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that do not fit, before anything is computed.
+    """
+    if has_torch_function_variadic(input, weight):
+        return handle_torch_function(rms_norm, (input, weight), input, normalized_shape, weight, eps)
+    return _apply("rms_norm", input, list(normalized_shape), weight, None, eps)
+
+
+def group_norm(
+    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    """`torch.nn.functional.group_norm`, computed by `numbanorm.group_norm`.
+
+    Parameters
+    ----------
+    input : tensor of shape (N, C, ...), float16, bfloat16, float32 or float64
+        Contiguous or channels_last; else copied first.
+    num_groups : int
+    weight, bias : tensor of shape (C,), optional
+        Both of one float type, not necessarily the input's.
+    eps : float
+
+    Returns
+    -------
+    tensor of the input's shape and dtype, channels_last if the input is
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that do not fit, before anything is computed.
+    """
+    if has_torch_function_variadic(input, weight, bias):
+        return handle_torch_function(group_norm, (input, weight, bias), input, num_groups, weight, bias, eps)
+    return _apply("group_norm", input, [num_groups], weight, bias, eps)
+
+
+def instance_norm(
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`torch.nn.functional.instance_norm`, computed by `numbanorm.instance_norm`.
+
+    Parameters
+    ----------
+    input : tensor of shape (N, C, ...), float16, bfloat16, float32 or float64
+        Contiguous or channels_last; else copied first.
+    running_mean, running_var : tensor of shape (C,), optional
+        Updated in place with use_input_stats; without, they normalize.
+    weight, bias : tensor of shape (C,), optional
+        Both of one float type, not necessarily the input's.
+    use_input_stats : bool
+    momentum, eps : float
+
+    Returns
+    -------
+    tensor of the input's shape and dtype, channels_last if the input is
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that do not fit, and for a single value a channel; before anything is computed.
+    """
+    tensors = (input, running_mean, running_var, weight, bias)
+    if has_torch_function_variadic(*tensors):
+        return handle_torch_function(instance_norm, tensors, *tensors, use_input_stats, momentum, eps)
+    running = (running_mean, running_var, None)
+    return _apply("instance_norm", input, [], weight, bias, eps, running, use_input_stats, momentum)
+
+
+def batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`torch.nn.functional.batch_norm`, computed by `numbanorm.batch_norm`.
+
+    Parameters
+    ----------
+    input : tensor of shape (N, C) or (N, C, ...), float16, bfloat16, float32 or float64
+        Contiguous or channels_last; else copied first.
+    running_mean, running_var : tensor of shape (C,), or None
+        Updated in place in training; else they are wanted, and normalize.
+    weight, bias : tensor of shape (C,), optional
+        Both of one float type, not necessarily the input's.
+    training : bool
+    momentum, eps : float
+
+    Returns
+    -------
+    tensor of the input's shape and dtype, channels_last if the input is
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that do not fit, and for a single value a channel in training; before anything is computed.
+    """
+    tensors = (input, running_mean, running_var, weight, bias)
+    if has_torch_function_variadic(*tensors):
+        return handle_torch_function(batch_norm, tensors, *tensors, training, momentum, eps)
+    return _apply("batch_norm", input, [], weight, bias, eps, (running_mean, running_var, None), training, momentum)
+
+
+def _counted_batch_norm(
+    input: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None, bias: Tensor | None,
+    training: bool, eps: float, num_batches_tracked: Tensor,
+) -> Tensor:  # fmt: skip
+    """`batch_norm` whose running statistics average over all batches, of which so many came before."""
+    tensors = (input, running_mean, running_var, weight, bias)
+    if has_torch_function_variadic(*tensors):
+        return handle_torch_function(_counted_batch_norm, tensors, *tensors, training, eps, num_batches_tracked)
+    running = (running_mean, running_var, num_batches_tracked)
+    return _apply("batch_norm", input, [], weight, bias, eps, running, training, None)
+
+
+class _Batch(_BatchNorm):
+    """torch's forward pass with numbanorm's; the batch is counted when it is done."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        self._check_input_dim(input)
+        tracking = self.training and self.track_running_stats
+        own = self.training or (self.running_mean is None and self.running_var is None)
+        mean, var = (self.running_mean, self.running_var) if tracking or not self.training else (None, None)
+        counter = self.num_batches_tracked if tracking else None
+        if self.momentum is None and counter is not None:
+            y = _counted_batch_norm(input, mean, var, self.weight, self.bias, own, self.eps, counter)
+        else:  # without a counter there is no average, and torch leaves the running statistics as they are
+            y = batch_norm(input, mean, var, self.weight, self.bias, own, self.momentum or 0.0, self.eps)
+        if counter is not None:
+            counter.add_(1)
+        return y
+
+
+class BatchNorm1d(_Batch, torch.nn.BatchNorm1d):
+    """`torch.nn.BatchNorm1d`, computed by `batch_norm`."""
+
+
+class BatchNorm2d(_Batch, torch.nn.BatchNorm2d):
+    """`torch.nn.BatchNorm2d`, computed by `batch_norm`."""
+
+
+class BatchNorm3d(_Batch, torch.nn.BatchNorm3d):
+    """`torch.nn.BatchNorm3d`, computed by `batch_norm`."""
+
+
+class _Instance(_InstanceNorm):
+    """torch's forward pass around `instance_norm` of this module."""
+
+    def _apply_instance_norm(self, input: Tensor) -> Tensor:
+        momentum = 0.0 if self.momentum is None else self.momentum
+        own = self.training or not self.track_running_stats
+        return instance_norm(input, self.running_mean, self.running_var, self.weight, self.bias, own, momentum, self.eps)
+
+
+class InstanceNorm1d(_Instance, torch.nn.InstanceNorm1d):
+    """`torch.nn.InstanceNorm1d`, computed by `instance_norm`."""
+
+
+class InstanceNorm2d(_Instance, torch.nn.InstanceNorm2d):
+    """`torch.nn.InstanceNorm2d`, computed by `instance_norm`."""
+
+
+class InstanceNorm3d(_Instance, torch.nn.InstanceNorm3d):
+    """`torch.nn.InstanceNorm3d`, computed by `instance_norm`."""
+
+
+class LayerNorm(torch.nn.LayerNorm):
+    """`torch.nn.LayerNorm`, computed by `layer_norm`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
+
+
+class RMSNorm(torch.nn.RMSNorm):
+    """`torch.nn.RMSNorm`, computed by `rms_norm`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.normalized_shape, self.weight, self.eps)
+
+
+class GroupNorm(torch.nn.GroupNorm):
+    """`torch.nn.GroupNorm`, computed by `group_norm`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+
+
+MODULES = (
+    *(BatchNorm1d, BatchNorm2d, BatchNorm3d, InstanceNorm1d, InstanceNorm2d, InstanceNorm3d),
+    *(LayerNorm, RMSNorm, GroupNorm),
+)
+register(MODULES, (layer_norm, rms_norm, group_norm, instance_norm, batch_norm))
+
+
+def _apply(
+    kind: str, input: Tensor, size: list[int], weight: Tensor | None, bias: Tensor | None, eps: float | None,
+    running: tuple[Tensor | None, ...] = (None, None, None), own: bool = True, momentum: float | None = 0.0,
+) -> Tensor:  # fmt: skip
+    """Check what NumPy cannot see, normalize, and update the running statistics."""
+    _check(input=input, weight=weight, bias=bias, running_mean=running[0], running_var=running[1])
+    if eps is None:
+        eps = torch.finfo(torch.float64 if input.dtype == torch.float64 else torch.float32).eps
+    if bias is not None and weight is None:
+        weight = torch.ones_like(bias)  # for its dtype, which dbias has
+    y, _, _, *updated = call(normalize, input, weight, bias, *running, kind, size, own, momentum, eps)
+    if own:
+        for old, new in zip(running[:2], updated, strict=True):
+            if old is not None:
+                old.copy_(new)
+    return y
+
+
+@torch.compiler.assume_constant_result
+def _no_cuda() -> str:
+    """Why tensors on a CUDA device cannot be computed with, or nothing; not for torch.compile to look into."""
+    return dispatch.why_no_cuda() or ""
+
+
+def _check(**tensors: Any) -> None:
+    """Every tensor is one that the arrays' functions can read."""
+    x = tensors["input"]
+    for name, t in tensors.items():
+        if t is None and name != "input":
+            continue
+        if not isinstance(t, Tensor):
+            raise TypeError(f"{name} must be a tensor: got {type(t).__name__}; write torch.as_tensor({name})")
+        if t.device.type not in ("cpu", "cuda", "meta"):
+            raise TypeError(f"{name} must be on the CPU or a CUDA device: got {t.device}; write {name}.cpu()")
+        if t.is_cuda and _no_cuda():
+            raise TypeError(f"{name} must be on the CPU here: got {t.device}; write {name}.cpu(), or mend this: {_no_cuda()}")
+        if t.device != x.device:
+            raise TypeError(f"{name} must be on the input's device, {x.device}: got {t.device}; write {name}.to(input.device)")
+        if t.is_nested:
+            raise TypeError(
+                f"{name} must not be nested: got {t.layout}; call torch.nn.functional's, or pad: {name}.to_padded_tensor(0.0)"
+            )
+        if t.is_quantized:
+            raise TypeError(
+                f"{name} must not be quantized: got {t.dtype}; quantize revert(model), or write {name}.dequantize()"
+            )
+        if t.layout != torch.strided:
+            raise TypeError(f"{name} must be dense: got {t.layout}; write {name}.to_dense()")
+        if t.dtype not in FLOATS:
+            raise TypeError(f"{name} must hold float16, bfloat16, float32 or float64: got {t.dtype}; write {name}.float()")
+        no_tangent(name, t)
+    weight, bias = tensors["weight"], tensors["bias"]
+    if weight is not None and bias is not None and weight.dtype != bias.dtype:
+        raise TypeError(f"bias must have the dtype of weight, {weight.dtype}: got {bias.dtype}; write bias.to(weight.dtype)")

@@ -1,0 +1,243 @@
+"""The two custom operators behind `numbanorm.interop.torch`: every norm's forward pass, and its backward pass.
+
+They have no side effects: running statistics come back as new tensors. So autograd and torch.compile take them as they are.
+torch.func's transforms do not: they take the two autograd.Functions that share the operators' formulae.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
+
+from ... import functional
+from ... import gradients as backward
+from ...spec import checks, plan
+from .higher import differentiate_gradients
+
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+class Kind(NamedTuple):
+    """What tells a norm from the others: arguments that its forward and backward functions share, and its plan."""
+
+    options: Callable[[list[int], bool, int], dict[str, Any]]  # of size, own statistics, channel axis
+    planned: Callable[[tuple[int, ...], list[int]], plan.Plan]  # of the shape as torch sees it, and size
+
+
+# plans of symbolic sizes, which cannot be looked up, are made anew: hence __wrapped__
+TRAILING = Kind(
+    lambda size, own, axis: {"normalized_shape": tuple(size)},
+    lambda shape, size: plan.trailing.__wrapped__(shape, tuple(size)),
+)
+KINDS = {
+    "layer_norm": TRAILING,
+    "rms_norm": TRAILING,
+    "group_norm": Kind(
+        lambda size, own, axis: {"num_groups": size[0], "channel_axis": axis},
+        lambda shape, size: plan.group.__wrapped__(shape, size[0], 1),
+    ),
+    "instance_norm": Kind(
+        lambda size, own, axis: {"use_input_stats": own, "channel_axis": axis},
+        lambda shape, size: plan.instance.__wrapped__(shape, 1),
+    ),
+    "batch_norm": Kind(
+        lambda size, own, axis: {"training": own, "channel_axis": axis},
+        lambda shape, size: plan.batch.__wrapped__(shape, 1),
+    ),
+}
+
+
+@torch.library.custom_op("numbanorm::normalize", mutates_args=(), device_types=("cpu", "cuda"))
+def normalize(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None, running_var: Tensor | None,
+    num_batches_tracked: Tensor | None, kind: str, size: list[int], own: bool, momentum: float | None, eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """y, mean, rstd, and copies of the running statistics that have taken in x if its own statistics normalize it."""
+    x = _plain(x)
+    layout, axis = _layout(kind, x)
+    x = x.contiguous(memory_format=layout)
+    y = torch.empty_like(x, memory_format=layout)
+    parameters = {"weight": weight, "bias": bias}
+    tracked = {"running_mean": running_mean, "running_var": running_var, "num_batches_tracked": num_batches_tracked}
+    running = {name: _plain(t).clone() for name, t in tracked.items() if t is not None}
+    arrays = {name: _array(t) for name, t in (parameters | running).items() if t is not None}
+    options = KINDS[kind].options(size, own, axis) | ({"momentum": momentum} if running else {})
+    norm = getattr(functional, kind)
+    _, (mean, rstd) = norm(_array(x, axis), **arrays, **options, eps=eps, out=_array(y, axis), return_stats=True)
+    updated = (running.get(name, x.new_empty(0)) for name in ("running_mean", "running_var"))
+    return y, x.new_empty(0, dtype=torch.float64) if mean is None else _apart(mean), _tensor(rstd), *updated
+
+
+@normalize.register_fake
+def normalize_shapes(
+    x: Tensor, weight: Any, bias: Any, running_mean: Any, running_var: Any, counter: Any, kind: str, size: list[int], *_: Any
+) -> tuple[Tensor, ...]:
+    shape = KINDS[kind].planned(tuple(x.shape), size).stats_shape
+    mean, rstd = (x.new_empty(s, dtype=torch.float64) for s in ((0,) if kind == "rms_norm" else shape, shape))
+    updated = (x.new_empty(0) if t is None else torch.empty_like(t) for t in (running_mean, running_var))
+    return torch.empty_like(x, memory_format=_layout(kind, x)[0]), mean, rstd, *updated
+
+
+@torch.library.custom_op("numbanorm::differentiate", mutates_args=(), device_types=("cpu", "cuda"))
+def differentiate(
+    dy: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, rstd: Tensor, kind: str, size: list[int], own: bool,
+    needs: list[bool],
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """dx, dweight, dbias; empty where not needed."""
+    dy, x = _plain(dy), _plain(x)
+    layout, axis = _layout(kind, x)
+    x, dy = x.contiguous(memory_format=layout), dy.contiguous(memory_format=layout)
+    dx = torch.empty_like(x, memory_format=layout) if needs[0] else x.new_empty(0)
+    gradients = getattr(backward, f"{kind}_backward")(
+        *(_array(dy, axis), _array(x, axis)),
+        **KINDS[kind].options(size, own, axis),
+        stats=(None if kind == "rms_norm" else _array(mean), _array(rstd)),
+        weight=None if weight is None else _array(weight),
+        needs=tuple(needs[: 2 if kind == "rms_norm" else 3]),
+        out=_array(dx, axis) if needs[0] else None,
+    )
+    dweight, dbias = (*gradients, None)[1:3]
+    return dx, x.new_empty(0) if dweight is None else _tensor(dweight), x.new_empty(0) if dbias is None else _apart(dbias)
+
+
+@differentiate.register_fake
+def differentiate_shapes(
+    dy: Any, x: Tensor, weight: Any, mean: Any, rstd: Any, kind: str, size: Any, own: bool, needs: list[bool]
+) -> tuple[Tensor, ...]:
+    dx = torch.empty_like(x, memory_format=_layout(kind, x)[0]) if needs[0] else x.new_empty(0)
+    return dx, *(torch.empty_like(weight, memory_format=torch.contiguous_format) if n else x.new_empty(0) for n in needs[1:])
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    """Keep for the backward pass what it will read; x only if its deviations from the mean are in a gradient."""
+    x, weight, *_, ctx.kind, ctx.size, ctx.own, _, _ = inputs
+    needs_x, needs_weight = ctx.needs_input_grad[:2]
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(x if needs_weight or (needs_x and ctx.own) else None, weight, *output[1:3])
+
+
+def _backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients of x, weight and bias; recorded for the next derivative where autograd records."""
+    with torch._C.DisableTorchFunctionSubclass():  # torch's own backward passes do not ask subclasses either
+        no_tangent("the result's gradient", dy)
+        x, *rest = ctx.saved_tensors
+        needs = ctx.needs_input_grad[:3]
+        gradients = call(differentiate, dy, dy if x is None else x, *rest, ctx.kind, ctx.size, ctx.own, list(needs))
+    return *(g if n else None for g, n in zip(gradients, needs, strict=True)), *(None,) * 8
+
+
+def _save_second(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    """Keep what the next derivative will read; x only if a gradient depended on it."""
+    dy, x, weight, mean, rstd, ctx.kind, ctx.size, ctx.own, needs = inputs
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*(t for t, needed in zip(output, needs, strict=True) if not needed))
+    ctx.save_for_backward(dy, x if needs[1] or (needs[0] and ctx.own) else None, weight, mean, rstd)
+
+
+def _backward_second(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Gradients of dy, x and weight. mean and rstd count as functions of x, so nothing is left for them."""
+    with torch._C.DisableTorchFunctionSubclass():
+        saved = ctx.saved_tensors
+        p = KINDS[ctx.kind].planned(tuple(saved[0].shape), ctx.size)
+        gradients = differentiate_gradients(upstream, saved, p, ctx.kind != "rms_norm", ctx.own)
+    return *gradients, *(None,) * 6
+
+
+class Normalize(torch.autograd.Function):
+    """`normalize` for torch.func's transforms."""
+
+    forward = staticmethod(lambda *args: normalize(*args))
+    setup_context, backward = staticmethod(_save), staticmethod(_backward)
+    vmap = staticmethod(lambda *args: _each(normalize, *args))
+    jvp = staticmethod(lambda *_: _refuse_tangent("input"))
+
+
+class Differentiate(torch.autograd.Function):
+    """`differentiate` for torch.func's transforms."""
+
+    forward = staticmethod(lambda *args: differentiate(*args))
+    setup_context, backward = staticmethod(_save_second), staticmethod(_backward_second)
+    vmap = staticmethod(lambda *args: _each(differentiate, *args))
+    jvp = staticmethod(lambda *_: _refuse_tangent("input"))
+
+
+normalize.register_autograd(_backward, setup_context=_save)
+differentiate.register_autograd(_backward_second, setup_context=_save_second)
+FUNCTIONS: dict[Any, Any] = {normalize: Normalize, differentiate: Differentiate}
+
+
+def call(operator: Any, *args: Any) -> Any:
+    """An operator, or where a transform of torch.func is active its Function, which torch.compile leaves to Python."""
+    if not torch._C._functorch.get_dynamic_layer_stack_depth():
+        return operator(*args)
+    if torch.compiler.is_compiling():
+        torch._dynamo.graph_break("numbanorm within a transform of torch.func is no part of a graph")
+    return FUNCTIONS[operator].apply(*args)
+
+
+def no_tangent(name: str, t: Tensor) -> None:
+    """Refuse a forward-mode derivative, which an operator would drop, and give one of 0."""
+    if unpack_dual(t).tangent is not None:
+        _refuse_tangent(name)
+
+
+def _refuse_tangent(name: str) -> None:
+    raise RuntimeError(f"{name} must not carry a forward-mode tangent: got one; differentiate backwards, by autograd")
+
+
+def _each(operator: Any, info: Any, axes: tuple[Any, ...], *args: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """One call for each example of a torch.vmap."""
+    batched = [isinstance(a, Tensor) and axis is not None for a, axis in zip(args, axes, strict=True)]
+    calls = (
+        call(operator, *(a.select(axis, k) if b else a for a, axis, b in zip(args, axes, batched, strict=True)))
+        for k in range(info.batch_size)
+    )
+    results = tuple(map(torch.stack, zip(*calls, strict=True)))
+    return results, (0,) * len(results)
+
+
+def _layout(kind: str, x: Tensor) -> tuple[Any, int]:
+    """In which memory format x is read, and where its channels lie then; norms of channels keep channels_last."""
+    last = None if KINDS[kind] is TRAILING else CHANNELS_LAST.get(x.dim())
+    if last is None or x.is_contiguous() or not x.is_contiguous(memory_format=last):
+        return torch.contiguous_format, 1
+    return last, -1
+
+
+def _array(t: Tensor, channel_axis: int = 1) -> Any:
+    """The memory of a tensor as what the functions take, seen with its channels there: on a device, the tensor itself."""
+    t = _plain(t).detach()
+    if channel_axis == -1:
+        t = t.movedim(1, -1)
+    if checks.device_library(t):
+        return t
+    if t.dtype != torch.bfloat16:
+        return t.numpy()
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise ImportError("bfloat16 tensors need ml_dtypes: it is not installed; pip install 'numbanorm[bfloat16]'") from None
+    return t.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+
+
+def _plain(t: Tensor) -> Tensor:
+    """A tensor without the methods of its subclass."""
+    return t if type(t) is Tensor else Tensor.as_subclass(t, Tensor)
+
+
+def _apart(a: Any) -> Tensor:
+    """`_tensor` of one row of two that a device's tensors share: results of an operator must not share storage."""
+    return a.clone() if isinstance(a, Tensor) else _tensor(a)
+
+
+def _tensor(a: Any) -> Tensor:
+    """The memory of what the functions give as a tensor; a copy where it is read-only, which tensors cannot be."""
+    if isinstance(a, Tensor):
+        return a
+    a = a if a.flags.writeable else a.copy()
+    return torch.from_numpy(a.view(np.int16)).view(torch.bfloat16) if a.dtype.name == "bfloat16" else torch.from_numpy(a)

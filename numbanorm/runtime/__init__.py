@@ -1,0 +1,1 @@
+"""What running programs want: compiled code on disk, and work that nothing interrupts."""

@@ -1,0 +1,142 @@
+"""Compiling ahead: what a program will call is compiled, or taken from disk, before its first call.
+
+A kernel is compiled for the types of what it is called with, at that call. So nothing here lists kernels or types: the
+functions are called with small arrays of zeros, of shapes on either side of every limit by which a kernel is chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from . import functional, gradients
+from .moments import moments
+from .spec import checks
+from .spec.plan import Shape
+from .spec.tree import LEAST_RUN, SHORT
+
+# a kernel is chosen by whether one run makes a group, elements share a weight in a long run, and a run is short: these shapes
+# (1, runs, channels, length), of two groups of channels, are every case of the three, and small enough for one thread
+SHAPES = [(1, runs, 2 * k, t) for runs in (1, 2) for k, t in ((1, 2), (SHORT, 2), (1, LEAST_RUN), (1, SHORT))]
+GIVEN = {"batch_norm": "training", "instance_norm": "use_input_stats"}  # False for statistics that are given
+
+FUNCTIONS = (
+    functional.layer_norm,
+    functional.rms_norm,
+    functional.group_norm,
+    functional.instance_norm,
+    functional.batch_norm,
+    gradients.layer_norm_backward,
+    gradients.rms_norm_backward,
+    gradients.group_norm_backward,
+    gradients.instance_norm_backward,
+    gradients.batch_norm_backward,
+    moments,
+)
+
+
+def warmup(
+    *functions: Callable[..., Any],
+    dtypes: DTypeLike | Iterable[DTypeLike] = ("float32",),
+    backend: str | None = None,
+) -> None:
+    """Compile what calls of some functions will need, or load it from disk, so that no later call does.
+
+    Weights, running statistics and `stats` may then be of any dtype. docs/start.md says how long it takes. Layers and torch
+    modules call these same functions. It starts Numba's threading layer, so call it after a fork, not before: children that are
+    forked later stay in one thread.
+
+    Parameters
+    ----------
+    *functions : norms, their backward functions, `moments`
+        By default all.
+    dtypes : dtype or sequence of dtypes
+        Those of x: "float16", "bfloat16", "float32", "float64" or NumPy's dtypes of these names.
+    backend : {None, "cpu"}
+        Kernels for a GPU are compiled for their device at the first call, and kept on disk too.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that do not fit, before anything is compiled.
+
+    Examples
+    --------
+    >>> import numbanorm as nn
+    >>> nn.warmup(nn.layer_norm, nn.layer_norm_backward)
+    >>> nn.warmup(nn.rms_norm, dtypes=("float16", "float32"))
+    """
+    if not (backend is None or (isinstance(backend, str) and backend == "cpu")):
+        raise ValueError(f"backend must be 'cpu' or None, for kernels of a GPU are compiled at their first call and kept on "
+                         f"disk: got {backend!r}; leave backend out")  # fmt: skip
+    for function in functions:
+        if not any(function is known for known in FUNCTIONS):
+            raise TypeError(f"warmup wants norms, their backward functions or moments: got {function!r}; "
+                            f"write warmup(layer_norm, layer_norm_backward)")  # fmt: skip
+    for dtype in [_float(d) for d in _several(dtypes)]:
+        for function in functions or FUNCTIONS:
+            _call(function, dtype)
+    _compile_parallel()
+
+
+def _several(dtypes: Any) -> list[Any]:
+    """Dtypes, of which one may come alone."""
+    return list(dtypes) if isinstance(dtypes, Iterable) and not isinstance(dtypes, (str, type)) else [dtypes]
+
+
+def _float(value: Any) -> np.dtype[Any]:
+    """A dtype that x may have, in native byte order."""
+    try:
+        dtype = np.dtype("void" if value is None else value)  # NumPy takes None for float64
+    except TypeError:
+        if value == "bfloat16":
+            raise TypeError("bfloat16 must be known to NumPy, which ml_dtypes sees to: got 'bfloat16' before it was imported; "
+                            "write import ml_dtypes (pip install 'numbanorm[bfloat16]')") from None  # fmt: skip
+        dtype = None
+    native = dtype if dtype is None or dtype.isnative else dtype.newbyteorder("=")
+    if native is None or not checks.is_float(native):
+        raise TypeError(checks.not_float("arrays of dtypes", repr(value), "dtypes=('float32',)"))
+    return native
+
+
+def _call(function: Callable[..., Any], dtype: np.dtype[Any]) -> None:
+    """Call a function in every way that makes a difference to the kernels."""
+    norm, some = function.__name__.removesuffix("_backward"), 2 if function.__name__.startswith("rms_norm") else 3
+    for shape in SHAPES:
+        x = np.zeros(shape, dtype)
+        options, stats_shape = _options(norm, shape)
+        stats = None if norm == "rms_norm" else np.zeros(stats_shape), np.ones(stats_shape)
+        # backend="cpu" keeps a call from the shorter way that Python takes with arguments of the usual kind
+        for own, backend in product((True, False) if norm in GIVEN else (True,), (None, "cpu")):
+            given = {"backend": backend, **({GIVEN[norm]: own} if norm in GIVEN else {})}
+            if norm != function.__name__:
+                for needs in [True] * some, [True] + [False] * (some - 1):
+                    function(x, x, stats=stats, needs=needs, **options, **given)
+            else:
+                running = (np.zeros(shape[2]), np.ones(shape[2])) if norm in GIVEN else ()
+                function(x, *running, **options, **given)
+
+
+def _options(norm: str, shape: Shape) -> tuple[dict[str, Any], Shape]:
+    """What a norm must be told of an x of such a shape, and the shape of its statistics."""
+    n, runs, channels, length = shape
+    if norm in ("layer_norm", "rms_norm"):
+        return {"normalized_shape": (channels, length)}, (n, runs)
+    if norm == "group_norm":
+        return {"num_groups": 2, "channel_axis": 2}, (n, 2)
+    if norm == "moments":
+        return {"axis": (1, 3)}, ()
+    return {"channel_axis": 2}, (channels,) if norm == "batch_norm" else (n, channels)
+
+
+def _compile_parallel() -> None:
+    """Compile what deals to threads the pieces of the kernels that there are."""
+    from .cpu.launch import FAMILIES, dealer
+
+    for family, kernel in FAMILIES.items():
+        if kernel.overloads:
+            dealer(family.endswith("backward"))
