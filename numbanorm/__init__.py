@@ -2,7 +2,6 @@
 
 from .functional import Stats, batch_norm, explain, group_norm, instance_norm, layer_norm, rms_norm
 from .gradients import batch_norm_backward, group_norm_backward, instance_norm_backward, layer_norm_backward, rms_norm_backward
-from .info import info, show_versions
 from .layers import (
     BatchNorm1d,
     BatchNorm2d,
@@ -15,7 +14,8 @@ from .layers import (
     RMSNorm,
 )
 from .moments import Moments, moments
-from .warmup import warmup
+from .precompile import warmup
+from .versions import info, show_versions
 
 __version__ = "0.1.0"
 

@@ -76,7 +76,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of one norm."""
+    """Results of one norm."""
 
     norm: Norm
     y: Array

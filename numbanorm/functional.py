@@ -423,7 +423,7 @@ def _at_once(
     p: plan.Plan, home: Any, x: Any, weight: Any, bias: Any, eps: Any, out: Any, backend: Any, method: Any, with_stats: bool,
     mean: Any, var: Any, momentum: Any, counter: Any, convention: Any, own: bool,
 ) -> Any:  # fmt: skip
-    """What `home.at_once` makes of a call with running statistics of the usual kind; None where something is less usual."""
+    """Fast path for calls with running statistics; None if the full checks are needed."""
     if backend is not None or counter is not None or convention.__class__ is not str or convention != "torch":
         return None
     if momentum.__class__ is not float or not 0.0 <= momentum <= 1.0:

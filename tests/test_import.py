@@ -25,7 +25,7 @@ FLOORS = (
     {"cpu", "cuda"},
     {"backends"},
     {"functional", "gradients", "moments", "reference"},
-    {"info", "interop", "layers", "warmup"},
+    {"interop", "layers", "precompile", "versions"},
     {"bench", "demo"},
     {"cli"},
     {"__main__"},

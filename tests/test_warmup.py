@@ -28,9 +28,9 @@ from numba.core import event
 from numba.core.dispatcher import Dispatcher
 
 import numbanorm
-from numbanorm import warmup as warm
+from numbanorm import precompile
 
-NAMES = [function.__name__ for function in warm.FUNCTIONS]
+NAMES = [function.__name__ for function in precompile.FUNCTIONS]
 KERNELS = {"runs", "columns", "rows_backward", "columns_backward", "runs_backward"}
 BACKWARD = KERNELS - {"runs", "columns"}
 # the kernel families that a norm needs: for what is measured, for gradients, and for dx of statistics that were given
@@ -192,7 +192,7 @@ def test_all_functions(dtype: str, told: dict[tuple[str, ...], Any]) -> None:
 def test_every_public_function_can_be_warmed() -> None:
     public = {getattr(numbanorm, name) for name in numbanorm.__all__}
     functions = {f for f in public if inspect.isfunction(f) and "backend" in inspect.signature(f).parameters}
-    assert functions - {numbanorm.warmup} == set(warm.FUNCTIONS)
+    assert functions - {numbanorm.warmup} == set(precompile.FUNCTIONS)
 
 
 COUNT = """
@@ -307,7 +307,7 @@ except TypeError as error:
 
 
 def test_example() -> None:
-    outcome = doctest.testmod(warm)
+    outcome = doctest.testmod(precompile)
     assert (outcome.failed, outcome.attempted) == (0, 3)
 
 

@@ -98,7 +98,7 @@ def home(x: Any, backend: Any) -> Any:
 
 @cache
 def _device(library: str | None) -> tuple[Any, Any]:
-    """What makes homes on a device, and the kind of a library's arrays; None carries NumPy's."""
+    """Class and library for device arrays; None stands for NumPy arrays to be carried over."""
     from ..cuda.arrays import libraries
     from ..cuda.arrays.space import Device
 

@@ -1,4 +1,4 @@
-"""What a norm does with arrays in host memory: checks them, makes others, and has the CPU backend compute.
+"""Arrays of a call in host memory: checked, made, copied, and computed by the CPU backend.
 
 `cuda.home.Device` has methods of these names for arrays on a device; the functions know no more of either. This is a module
 for speed: a call of a method costs 30 ns more, of which a norm of a small array has a dozen.
@@ -43,7 +43,7 @@ def foreseen(x: Array) -> Array:
 
 
 def users(x: Array) -> Array:
-    """What the functions take for what `array` gave."""
+    """The caller's own array behind a checked one."""
     return x
 
 
@@ -67,7 +67,7 @@ def destination(out: Array | None, x: Array, *sources: Array) -> Array:
 
 
 def written(out: Array | None, y: Array) -> Array:
-    """What the caller gets, once y is computed."""
+    """The caller's result, once y is computed."""
     if out is None:
         return y
     if not out.flags.carray:
@@ -89,7 +89,7 @@ def at_once(
     p: Plan, x: Array, out: Any, weight: Any, bias: Any, eps: float, center: bool, method: Any, with_stats: bool,
     mean: Any = None, var: Any = None, shares: tuple[float, float] | None = None,
 ) -> tuple[Array, Array | None] | None:  # fmt: skip
-    """(y, statistics if wanted) of a call whose arguments are all as kernels want them; None if one wants a closer look.
+    """Fast path: (y, statistics) if compiled code accepts every argument, else None.
 
     Compiled code looks at them: what is right it knows in 50 ns, and what is wrong Python finds out again. mean, var: running
     statistics, to be updated with these shares of old and new, or given if there are none.

@@ -1,4 +1,4 @@
-"""What is measured: norms, shapes, numbers, and which groups of a large array are checked."""
+"""Cases to measure: norms, shapes, numbers, and which groups of a large array are checked."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def checked(case: Case) -> tuple[int, Array, bool]:
 
 
 def picked(case: Case, results: tuple[Array, ...]) -> list[Array]:
-    """What is checked of x-shaped and (C,) results, as float64: (B, G, K, M * T), then (G, K) for each that is whole."""
+    """Parts of x-shaped and (C,) results to check, as float64: (B, G, K, M * T), then (G, K) for each that is whole."""
     axis, index, whole = checked(case)
     first = results[0].reshape(case.view).take(index, axis=axis).astype(np.float64)
     b, m, g, k, t = first.shape

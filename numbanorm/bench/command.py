@@ -32,7 +32,7 @@ PACKAGES = ("torch", "onnxruntime", "onnx", "jax", "jaxlib", "numbagg", "bottlen
 
 @dataclass(frozen=True)
 class Options:
-    """What was typed; None is the default, which `--quick` and `--scaling` change."""
+    """Options as typed; None is the default, which `--quick` and `--scaling` change."""
 
     sizes: tuple[str, ...] | None = None
     norms: tuple[str, ...] = NORMS
@@ -49,7 +49,7 @@ class Options:
 
 @dataclass
 class Run:
-    """What there is so far: all that Ctrl-C leaves is shown."""
+    """Results so far: all that Ctrl-C leaves is shown."""
 
     results: list[Result] = field(default_factory=list)
     errors: dict[float, dict[str, float | None]] = field(default_factory=dict)
@@ -221,7 +221,7 @@ class Progress:
 
 
 def machine(threads: int) -> dict[str, Any]:
-    """What a figure depends on."""
+    """Circumstances that a figure depends on."""
     facts: dict[str, Any] = {k: v for k, v in nn.info().items() if k not in ("kernel cache", "threads", *PACKAGES)}
     versions = {}
     for name in PACKAGES:

@@ -111,7 +111,7 @@ def confirm(
     rounds: int,
     measured: Callable[[Trees, dict[int, list[str]], int, str], dict[Case, Pair]] = measured,
 ) -> tuple[dict[Case, Pair], set[Case]]:
-    """What differs in a second and a third look too, from the rounds of these; and what was not looked at again.
+    """Differences that a second and a third look confirm, from the rounds of these; and what was not looked at again.
 
     Of 40 cases the noisiest is chosen by its noise, so the first look counts for nothing. The slower ones come first, the
     most different of them before the others; when one is confirmed the answer is known, and the rest is left.

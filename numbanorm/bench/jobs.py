@@ -1,4 +1,4 @@
-"""What a contender is, and what it makes of a case: a job that can be timed."""
+"""Contenders, and the jobs they make of a case, which can be timed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Contender:
     note: str = ""
 
     def missing(self) -> str:
-        """What is not installed, and how to get it; "" where nothing is missing."""
+        """Sentence on what is not installed, and how to get it; "" where nothing is missing."""
         absent = [name for name in self.modules if importlib.util.find_spec(name) is None]
         if not absent:
             return ""

@@ -1,4 +1,4 @@
-"""What was measured, as Markdown and as JSON."""
+"""Measurements as Markdown and as JSON."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def checkout(command: str) -> Path:
 
 
 def git(root: Path, *arguments: str) -> str | None:
-    """What git prints; None where it fails."""
+    """Output of git; None where it fails."""
     done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else None
 
@@ -52,6 +52,6 @@ def base_of(root: Path, name: str | None) -> tuple[str, str]:
 
 
 def last_lines(text: str, count: int = 1) -> str:
-    """What an error ends with (its last `count` lines), without asv's marks."""
+    """Last `count` lines of an error, without asv's marks."""
     lines = [re.sub(r"^\[.*?%\]|[·\s]+", " ", line).strip() for line in text.splitlines()]
     return " ".join([line for line in lines if line and not line.startswith("asv:")][-count:]) or "nothing"

@@ -56,7 +56,7 @@ FACTS = ("processor", "cores", "threads", "vectors", "caches", "system", "date",
 
 
 def newest(folder: Path) -> dict[str, Any] | None:
-    """What `python -m numbanorm bench --out DIR` wrote last, of all in `folder`; None where there is none."""
+    """Read what `python -m numbanorm bench --out DIR` wrote last, of all in `folder`; None where there is none."""
     found = []
     for path in sorted(folder.rglob("*.json")):
         try:

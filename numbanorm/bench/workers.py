@@ -27,7 +27,7 @@ class FailedError(Exception):
 
 
 class Prepared(NamedTuple):
-    """What a process says once a case is ready."""
+    """Answer of a process whose case is ready."""
 
     seconds: float  # of one call
     digest: str  # of the bits of all results; "" where there are none
@@ -81,7 +81,7 @@ class Worker:
 
 @contextmanager
 def _environment(threads: int) -> Iterator[None]:
-    """What a new process takes over."""
+    """Settings that a new process takes over."""
     before = {name: os.environ.get(name) for name in THREADS}
     os.environ.update(dict.fromkeys(THREADS, str(threads)))
     try:

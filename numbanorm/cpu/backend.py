@@ -42,7 +42,7 @@ def threads_now(plan: Plan) -> int:
 
 
 def flags(center: bool, given: bool, one_read: bool) -> int:
-    """What is to be measured: nothing if the statistics are given, no mean for RMS norm."""
+    """Flags of what is measured: none if the statistics are given, no mean for RMS norm."""
     if given:
         return 0
     return (CENTER if center else 0) | SQUARES | (ONE_READ if one_read and center else 0)
@@ -50,7 +50,7 @@ def flags(center: bool, given: bool, one_read: bool) -> int:
 
 @lru_cache(maxsize=4096)
 def prepared(plan: Plan, dtype: Any, todo: int, affine: bool, given: int, threads: int) -> tuple[Any, Program]:
-    """What to call to normalize x of a dtype, and its program."""
+    """Entry point and program for this plan, dtype and these flags (cached)."""
     s = cut(plan, dtype.itemsize, todo, affine, threads)
     places, count = plan.G * (plan.K if affine else 1), {GIVEN: 1, ONLY_RSTD: 0}.get(given, plan.count)
     return prepare(False, s, dtype, plan, places=places, count=count, given=given)
@@ -151,14 +151,14 @@ def explain(plan: Plan, x: Array, center: bool, given: bool, one_read: bool, aff
 
 @lru_cache(maxsize=4096)
 def prepared_backward(plan: Plan, dtype: Any, todo: int, threads: int) -> tuple[Any, Program]:
-    """What to call for gradients, and its program."""
+    """Entry point and program of gradients for this plan, dtype and these flags (cached)."""
     s = cut_backward(plan, dtype.itemsize, todo, threads)
     times = plan.T if s.family == "rows_backward" else 1
     return prepare(True, s, dtype, plan, places=plan.G * plan.K, count=plan.count, times=times)
 
 
 def tasks(x: Array, dy: Array, dx: Array | None, center: bool, wanted: bool) -> int:
-    """What is to be done for gradients; `wanted`: those of parameters are."""
+    """Flags of a backward call; `wanted`: gradients of parameters are."""
     todo = (PARAMETERS if wanted else 0) | (CENTER if center else 0)
     return todo if dx is None else todo | (WRITE if dx is x or dx is dy else WRITE | STREAM)
 

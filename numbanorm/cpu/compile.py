@@ -78,7 +78,7 @@ class KernelCache(NullCache):
 
 
 def kernel(parallel: bool = False) -> Callable[[Callable[..., None]], Any]:
-    """What Python or another kernel calls: compiled on first use, kept on disk, runs without the GIL."""
+    """Decorator of what Python or another kernel calls: compiled on first use, kept on disk, runs without the GIL."""
 
     def decorate(function: Callable[..., None]) -> Any:
         dispatcher: Any = numba.njit(nogil=True, parallel=parallel, error_model="numpy")(function)

@@ -56,12 +56,12 @@ def dealer(backward: bool) -> int:
 
 @cache
 def entry(kernel: Any, signature: tuple[Any, ...]) -> Any:
-    """What Python calls: the function that Numba's dispatcher would choose."""
+    """The entry point that Numba's dispatcher would call."""
     return unbroken(compiled, kernel, *signature).entry_point
 
 
 def prepare(backward: bool, s: Schedule, dtype: Any, plan: Plan, **more: Any) -> tuple[Any, Program]:
-    """What to call to run a schedule, and its program."""
+    """Bind a schedule to its kernels: entry point and program."""
     shared = any(step[3] > 1 for step in s.steps)
     addresses = family_address(s.family, STORAGE[dtype.name]), dealer(backward) if shared else 0
     run = entry(run_backward, BACKWARD) if backward else entry(run_forward, FORWARD)

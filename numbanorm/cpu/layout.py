@@ -1,4 +1,4 @@
-"""What the two kernel families are told: phases, flags, and where things lie in the statistics and in work space."""
+"""Phases, flags and array layouts shared by schedules and the five kernels."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ NAME = re.compile(rb"\.text\.([\w$.]+)")  # the section that holds a kernel's co
 
 @dataclass(frozen=True)
 class Kernel:
-    """What `build(*constants)` makes, for blocks of at most `threads` threads."""
+    """A kernel, made by `build(*constants)` for blocks of at most `threads` threads."""
 
     build: Callable[..., Any]
     constants: tuple[Any, ...]

@@ -53,13 +53,13 @@ four_own_means, own_means = four(own_mean, 3), once(own_mean, 3)
 
 @device
 def unit_of(run, per_sample, groups, channels):
-    """Whose statistics a run has: a sample is `per_sample` runs of `groups` channels, so many `channels` of a group."""
+    """Unit (group of a sample) of a run: a sample is `per_sample` runs, of `groups` groups of so many `channels`."""
     return quotient(quotient(run, per_sample) * groups + run - quotient(run, groups) * groups, channels)
 
 
 @device
 def column_unit(column, sample, width, length, groups):
-    """Whose statistics a column has: `length` columns of a row are a group, and rows may be folded into one."""
+    """Unit that a column belongs to: `length` columns of a row are a group, and rows may be folded into one."""
     own = column - quotient(column, width) * width
     return sample * groups + quotient(own, length)
 

@@ -37,7 +37,7 @@ class IncompatibleKeys(NamedTuple):
 
 
 class Layer:
-    """What all layers share.
+    """Base of all layers.
 
     Attributes
     ----------
@@ -83,7 +83,7 @@ class Layer:
             )
 
     def _arguments(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What this norm takes beside the common arguments: both functions, and only the forward one."""
+        """Arguments of this norm beside the common ones: those of both functions, and those of the forward one alone."""
         raise NotImplementedError
 
     def _forward(self, x: Array, out: Array | None) -> tuple[Array, Gradients]:
@@ -228,7 +228,7 @@ class Layer:
         refill(self.state_dict())
 
     def extra_repr(self) -> str:
-        """What repr shows in brackets: torch's words, then the extra arguments that are not the default."""
+        """Text that repr shows in brackets: torch's words, then the extra arguments that are not the default."""
         text = self._shown.format(**self.__dict__, use_bias=getattr(self, "bias", None) is not None)
         extra = ((name, getattr(self, name, default), default) for name, default in EXTRA.items())
         return ", ".join([text, *(f"{name}={value!r}" for name, value, default in extra if value != default)])

@@ -113,7 +113,7 @@ class _Tracking(Layer):
         raise NotImplementedError
 
     def _counter(self) -> Array | None:
-        """What counts batches in training."""
+        """Counter of batches in training."""
         return self.num_batches_tracked
 
     def _arguments(self) -> tuple[dict[str, Any], dict[str, Any]]:

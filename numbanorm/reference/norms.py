@@ -150,7 +150,7 @@ def narrow(values: Array, dtype: np.dtype[Any]) -> Array:
 
 
 class Slant(NamedTuple):
-    """What the dx of a group takes, dx = (x - mean) * slope + (u * rstd + shift), and the normalized x, (x - mean) * rstd +
+    """Constants of a group's dx = (x - mean) * slope + (u * rstd + shift), and of the normalized x, (x - mean) * rstd +
     offset. Of (B, G) each."""
 
     slope: Number

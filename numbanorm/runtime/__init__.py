@@ -1,1 +1,1 @@
-"""What running programs want: compiled code on disk, and work that nothing interrupts."""
+"""For running programs: compiled code on disk, and work that nothing interrupts."""

@@ -35,7 +35,7 @@ def cache_folder() -> Path | None:
 
 
 def digest_of(versions: str, *sources: Path) -> str:
-    """What changes with any source file: each of `sources`, or if it is a folder each in it and below."""
+    """Digest of versions and source files: each of `sources`, or if it is a folder each in it and below."""
     digest = hashlib.sha256(versions.encode())
     for source in sources:
         for path in [source] if source.suffix == ".py" else sorted(source.rglob("*.py")):
@@ -44,7 +44,7 @@ def digest_of(versions: str, *sources: Path) -> str:
 
 
 def load(path: Path) -> bytes | None:
-    """What `store` wrote to a file, if it is whole and nobody else can have changed it."""
+    """Read what `store` wrote to a file, if it is whole and nobody else can have changed it."""
     try:
         if not private(path.parent):
             return None

@@ -1,1 +1,1 @@
-"""What is asked of a norm: plans, the order of sums, checks. Integers and errors only."""
+"""The question: plans, the order of sums, checks of arguments. Integers and errors only."""

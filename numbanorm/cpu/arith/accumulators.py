@@ -183,7 +183,7 @@ def ratio(tc: Any, s: Any, n: Any) -> Any:
 
 
 def in_lanes(s: Vec) -> Any:
-    """What holds a float64 for each lane of an accumulator: a vector, or a number."""
+    """Type of a float64 for each lane of an accumulator: a vector, or a number."""
     return types.float64 if s.lanes == 1 else Vec(s.lanes)
 
 

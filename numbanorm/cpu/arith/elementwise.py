@@ -1,4 +1,4 @@
-"""What is written element by element, in float64 and rounded once: over a run, and over rows of columns.
+"""Results, element by element, in float64 and rounded once: over a run, and over rows of columns.
 
 Forward, y = (x - mean) * scale + shift. Backward, dx = (x - mean) * slope + (u + shift), u = dy * weight * rstd.
 
@@ -39,7 +39,7 @@ def parameters(tc: Any, rstd: Any, c: Any, weight: Any, bias: Any) -> Any:
 
 @intrinsic
 def share(tc: Any, low: Any, rstd: Any) -> Any:
-    """What the mean's low part adds to a normalized element."""
+    """Share of the mean's low part in a normalized element."""
     return rstd(low, rstd), lambda ctx, b, sig, a: b.fneg(b.fmul(*a))
 
 

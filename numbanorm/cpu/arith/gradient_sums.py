@@ -1,4 +1,4 @@
-"""What gradients sum, in the fixed order of `sums`: u, u * d and d, with d = x - mean and u = dy or dy * weight.
+"""Sums of gradients, in the fixed order of `accumulators`: u, u * d and d, with d = x - mean and u = dy or dy * weight.
 
 The three sums are one accumulator of four lanes, of which the last is 0. The sum of d would be 0 but for the mean's
 rounding, which it measures: so a gradient is as exact as if the mean were not rounded. Of float64 elements u and d, too, have

@@ -1,4 +1,4 @@
-"""A whole call of a norm in compiled code: what Python hands over enters here, and goes through the steps of a schedule.
+"""A whole call of a norm in compiled code, from Python's objects through the steps of a schedule.
 
 To call a function through Numba's dispatcher costs 0.3 us, 0.1 us more for each array, 0.3 us for each that is made or
 converted before. So a norm calls one function, past the dispatcher, which takes arrays as they are, checks them, widens the
@@ -51,7 +51,7 @@ def program(
     s: Schedule, addresses: tuple[int, int], p: Plan, dtype: np.dtype[Any], places: int, count: int, given: int = NOT_GIVEN,
     times: int = 1,
 ) -> Program:  # fmt: skip
-    """What an entry is told. addresses: of the kernel and its dealer; places: parameters, each for `times` elements."""
+    """Encode a schedule as the int64 array that the compiled entry reads."""
     at = HEAD + 4 * len(s.steps) + len(s.dims)
     sizes = (s.work, s.kept, places, p.B * p.G, p.G, p.M, count, given, times, p.size * dtype.itemsize, at)
     shapes = (len(p.weight_shape), *p.weight_shape, len(p.stats_shape), *p.stats_shape)

@@ -88,7 +88,7 @@ def dimensions(a):
 
 
 def identities() -> list[int]:
-    """What objects are compared with: the type of arrays, and the four dtypes (0 for bfloat16 before anyone had one)."""
+    """Ids of np.ndarray and of the four dtype objects; 0 for bfloat16 before it is imported."""
     known = []
     for name in DTYPES:
         try:

@@ -226,7 +226,7 @@ def join_columns(todo, x, partials, chunks, room, dims, u, groups, w, table, tot
 
 @device(inline=False)
 def expand(x, table, u, w, groups, dims, room, out):
-    """What each column of `groups` groups from unit u on takes, side by side -> out, see `gradient_columns`."""
+    """Constants of each column of `groups` groups from unit u on, side by side -> out, see `gradient_columns`."""
     _, _, all_groups, channels, length, _, _, _, _, _, fold, beside, _, _, _ = dims
     column, rows = 0, rows_of_parameters(x)
     for g in range(u, u + groups):

@@ -40,7 +40,7 @@ from ..layout import BATCH, CENTER, FUSED, JOIN, LEVELS, LOW, MEAN, MEASURE, ONE
 
 @device(inline=False)
 def span_sum(kind, one_read, x, i, n, mean, kept, first, stack):
-    """What the span x[i : i + n] gives to the sum (kind CENTER) or to the squares about `mean` (kind SQUARES).
+    """Sum (CENTER) or squares about `mean` (SQUARES) of one span, x[i : i + n].
 
     With `one_read` the moments of each tile, about its own mean, are kept from tile `first` on when the sum is taken,
     and merged about the group's mean for the squares (Chan, Golub, LeVeque 1979; all tiles at once, so that no division

@@ -1,4 +1,4 @@
-"""What the schedule wants to know of this machine: sizes of the caches. They change the speed and never a bit."""
+"""Sizes of this machine's caches. They change the speed and never a bit."""
 
 from __future__ import annotations
 

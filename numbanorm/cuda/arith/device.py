@@ -1,4 +1,4 @@
-"""What kernels are written with: `intrinsics`, or their twins in plain Python where Numba simulates a GPU."""
+"""Operations of kernels: `intrinsics`, or their twins in plain Python where Numba simulates a GPU."""
 
 from __future__ import annotations
 

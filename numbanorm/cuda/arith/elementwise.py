@@ -17,7 +17,7 @@ ROWS = {1: 3, 2: 6}
 
 @device
 def share(low, rstd):
-    """What the mean's low part adds to a normalized element."""
+    """Share of the mean's low part in a normalized element."""
     return -mul(low, rstd)
 
 

@@ -47,7 +47,7 @@ def name_of(dtype: Any) -> str:
 
 
 class DeviceArray:
-    """What kernels need to know of an array.
+    """Address, shape, strides and dtype of an array on a device.
 
     Attributes
     ----------
@@ -138,7 +138,7 @@ def placed(a: DeviceArray) -> Any:
 
 
 class Kind:
-    """Whose arrays they are: how they are described, made and copied by their own library."""
+    """An array library: how its arrays are described, made and copied."""
 
     library = ""  # its name, as `checks.device_library` gives it
     strided = True  # whether it can copy from and to what is not C-contiguous
@@ -161,12 +161,12 @@ class Kind:
         raise NotImplementedError
 
     def row(self, a: DeviceArray, k: int, shape: Shape) -> Any:
-        """What the caller gets of row k of an array (rows, n)."""
+        """Row k of an array (rows, n), for the caller."""
         n = a.shape[1]
         return self.result(a.part(k * n, n, shape))
 
     def halves(self, a: DeviceArray) -> tuple[Any, Any]:
-        """What the caller gets of the two parts of an array (2, ...)."""
+        """The two parts of an array (2, ...), for the caller."""
         n = a.size // 2
         return self.result(a.part(0, n, a.shape[1:])), self.result(a.part(n, n, a.shape[1:]))
 
@@ -187,7 +187,7 @@ class Kind:
         raise NotImplementedError
 
     def result(self, a: DeviceArray) -> Any:
-        """What the caller gets."""
+        """The caller's kind of array."""
         if a.start is None:
             return a.owner
         return a.owner.reshape(-1)[a.start : a.start + a.size].reshape(a.shape)

@@ -1,4 +1,4 @@
-"""What each library of arrays does for us.
+"""The four libraries of arrays, and how each describes, makes and copies them.
 
 Nothing here imports a library that is not there already: who passes a tensor has imported torch. Nothing waits for the
 device but what copies to and from the host, which only arrays of NumPy need.

@@ -1,4 +1,4 @@
-"""What a norm does with arrays on a device: what `host` does, for the arrays of any library.
+"""Arrays of a call on a device, of any library: checked, made and copied, as `host` does for NumPy's.
 
 Arrays are checked by the rules of `checks`, in its words. All of a call's arrays must be of x's library and on x's device:
 so they are ordered by one stream, on which the kernels are launched, and nothing waits.
@@ -170,7 +170,7 @@ class Device:
         return self.kind.contiguous(mean), self.kind.contiguous(var)
 
     def ready(self, *parameters: DeviceArray | None) -> tuple[DeviceArray | None, ...]:
-        """Parameters as kernels can take them; `host.parameter` has done it already."""
+        """Parameters as kernels can take them; on the host `cpu.backend.as_float64` does this already."""
         return tuple([None if w is None else self.kind.contiguous(w) for w in parameters])
 
     def destination(self, out: Any, x: DeviceArray, *sources: DeviceArray) -> DeviceArray:

@@ -38,7 +38,7 @@ FEW = 64  # rows below which longer ones are cut up: a device has more than a hu
 
 @lru_cache(maxsize=4096)
 def scheduled(make: Any, plan: Plan, names: tuple[str, ...], dtypes: tuple[Any, ...], *facts: bool) -> Schedule:
-    """What `make` (forward or backward) makes for arrays of these names and dtypes; a lookup by dtype, for names take time."""
+    """Cached schedule for arrays of these dtypes; keyed by dtype, since dtype names cost 2 us."""
     types = tuple((n, None if d is None else name_of(d)) for n, d in zip(names, dtypes, strict=True))
     return make(plan, Call(types, *facts))  # type: ignore[no-any-return]
 
@@ -147,7 +147,7 @@ def measure_runs(s: Schedule, plan: Plan, call: Call) -> None:
 
 
 def kinds_of(call: Call) -> tuple[tuple[int, int], ...]:
-    """What is summed, and what becomes of it: a mean first, unless it is 0."""
+    """Sums to take, and what becomes of each: a mean first, unless it is 0."""
     if call.center:
         return (partial_sums.SUM, combine.CENTER), (partial_sums.SQUARES, combine.SPREAD)
     return ((partial_sums.SQUARES, combine.SQUARE),)
@@ -274,7 +274,7 @@ def gradients_of_channels(s: Schedule, plan: Plan, call: Call) -> Part | None:
 
 
 def settle(s: Schedule, plan: Plan, call: Call, totals: Part, channels: int, weighted: bool) -> Part | None:
-    """What dx takes; nothing where the statistics were given."""
+    """Constants of dx; none where the statistics were given."""
     if call.given:
         return None
     units = plan.B * plan.G
@@ -372,7 +372,7 @@ def hold_rows(s: Schedule, plan: Plan, call: Call) -> Part:
 
 
 def sum_rows(s: Schedule, plan: Plan, call: Call) -> Part | None:
-    """What dx takes of each row, from sums of its parts."""
+    """Constants of dx of each row, from sums of its parts."""
     units = plan.B * plan.G
     i = items_of(units, plan.K * plan.T, call.aligned)
     sums, totals = s.room(3 * i.n), s.room(3 * units)

@@ -46,7 +46,7 @@ class Step:
 
 
 class Call(NamedTuple):
-    """What a schedule depends on, beside the plan. Types are dtype names; None for what is not there."""
+    """Everything that a schedule depends on beside the plan. Types are dtype names; None for what is not there."""
 
     types: tuple[tuple[str, str | None], ...]
     center: bool

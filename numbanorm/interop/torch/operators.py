@@ -23,7 +23,7 @@ CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class Kind(NamedTuple):
-    """What tells a norm from the others: arguments that its forward and backward functions share, and its plan."""
+    """A norm: the arguments that its forward and backward functions share, and its plan."""
 
     options: Callable[[list[int], bool, int], dict[str, Any]]  # of size, own statistics, channel axis
     planned: Callable[[tuple[int, ...], list[int]], plan.Plan]  # of the shape as torch sees it, and size

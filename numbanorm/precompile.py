@@ -122,7 +122,7 @@ def _call(function: Callable[..., Any], dtype: np.dtype[Any]) -> None:
 
 
 def _options(norm: str, shape: Shape) -> tuple[dict[str, Any], Shape]:
-    """What a norm must be told of an x of such a shape, and the shape of its statistics."""
+    """Keyword arguments of a norm for x of this shape, and the shape of its statistics."""
     n, runs, channels, length = shape
     if norm in ("layer_norm", "rms_norm"):
         return {"normalized_shape": (channels, length)}, (n, runs)

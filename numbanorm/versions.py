@@ -1,4 +1,4 @@
-"""What a report of a problem should contain: versions, CPU, threads, cache."""
+"""Facts for the report of a problem: versions, CPU, threads, cache."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def threading_layer() -> str:
 
 
 def gpu() -> str:
-    """What the CUDA backend runs on, or why it does not."""
+    """Device and driver of the CUDA backend, or why it does not run."""
     from .backends.dispatch import why_no_cuda
 
     reason = why_no_cuda()
