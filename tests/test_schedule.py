@@ -53,7 +53,7 @@ def test_the_cases_above_are_cut_in_every_way() -> None:
         for threads in THREADS:
             for p in (plan.group(shape, 1 if shape[2] % 4 else 4, 2), plan.instance(shape, 2)):
                 s = cut(p, 4, CENTER | SQUARES | WRITE, False, threads)
-                chunks = int(s.dims[5]) if s.family == "columns" else 0
+                chunks = s.sizes.chunks if s.family == "columns" else 0
                 ways.add((s.family, len(s.steps) > 1, chunks > 1))
     assert {("columns", True, False), ("columns", True, True), ("columns", False, False), ("runs", True, False)} <= ways
 

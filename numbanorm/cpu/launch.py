@@ -10,9 +10,11 @@ from ..spec.plan import Plan
 from .arith.vectors import STORAGE
 from .compile import types
 from .entry.calls import BACKWARD, FORWARD, Program, program, run_backward, run_forward, spread
-from .families.backward import columns_backward, rows_backward, runs_backward
 from .families.columns import columns
+from .families.columns_backward import columns_backward
+from .families.rows_backward import rows_backward
 from .families.runs import runs
+from .families.runs_backward import runs_backward
 from .schedule.forward import Schedule
 from .threads import GUARD as GUARD
 from .threads import Launch

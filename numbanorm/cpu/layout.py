@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 # phases: all of a unit's work at once, or one step for all units before the next; REDUCE joins gradients of parameters
 FUSED, MEASURE, JOIN, APPLY, REDUCE = 0, 1, 2, 3, 4
 
@@ -22,3 +24,89 @@ PIECE = 512  # columns that are worked on together: their sums, or mean, scale a
 LANE_ROOM = 32  # accumulators that the run tree over columns uses
 TALL = 128  # elements between rows up to which a block's rows are added column by column, not eight rows at a time
 BATCH = 4096  # elements of short rows that go through the passes together, so that no row waits for another's division
+
+
+# sizes that a schedule hands to a kernel of each family; `scratch` is what a slot has of work space, in float64
+
+
+class RunsSizes(NamedTuple):
+    """For `families.runs`."""
+
+    runs: int  # of a group: M
+    groups: int  # of a sample: G
+    length: int  # of a run: L = K * T
+    t: int  # elements of a run that share a parameter
+    ahead: int  # elements ahead of what is written that are asked for
+    span: int  # elements that are summed at once
+    scratch: int
+    slots: int
+
+
+class ColumnsSizes(NamedTuple):
+    """For `families.columns`."""
+
+    rows: int  # M / fold
+    groups: int
+    length: int
+    t: int
+    most: int  # groups a strip
+    chunks: int  # of a strip's rows
+    per_chunk: int  # blocks
+    stack: int  # accumulators
+    room: int  # numbers for one of each column of a strip
+    fold: int  # runs side by side that are summed as one row
+    beside: int  # rows side by side when they are written
+    together: int  # rows that share loads then
+    scratch: int
+    slots: int
+
+
+class RunsGradientSizes(NamedTuple):
+    """For `families.runs_backward`."""
+
+    samples: int
+    runs: int
+    groups: int
+    channels: int  # of a group: K
+    length: int  # of a channel in a run: T
+    ahead: int
+    span: int
+    scratch: int
+    slots: int
+
+
+class ColumnsGradientSizes(NamedTuple):
+    """For `families.columns_backward`; see `ColumnsSizes`."""
+
+    samples: int
+    rows: int
+    groups: int
+    channels: int
+    length: int
+    most: int
+    chunks: int
+    per_chunk: int
+    stack: int
+    room: int
+    fold: int
+    beside: int
+    together: int
+    scratch: int
+    slots: int
+
+
+class RowsGradientSizes(NamedTuple):
+    """For `families.rows_backward`."""
+
+    rows: int  # samples
+    groups: int
+    length: int
+    t: int
+    padded: int  # length rounded up to 16
+    span: int
+    together: int  # rows between their sums and their dx
+    per_chunk: int  # blocks
+    chunks: int
+    columns: int  # of a strip
+    scratch: int
+    slots: int

@@ -331,6 +331,18 @@ def advance(tc: Any, p: Any, n: Any) -> Any:
     return p(p, types.intp), lambda ctx, b, sig, a: b.gep(a[0], [a[1]])
 
 
+@intrinsic
+def named(tc: Any, p: Any, layout: Any) -> Any:
+    """Integers from memory as a NamedTuple of this class."""
+    fields = layout.instance_class._fields
+    result = types.NamedUniTuple(types.intp, len(fields), layout.instance_class)
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        return ctx.make_tuple(b, result, [b.load(b.gep(a[0], [integer(k)])) for k in range(len(fields))])
+
+    return result(p, layout), codegen
+
+
 @intrinsic(prefer_literal=True)
 def unpacked(tc: Any, dims: Any, n: Any) -> Any:
     """n integers as a tuple."""

@@ -42,7 +42,7 @@ from .objects import (
 )
 
 Program = np.ndarray[Any, np.dtype[np.int64]]
-# where things stand in a program: HEAD integers, then four for each step, the dims of the kernel family, and two shapes
+# where things stand in a program: HEAD integers, then four for each step, the sizes of the kernel family, and two shapes
 BYTES, SHAPES, KNOWN, HEAD = 12, 13, 14, 19
 NOT_GIVEN, GIVEN, ONLY_RSTD, TRACKED = 0, 1, 2, 3  # what a forward call's mean and var are
 
@@ -52,10 +52,12 @@ def program(
     times: int = 1,
 ) -> Program:  # fmt: skip
     """Encode a schedule as the int64 array that the compiled entry reads."""
-    at = HEAD + 4 * len(s.steps) + len(s.dims)
+    at = HEAD + 4 * len(s.steps) + len(s.sizes)
     sizes = (s.work, s.kept, places, p.B * p.G, p.G, p.M, count, given, times, p.size * dtype.itemsize, at)
     shapes = (len(p.weight_shape), *p.weight_shape, len(p.stats_shape), *p.stats_shape)
-    return np.array([*addresses, len(s.steps), *sizes, *identities(), *(v for step in s.steps for v in step), *s.dims, *shapes])
+    return np.array(
+        [*addresses, len(s.steps), *sizes, *identities(), *(v for step in s.steps for v in step), *s.sizes, *shapes]
+    )
 
 
 @intrinsic
@@ -274,8 +276,8 @@ def run_backward(x, dy, dx, w, mean, rstd, grads, told, checked):
     for u in range(units):
         table[UNIT * u + ANCHOR] = anchors[u] if there(mean) else 0.0
         table[UNIT * u + ROOT] = roots[u]
-    rest, dims = advance(table, UNIT * units), advance(program, HEAD + 4 * steps)
-    args = (weights, table, advance(rest, work), total, rest, dims, float64(count))
+    rest, family_sizes = advance(table, UNIT * units), advance(program, HEAD + 4 * steps)
+    args = (weights, table, advance(rest, work), total, rest, family_sizes, float64(count))
     run_steps(program, steps, (elements(x, uint8), elements(dy, uint8), elements(dx, uint8), *args))
     if there(grads):
         narrow(total, 2 * places, grads, known)

@@ -36,9 +36,24 @@ from ..arith.accumulators import (
 )
 from ..arith.elementwise import affine_columns, parameters, share
 from ..arith.statistics import conclude, get_lanes, put_lanes, stats_of
-from ..arith.vectors import advance, fill, repeat, unpacked
+from ..arith.vectors import advance, fill, named, repeat
 from ..compile import device, kernel
-from ..layout import CENTER, FUSED, JOIN, LANE_ROOM, LOW, MEAN, MEASURE, ONE_READ, PIECE, RSTD, SQUARES, TALL, WRITE
+from ..layout import (
+    CENTER,
+    FUSED,
+    JOIN,
+    LANE_ROOM,
+    LOW,
+    MEAN,
+    MEASURE,
+    ONE_READ,
+    PIECE,
+    RSTD,
+    SQUARES,
+    TALL,
+    WRITE,
+    ColumnsSizes,
+)
 
 FEW = 8  # columns of a group that are added one by one in less time than in vectors
 
@@ -138,9 +153,9 @@ def columns_total(sums, at, fold, stride, like):
 
 
 @device(inline=False)
-def join(kind, x, partials, chunks, room, width, groups, dims, u, stats, count, eps, stack, sums, scratch):
+def join(kind, x, partials, chunks, room, width, groups, sizes, u, stats, count, eps, stack, sums, scratch):
     """Chunks' sums (chunks, room) of a strip of `groups` groups, the first being unit u -> their statistics."""
-    length, fold = dims[2], dims[9]
+    length, fold, all_groups = sizes.length, sizes.fold, sizes.groups
     if chunks == 1:
         sums = partials
     else:
@@ -148,17 +163,17 @@ def join(kind, x, partials, chunks, room, width, groups, dims, u, stats, count, 
             for q in range(chunks):
                 push(stack, int64(0), int64(16), q, get(partials, q * room + c, zeros(x)))
             put(sums, c, drain(stack, int64(0), int64(16), chunks, zeros(x)))
-    if length == 1 and (fold == 1 or dims[1] % 16 == 0):
+    if length == 1 and (fold == 1 or all_groups % 16 == 0):
         for g in range(0, groups, 16):
             totals = zeros(x)
             if kind & (CENTER | SQUARES):
-                totals = columns_total(sums, g, fold, dims[1], totals)
+                totals = columns_total(sums, g, fold, all_groups, totals)
             conclude(kind, totals, stats, u + g, min(16, groups - g), count, eps)
         return
     for g in range(groups):
         total = zero(x)
         if kind & (CENTER | SQUARES):
-            total = group_total(sums, g * length, length, fold, dims[1] * length, total, scratch)
+            total = group_total(sums, g * length, length, fold, all_groups * length, total, scratch)
         conclude(kind, total, stats, u + g, int64(1), count, eps)
 
 
@@ -193,17 +208,16 @@ def expand(stats, u, w, b, first, groups, length, t, copies, room, rows, out, li
 
 
 @kernel()
-def columns(phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, lo, hi, slot):
+def columns(phase, todo, x, y, w, b, stats, work, kept, sizes, count, eps, lo, hi, slot):
     """Strips lo .. hi - 1 (phases FUSED, JOIN) or chunks lo .. hi - 1 (MEASURE, APPLY).
 
     x, y: where (size,) elements are; w, b: float64 (G * L / t,); stats: (4, units), see `jobs`;
-    dims: (rows = M / fold, G, L, t, groups a strip, chunks a strip, blocks a chunk, size of the stack, room of a strip,
-    fold, rows side by side when they are written, rows that share loads then, scratch, slots).
+    sizes: `ColumnsSizes`.
     work: `slots` scratch areas of `scratch` float64 (stack, column sums, lanes, parameters), then the sums of all chunks.
     kept: the moments of blocks, of one strip a slot (FUSED) or of all strips.
     """
-    dims = unpacked(dims, 14)
-    rows, all_groups, length, t, most, chunks, per_chunk, stack_size, room, fold, beside, together, scratch, slots = dims
+    sizes = named(sizes, ColumnsSizes)
+    rows, all_groups, length, t, most, chunks, per_chunk, stack_size, room, fold, beside, together, scratch, slots = sizes
     strips, stride, step = (all_groups + most - 1) // most, all_groups * length, block_rows(rows)
     blocks = (rows + step - 1) // step
     one_read = boolean(todo & ONE_READ)
@@ -231,9 +245,9 @@ def columns(phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, lo, hi
                     strip_sums(kind, one_read, x, i, k0, k1, rows, stride * fold, width, room, table, keep, stack, out)
                 if whole:
                     n = int64(1) if phase == FUSED else chunks
-                    join(kind, x, out, n, room, width, groups, dims, u, stats, count, eps, stack, sums, lane_sums)
+                    join(kind, x, out, n, room, width, groups, sizes, u, stats, count, eps, stack, sums, lane_sums)
         if whole and not todo & (CENTER | SQUARES):
-            join(int64(0), x, out, int64(1), room, width, groups, dims, u, stats, count, eps, stack, sums, lane_sums)
+            join(int64(0), x, out, int64(1), room, width, groups, sizes, u, stats, count, eps, stack, sums, lane_sums)
         if todo & WRITE and phase != JOIN:
             expand(stats, u, w, b, first, groups, length, t, copies, room, 3, table, zeros(x))
             n, at = (min(rows, k1 * step) - k0 * step) * fold, i + k0 * step * fold * stride

@@ -33,9 +33,9 @@ from ..arith.accumulators import (
 )
 from ..arith.elementwise import affine_run, share
 from ..arith.statistics import conclude
-from ..arith.vectors import advance, unpacked
+from ..arith.vectors import advance, named
 from ..compile import device, kernel
-from ..layout import BATCH, CENTER, FUSED, JOIN, LEVELS, LOW, MEAN, MEASURE, ONE_READ, RSTD, SQUARES, STREAM, WRITE
+from ..layout import BATCH, CENTER, FUSED, JOIN, LEVELS, LOW, MEAN, MEASURE, ONE_READ, RSTD, SQUARES, STREAM, WRITE, RunsSizes
 
 
 @device(inline=False)
@@ -85,10 +85,9 @@ def group_sum(partials, like, lanes, runs, spans, stack):
 
 
 @device()
-def first_run(u, dims):
+def first_run(u, sizes):
     """Where the first run of unit u starts; the next one is G * L elements further on."""
-    runs, groups, length = dims[0], dims[1], dims[2]
-    return (u // groups * runs * groups + u % groups) * length
+    return (u // sizes.groups * sizes.runs * sizes.groups + u % sizes.groups) * sizes.length
 
 
 @device(inline=False)
@@ -126,13 +125,13 @@ def conclude_all(kind, totals, x, stats, u, n, count, eps):
 
 
 @device(inline=False)
-def whole_rows(todo, x, y, w, b, stats, kept, dims, count, eps, stack, lo, hi, slot):
+def whole_rows(todo, x, y, w, b, stats, kept, sizes, count, eps, stack, lo, hi, slot):
     """Units lo .. hi - 1 that are one span each, as the rows of layer norm: no partial sums, no index arithmetic.
 
     A batch of short rows goes through each pass together, so that one row's division and square root are waited for while
     the next row is summed (128 elements: 96 ns a row became 65).
     """
-    _, groups, length, t, ahead, _, _, _ = dims
+    groups, length, t, ahead = sizes.groups, sizes.length, sizes.t, sizes.ahead
     one_read, streaming = boolean(todo & ONE_READ), boolean(todo & STREAM)
     tiles, per_group, batch = (length + TILE - 1) // TILE, length // t, rows_together(length)
     totals = advance_by(stack, 2 * LEVELS, zero(x))
@@ -158,9 +157,9 @@ def whole_rows(todo, x, y, w, b, stats, kept, dims, count, eps, stack, lo, hi, s
 
 
 @device(inline=False)
-def apply_spans(streaming, x, y, w, b, stats, dims, lo, hi):
+def apply_spans(streaming, x, y, w, b, stats, sizes, lo, hi):
     """Normalize spans lo .. hi - 1, counted as they lie in memory."""
-    runs, groups, length, t, ahead, span, _, _ = dims
+    runs, groups, length, t, ahead, span, _, _ = sizes
     spans = (length + span - 1) // span
     run, s = lo // spans, lo % spans
     g = run % groups
@@ -181,28 +180,28 @@ def apply_spans(streaming, x, y, w, b, stats, dims, lo, hi):
 
 
 @kernel()
-def runs(phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, lo, hi, slot):
+def runs(phase, todo, x, y, w, b, stats, work, kept, sizes, count, eps, lo, hi, slot):
     """Units lo .. hi - 1 (phases FUSED, JOIN) or spans lo .. hi - 1 (MEASURE, APPLY).
 
-    x, y: where (size,) elements are; w, b: float64 (G * L / t,); stats: (4, units), see `jobs`; dims: (M, G, L, t, elements
-    ahead to prefetch, elements a span, scratch, slots).
+    x, y: where (size,) elements are; w, b: float64 (G * L / t,); stats: (4, units), see `jobs`; sizes:
+    `RunsSizes`.
     work: `slots` scratch areas of `scratch` float64 (stack, then partials), then the partials of all units.
     kept: the moments of tiles, of one unit (or batch of rows) a slot in FUSED, or of all units.
     """
-    dims = unpacked(dims, 8)
-    group, groups, length, t, _, span, scratch, slots = dims
+    sizes = named(sizes, RunsSizes)
+    group, groups, length, t, ahead, span, scratch, slots = sizes
     spans, tiles = (length + span - 1) // span, (length + TILE - 1) // TILE
     one_read, streaming = boolean(todo & ONE_READ), boolean(todo & STREAM)
     stack = advance(work, slot * scratch)
     if phase == FUSED and group == 1 and spans == 1:
-        whole_rows(todo, x, y, w, b, stats, kept, dims, count, eps, stack, lo, hi, slot)
+        whole_rows(todo, x, y, w, b, stats, kept, sizes, count, eps, stack, lo, hi, slot)
     elif phase == FUSED:
         partials = advance_by(stack, 2 * LEVELS, zero(x))
         for u in range(lo, hi):
             for kind in (CENTER, todo & SQUARES):
                 if kind & todo == kind:
                     if kind:
-                        i, mean, first, place = first_run(u, dims), stats[MEAN, u], slot * group * tiles, 0
+                        i, mean, first, place = first_run(u, sizes), stats[MEAN, u], slot * group * tiles, 0
                         for _ in range(group):
                             for e in range(0, length, span):
                                 n = min(span, length - e)
@@ -213,9 +212,9 @@ def runs(phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, lo, hi, s
                             first += tiles
                     conclude(kind, group_sum(partials, zero(x), int64(1), group, spans, stack), stats, u, int64(1), count, eps)
             if todo & WRITE:
-                i, first = first_run(u, dims), u % groups * (length // t)
+                i, first = first_run(u, sizes), u % groups * (length // t)
                 for _ in range(group):
-                    apply_span(streaming, x, y, w, b, i, int64(0), length, stats, u, first, t, dims[4])
+                    apply_span(streaming, x, y, w, b, i, int64(0), length, stats, u, first, t, ahead)
                     i += groups * length
     elif phase == JOIN:
         partials = advance(work, slots * scratch)
@@ -228,8 +227,8 @@ def runs(phase, todo, x, y, w, b, stats, work, kept, dims, count, eps, lo, hi, s
         partials = advance(work, slots * scratch)
         for p in range(lo, hi):
             u, j, e, kind = p // (group * spans), p // spans % group, p % spans * span, todo & ~ONE_READ
-            i, n = first_run(u, dims) + j * groups * length + e, min(span, length - e)
+            i, n = first_run(u, sizes) + j * groups * length + e, min(span, length - e)
             first = (u * group + j) * tiles + e // TILE
             put(partials, p, span_sum(kind, one_read, x, i, n, stats[MEAN, u], kept, first, stack))
     else:
-        apply_spans(streaming, x, y, w, b, stats, dims, lo, hi)
+        apply_spans(streaming, x, y, w, b, stats, sizes, lo, hi)

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from ...spec.plan import Plan
 from ...spec.tree import gradient_family
 from ..arith.accumulators import block_rows
 from ..arith.gradient_sums import SUMS
-from ..layout import ALONE, APPLY, FUSED, JOIN, LANE_ROOM, LEVELS, MEASURE, PARAMETERS, PIECE, REDUCE, STREAM, WRITE
+from ..layout import (
+    ALONE,
+    APPLY,
+    FUSED,
+    JOIN,
+    LANE_ROOM,
+    LEVELS,
+    MEASURE,
+    PARAMETERS,
+    PIECE,
+    REDUCE,
+    STREAM,
+    WRITE,
+    ColumnsGradientSizes,
+    RowsGradientSizes,
+    RunsGradientSizes,
+)
 from .forward import (
     MOST_COLUMNS,
     STREAM_RUN,
@@ -72,10 +86,13 @@ def runs_schedule(plan: Plan, itemsize: int, todo: int, threads: int) -> Schedul
     work = slots * scratch + (0 if fused else 4 * channels * runs * spans * parts)
     # the group's next run; of a long one the CPU foresees most, and it would drive out what was read before
     ahead = (plan.G * plan.K if runs > 1 else 1) * length if length <= AHEAD else 0
-    dims = np.array([plan.B, runs, plan.G, plan.K, length, ahead, span, scratch, slots])
+    sizes = RunsGradientSizes(
+        samples=plan.B, runs=runs, groups=plan.G, channels=plan.K, length=length, ahead=ahead, span=span, scratch=scratch,
+        slots=slots,
+    )  # fmt: skip
     how = "each thread takes whole groups" if fused else f"cut into spans of {span} elements for {threads} threads"
     reason = f"runs of {length} contiguous elements share a weight, {runs * plan.K} a group, {units} groups; {how}"
-    return Schedule("runs_backward", steps, dims, work, 4 * channels * parts, reason)
+    return Schedule("runs_backward", steps, sizes, work, 4 * channels * parts, reason)
 
 
 def columns_schedule(plan: Plan, itemsize: int, todo: int, threads: int) -> Schedule:
@@ -89,11 +106,14 @@ def columns_schedule(plan: Plan, itemsize: int, todo: int, threads: int) -> Sche
     scratch = (stack + SUMS * c.room + LANE_ROOM) * parts + (1 + 3 * parts) * c.room
     work = slots * scratch + (0 if c.fused else c.units * c.chunks * SUMS * c.room * parts)
     share = rows_sharing_loads(groups * length, itemsize)
-    sizes = [plan.B, c.rows, groups, plan.K, plan.T, c.most, c.chunks, c.per_chunk, stack, c.room, c.fold, c.beside]
-    sizes += [share, scratch, slots]
+    sizes = ColumnsGradientSizes(
+        samples=plan.B, rows=c.rows, groups=groups, channels=plan.K, length=plan.T, most=c.most, chunks=c.chunks,
+        per_chunk=c.per_chunk, stack=stack, room=c.room, fold=c.fold, beside=c.beside, together=share, scratch=scratch,
+        slots=slots,
+    )  # fmt: skip
     how = c.how(length, threads)
     reason = f"{plan.M} runs of {length} contiguous elements a group: columns side by side; {how}"
-    return Schedule("columns_backward", steps, np.array(sizes), work, 4 * plan.B * groups * plan.K * parts, reason)
+    return Schedule("columns_backward", steps, sizes, work, 4 * plan.B * groups * plan.K * parts, reason)
 
 
 def rows_schedule(plan: Plan, itemsize: int, todo: int, threads: int) -> Schedule:
@@ -126,8 +146,11 @@ def rows_schedule(plan: Plan, itemsize: int, todo: int, threads: int) -> Schedul
     own = room if fused else sixteens(columns)
     parts = parts_of(itemsize)
     scratch = max(4 * LEVELS + 2 * own * (2 + per_chunk.bit_length()), 16 * LEVELS + LANE_ROOM) * parts
-    sizes = [rows, groups, length, plan.T, padded, span, together, per_chunk, chunks, columns, scratch, slots]
+    sizes = RowsGradientSizes(
+        rows=rows, groups=groups, length=length, t=plan.T, padded=padded, span=span, together=together, per_chunk=per_chunk,
+        chunks=chunks, columns=columns, scratch=scratch, slots=slots,
+    )  # fmt: skip
     work = slots * scratch + chunks * 2 * room * parts
     how = f"chunks of {per_chunk * step} rows" if fused else f"spans of {span} elements, then strips of {columns} columns"
     reason = f"{rows * groups} rows of {length} elements, each with its weight; {how}, shared by {threads} threads"
-    return Schedule("rows_backward", steps, np.array(sizes), work, 0 if fused else 4 * rows * groups * spans * parts, reason)
+    return Schedule("rows_backward", steps, sizes, work, 0 if fused else 4 * rows * groups * spans * parts, reason)

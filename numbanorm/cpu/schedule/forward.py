@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
 
 from ...spec.plan import Plan
 from ...spec.tree import LEAST_RUN, SHORT, by_columns, fold_for
 from ..arith.accumulators import TILE, block_rows
 from ..families.runs import rows_together
-from ..layout import APPLY, CENTER, FUSED, JOIN, LANE_ROOM, LEVELS, MEASURE, ONE_READ, PIECE, SQUARES, STREAM, WRITE
+from ..layout import (
+    APPLY,
+    CENTER,
+    FUSED,
+    JOIN,
+    LANE_ROOM,
+    LEVELS,
+    MEASURE,
+    ONE_READ,
+    PIECE,
+    SQUARES,
+    STREAM,
+    WRITE,
+    ColumnsSizes,
+    RunsSizes,
+)
 from .machine import cache_bytes
 
 SERIAL = 32768  # elements below which waking the threads (about 10 us) costs more than it saves: threads is 1
@@ -27,7 +39,7 @@ class Schedule:
 
     family: str
     steps: tuple[tuple[int, int, int, int], ...]
-    dims: np.ndarray[Any, np.dtype[np.int64]]  # what the family's kernel wants to know
+    sizes: tuple[int, ...]  # what the family's kernel wants to know, see `layout`
     work: int
     kept: int
     reason: str
@@ -112,10 +124,10 @@ def runs_schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads: i
     kept = 2 * tiles * parts * (slots * together if fused else units * runs) if todo & ONE_READ else 0
     # the next row is asked for while this one is written; a row that fills the cache would be driven out again
     ahead = length if runs == 1 and length * itemsize <= cache_bytes(2) // 4 else 0
-    dims = np.array([runs, plan.G, length, t, ahead, span, scratch, slots])
+    sizes = RunsSizes(runs=runs, groups=plan.G, length=length, t=t, ahead=ahead, span=span, scratch=scratch, slots=slots)
     how = "each thread takes whole groups" if fused else f"cut into spans of {span} elements for {threads} threads"
     reason = f"runs of {length} contiguous elements, {runs} a group, {units} groups; {how}"
-    return Schedule("runs", steps, dims, work, kept, reason)
+    return Schedule("runs", steps, sizes, work, kept, reason)
 
 
 def rows_sharing_loads(columns: int, itemsize: int) -> int:
@@ -184,11 +196,13 @@ def columns_schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads
     work = slots * scratch + (0 if c.fused else c.units * c.chunks * c.room * parts)
     kept = 2 * c.blocks * c.room * parts * (slots if c.fused else c.units) if todo & ONE_READ else 0
     t, together = plan.T if affine else length, rows_sharing_loads(groups * length, itemsize)
-    sizes = [c.rows, groups, length, t, c.most, c.chunks, c.per_chunk, stack, c.room, c.fold, c.beside]
-    sizes += [together, scratch, slots]
+    sizes = ColumnsSizes(
+        rows=c.rows, groups=groups, length=length, t=t, most=c.most, chunks=c.chunks, per_chunk=c.per_chunk, stack=stack,
+        room=c.room, fold=c.fold, beside=c.beside, together=together, scratch=scratch, slots=slots,
+    )  # fmt: skip
     how = c.how(length, threads)
     reason = f"{plan.M} runs of {length} < {SHORT} contiguous elements a group: columns side by side; {how}"
-    return Schedule("columns", steps, np.array(sizes), work, kept, reason)
+    return Schedule("columns", steps, sizes, work, kept, reason)
 
 
 def fused_strips(plan: Plan, itemsize: int, threads: int) -> tuple[int, bool]:

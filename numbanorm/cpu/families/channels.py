@@ -1,0 +1,46 @@
+"""Sums of channels in each sample -> what dx of their groups takes, and gradients of parameters.
+
+A group's sums are the row tree over its channels, each times its weight; dweight and dbias are the row tree over the samples of
+what the channel's sums give. So x and dy are read once for all gradients of parameters, and once for dx.
+"""
+
+from __future__ import annotations
+
+from numba import int64
+
+from ..arith.accumulators import block_rows, drain, get, plus, push
+from ..arith.gradient_sums import empty, gradients_of, numbers, settle, weighted
+from ..compile import device
+from ..layout import (
+    OFFSET,
+    ROOT,
+    UNIT,
+)
+
+
+@device(inline=False)
+def settle_group(todo, x, sums, w, u, channels, table, count, stack, first):
+    """The sums of the channels of group u, times their weights (w from `first` on), in the row tree -> its table."""
+    rows = block_rows(channels)
+    blocks = (channels + rows - 1) // rows
+    for b in range(blocks):
+        a = empty(x, 4)
+        for k in range(b * rows, min(channels, (b + 1) * rows)):
+            a = plus(a, weighted(get(sums, 4 * (u * channels + k), empty(x, 4)), w[first + k]))
+        push(stack, int64(0), int64(4), b, a)
+    settle(todo, drain(stack, int64(0), int64(4), blocks, empty(x, 4)), table, UNIT * u, count)
+
+
+@device(inline=False)
+def reduce_samples(x, sums, table, grads, samples, groups, channels, lo, hi, stack):
+    """dweight and dbias of channels lo .. hi - 1: the row tree over the samples. sums: (samples, groups * channels, 4)."""
+    rows, every = block_rows(samples), groups * channels
+    blocks = (samples + rows - 1) // rows
+    for c in range(lo, hi):
+        for k in range(blocks):
+            a = empty(x, 4)
+            for b in range(k * rows, min(samples, (k + 1) * rows)):
+                unit = UNIT * (b * groups + c // channels)
+                a = plus(a, gradients_of(get(sums, 4 * (b * every + c), empty(x, 4)), table[unit + ROOT], table[unit + OFFSET]))
+            push(stack, int64(0), int64(4), k, a)
+        grads[every + c], grads[c] = numbers(drain(stack, int64(0), int64(4), blocks, empty(x, 4)))

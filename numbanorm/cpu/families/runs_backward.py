@@ -1,0 +1,123 @@
+"""Gradients, family *runs*: T elements of a run share a weight.
+
+A channel of a sample, M runs of T, is summed as in the forward pass: the run tree over each run, then the row tree over them.
+"""
+
+from __future__ import annotations
+
+from numba import boolean, int64
+
+from ..arith.accumulators import advance_by, put
+from ..arith.elementwise import (
+    affine_run,
+    gradient_run,
+)
+from ..arith.gradient_sums import empty, span_products
+from ..arith.vectors import advance, named
+from ..compile import device, kernel
+from ..layout import (
+    ALONE,
+    ANCHOR,
+    APPLY,
+    CENTER,
+    FUSED,
+    JOIN,
+    LEVELS,
+    MEASURE,
+    PARAMETERS,
+    REDUCE,
+    ROOT,
+    STREAM,
+    UNIT,
+    WRITE,
+    RunsGradientSizes,
+)
+from .channels import reduce_samples, settle_group
+from .runs import group_sum, rows_together
+
+
+@device()
+def first_run(c, sizes):
+    """Where the first run of channel c, counted over all samples, starts; the next one is G * K * T elements further on."""
+    runs, every, length = sizes.runs, sizes.groups * sizes.channels, sizes.length
+    if runs == 1:  # two divisions a channel take a twentieth of the time of 196 elements
+        return c * length
+    return (c // every * runs * every + c % every) * length
+
+
+@device()
+def apply_run(todo, x, dy, dx, i, n, ahead, w, table, u, c):
+    """dx[i : i + n] of a run of unit u, whose weight is w[c]."""
+    unit, streaming = UNIT * u, boolean(todo & STREAM)
+    if todo & CENTER:
+        gradient_run(streaming, x, dy, dx, i, n, ahead, w[c], advance(table, unit))
+    else:  # given statistics: dx = dy * scale, whatever x is
+        affine_run(streaming, dy, dx, i, n, ahead, 0.0, table[unit + ROOT], -0.0, w[c], -0.0)
+
+
+@kernel()
+def runs_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, sizes, count, lo, hi, slot):
+    """Groups lo .. hi - 1 (phases FUSED, JOIN), spans lo .. hi - 1 (MEASURE, APPLY) or channels lo .. hi - 1 (REDUCE).
+
+    x, dy, dx: where (size,) elements are; w: float64 (G * K,); table: float64 (units, UNIT), see `jobs`; sums: float64
+    (B * G * K, 4); grads: float64 (2, G * K), dweight and dbias; sizes: `RunsGradientSizes`.
+    work: `slots` scratch areas of `scratch` float64 (stack, partials), then the channels' partials.
+    """
+    sizes = named(sizes, RunsGradientSizes)
+    samples, runs, groups, channels, length, ahead, span, scratch, slots = sizes
+    spans = (length + span - 1) // span
+    stack, one = advance(work, slot * scratch), empty(x, 1)
+    each = runs * spans
+    stride = groups * channels * length  # from a run to the next one of its channel
+    next_run = ahead if runs > 1 else 0
+    if phase == FUSED:
+        partials, together = advance_by(stack, 8 * LEVELS, one), rows_together(runs * channels * length)
+        for first in range(lo, hi, together):
+            units = min(hi, first + together)
+            for c in range(first * channels, units * channels):
+                i, place, mean = first_run(c, sizes), 0, table[UNIT * (c // channels) + ANCHOR]
+                for _ in range(runs):
+                    for e in range(0, length, span):
+                        n = min(span, length - e)
+                        put(partials, place, span_products(x, dy, i + e, n, next_run, mean, 1.0, int64(0), stack))
+                        place += 4
+                    i += stride
+                put(sums, 4 * c, group_sum(partials, empty(x, 4), int64(4), runs, spans, stack))
+            own = first % groups * channels
+            for u in range(first, units):
+                settle_group(todo, x, sums, w, u, channels, table, count, stack, own)
+                own = own + channels if own + channels < groups * channels else 0
+            if todo & WRITE:
+                own = first % groups * channels
+                for u in range(first, units):
+                    i = first_run(u * channels, sizes)
+                    for _ in range(runs):
+                        for k in range(channels):
+                            apply_run(todo, x, dy, dx, i + k * length, length, ahead, w, table, u, own + k)
+                        i += stride
+                    own = own + channels if own + channels < groups * channels else 0
+    elif phase == MEASURE:
+        partials = advance(work, slots * scratch)
+        for p in range(lo, hi):
+            c, j, e = p // each, p // spans % runs, p % spans * span
+            i, mean = first_run(c, sizes) + j * stride + e, table[UNIT * (c // channels) + ANCHOR]
+            put(partials, 4 * p, span_products(x, dy, i, min(span, length - e), int64(0), mean, 1.0, int64(0), stack))
+    elif phase == JOIN:
+        partials = advance(work, slots * scratch)
+        for u in range(lo, hi):
+            for c in range(u * channels, (u + 1) * channels):
+                put(
+                    sums,
+                    4 * c,
+                    group_sum(advance_by(partials, 4 * c * each, one), empty(x, 4), int64(4), runs, spans, stack),
+                )
+            settle_group(todo, x, sums, w, u, channels, table, count, stack, u % groups * channels)
+    elif phase == APPLY:
+        for p in range(lo, hi):
+            run, e = p // spans, p % spans * span
+            c = run % (groups * channels)
+            u = run // (groups * channels * runs) * groups + c // channels
+            apply_run(todo, x, dy, dx, run * length + e, min(span, length - e), ahead, w, table, u, c)
+    if phase == REDUCE or (todo & ALONE and todo & PARAMETERS):
+        first, last = (lo, hi) if phase == REDUCE else (0, groups * channels)
+        reduce_samples(x, sums, table, grads, samples, groups, channels, first, last, stack)
