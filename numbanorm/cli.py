@@ -192,7 +192,7 @@ def _demo(options: argparse.Namespace) -> None:
 
     try:
         demo.run(options.out)
-    except ImportError as error:
+    except (ImportError, ValueError) as error:
         raise CommandError(str(error)) from None
 
 

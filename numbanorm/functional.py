@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from .backends import dispatch
-from .spec import checks, plan
+from .spec import blend, checks, plan
 from .spec.checks import Array
 
 Result: TypeAlias = Any  # an array; with return_stats=True (array, Stats)
@@ -351,7 +351,7 @@ class Running:
         self.counter = home.counter(counter)
         self.kept = own and not (self.mean is None and self.counter is None)
         self.unbiased = checks.choice("convention", convention, ("torch", "keras")) == "torch"
-        self.shares = _shares(share, batch=self.unbiased)
+        self.shares = blend.of_momentum(share, self.unbiased)
         if not own and (self.mean is None or self.var is None):
             raise ValueError(f"running_mean and running_var must be given to normalize with them: got None; or pass {remedy}")
         if (self.mean is None) is not (self.var is None):
@@ -368,13 +368,6 @@ class Running:
         """Take in one batch, of any number of samples."""
         if self.kept and p.count and p.B:
             self.home.update(stats, p.B, p.count - self.unbiased, self.mean, self.var, self.counter, self.shares)
-
-
-def _shares(momentum: float | None, batch: bool = True) -> tuple[float, float] | None:
-    """Weights of the old running statistics and of a batch's, whose own is the momentum if `batch`; None averages over all."""
-    if momentum is None:
-        return None
-    return (1.0 - momentum, momentum) if batch else (momentum, 1.0 - momentum)
 
 
 def _one_value(what: str, shape: tuple[int, ...]) -> str:
@@ -430,7 +423,7 @@ def _at_once(
         return None
     if (mean is None) is not (var is None) or not (own or mean is not None):
         return None
-    shares = _shares(momentum) if own else None
+    shares = blend.of_momentum(momentum) if own else None
     return home.at_once(p, x, out, weight, bias, checks.eps(eps), True, method, with_stats, mean, var, shares)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import zlib
 from collections.abc import Iterator
 
@@ -10,6 +11,12 @@ import numpy as np
 import pytest
 
 SLOW = "NUMBANORM_SLOW"
+
+
+def pytest_configure() -> None:
+    """What a script starts in the background ignores SIGINT, and so would every program that a test starts and interrupts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 MOST = 48  # cases of one test that the plain run takes: a property is not shown by thousands that are alike

@@ -11,6 +11,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
@@ -339,7 +340,14 @@ def test_file_of_another_user(folder: Path, tmp_path: Path) -> None:
     assert first_call(folder)["loaded"] == 1
 
 
-AS_NOBODY = f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
+# with all modules that a call imports: nobody may not be let into the folders where they are
+AS_NOBODY = f"""
+import contextlib, importlib
+for name in os.environ["MODULES"].split():
+    with contextlib.suppress(ImportError):  # what Cython made is no file
+        importlib.import_module(name)
+os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
+"""
 
 
 @ROOT
@@ -349,10 +357,12 @@ def test_folder_that_root_has_filled(folder: Path, tmp_path: Path) -> None:
         path.chmod(0o755)
     for path in kernels(folder).iterdir():
         path.chmod(0o644)
-    place = Path("/tmp", f"numbanorm-test-{os.getpid()}")  # the folders of pytest are root's own
-    folder.rename(place)
+    place = Path(tempfile.mkdtemp(dir="/tmp"))  # the folders of pytest are root's own
+    shutil.copytree(folder, place, dirs_exist_ok=True)  # with its mode
+    modules = "import sys, numpy, numbanorm; numbanorm.layer_norm(numpy.ones((4, 10), 'float32'), 10); print(*sys.modules)"
     try:
-        told = json.loads(printed(child(CALL.replace("start =", AS_NOBODY + "start ="), NUMBA_CACHE_DIR=str(place))))
+        env = {"NUMBA_CACHE_DIR": str(place), "MODULES": printed(child(modules, NUMBA_CACHE_DIR=str(place)))}
+        told = json.loads(printed(child(CALL.replace("start =", AS_NOBODY + "start ="), **env)))
     finally:
         shutil.rmtree(place)
     assert (told["y"], told["loaded"]) == (bits(), 1)

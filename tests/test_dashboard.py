@@ -407,9 +407,7 @@ def test_failure_of_asv_is_told(inside: Path, tmp_path: Path, capsys: pytest.Cap
 def address(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The command serves until it is interrupted, as by Ctrl-C."""
     folder = tmp_path_factory.mktemp("served") / "site"
-    # What is started in the background by a shell ignores SIGINT, and so does Python in it, unless it is told otherwise.
-    code = "import signal, sys; signal.signal(2, signal.default_int_handler); from numbanorm import cli; sys.exit(cli.main())"
-    command = [sys.executable, "-c", code, "dashboard", "--out", str(folder)]
+    command = [sys.executable, "-m", "numbanorm", "dashboard", "--out", str(folder)]
     with subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None

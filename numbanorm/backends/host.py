@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..runtime.uninterrupted import unbroken
-from ..spec import checks
+from ..spec import blend, checks
 from ..spec.checks import Array
 from ..spec.plan import Plan
 
@@ -29,6 +29,9 @@ def cpu_backend() -> Any:
     def load() -> Any:
         from ..cpu import backend as cpu
 
+        if not cpu.COMPILES:
+            raise ValueError("NUMBA_DISABLE_JIT must be 0 or unset, for kernels are compiled by Numba and nothing else can run "
+                             "them: got 1; unset it before Python starts")  # fmt: skip
         return cpu
 
     return unbroken(load)
@@ -154,6 +157,5 @@ def update(
         return
     if shares is None:
         assert counter is not None
-        new = 1.0 / float(counter.reshape(-1)[0])
-        shares = 1.0 - new, new
+        shares = blend.of_average(int(counter.reshape(-1)[0]))
     cpu_backend().update_running(stats, samples, n, mean, var, *shares)

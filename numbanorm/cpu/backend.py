@@ -5,13 +5,16 @@ A backend is a module that offers these functions over a plan and arrays; `dispa
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
 from ..spec.plan import Plan
 from ..spec.tree import gradient_family
+from .arith.environment import DEFAULT, KEEP, exchange
+from .compile import COMPILES, types
 from .entry.calls import GIVEN, NOT_GIVEN, ONLY_RSTD, TRACKED, TRACKING, Program, run_tracking
 from .entry.objects import identities
 from .launch import GUARD, entry, prepare
@@ -20,10 +23,28 @@ from .rescale import scaled_gradients, scaled_groups
 from .schedule.backward import cut_backward
 from .schedule.forward import SERIAL, cut
 
-__all__ = ["differentiate", "explain", "explain_backward", "measure", "normalize", "update_running"]
+__all__ = ["COMPILES", "differentiate", "explain", "explain_backward", "measure", "normalize", "update_running"]
 
 Array = np.ndarray[Any, Any]
 Given = tuple[Array, Array]
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def in_default_environment(work: Callable[P, T]) -> Callable[P, T]:
+    """A function that NumPy computes in: it has the floating-point environment of the kernels."""
+
+    @wraps(work)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        switch = entry(exchange, (types.int64,))
+        before = switch(KEEP)
+        try:
+            switch(DEFAULT)
+            return work(*args, **kwargs)
+        finally:
+            switch(before)
+
+    return run
 
 
 def plain(*arrays: Array | None) -> list[Array | None]:
@@ -85,6 +106,7 @@ def at_once(
     return done
 
 
+@in_default_environment
 def normalize(
     plan: Plan,
     x: Array,
@@ -126,6 +148,7 @@ def normalize(
     return stats
 
 
+@in_default_environment
 def measure(plan: Plan, x: Array, one_read: bool) -> Array:
     """The statistics of `normalize` with eps 0, and nothing written."""
     stats, todo = np.zeros((4, plan.B * plan.G)), flags(True, False, one_read)
@@ -183,6 +206,7 @@ def differentiate_at_once(
     return done
 
 
+@in_default_environment
 def differentiate(
     plan: Plan,
     x: Array,
@@ -273,6 +297,7 @@ def explain_backward(plan: Plan, x: Array, center: bool, given: bool, needs: tup
     return "cpu, " + ("; ".join(told) or "nothing: no gradient is wanted")
 
 
+@in_default_environment
 def update_running(stats: Array, samples: int, n: int, mean: Array | None, var: Array | None, old: float, new: float) -> None:
     """Take a batch into running statistics of any float type, or None; see `enter.track`."""
     told, own = np.array([*identities(), stats.shape[1] // samples]), plain(mean, var)

@@ -37,6 +37,7 @@ def source_key() -> str | None:
 
 
 KEY = source_key()
+COMPILES = not numba.config.DISABLE_JIT  # else Numba's decorators give back what they were given
 # Numba's own annotations do not know what its decorators return, nor which types there are
 intrinsic: Any = numba.extending.intrinsic
 types: Any = numba.core.types

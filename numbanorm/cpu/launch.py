@@ -24,7 +24,7 @@ ANY, NUMBERS, INTEGERS, NUMBER = (*[types.CPointer(t) for t in (types.uint8, typ
 # what kernels take between the flags and the pieces, behind the arrays of x's type
 ARGUMENTS = (NUMBERS, NUMBERS, types.Array(NUMBER, 2, "C"), NUMBERS, NUMBERS, INTEGERS, NUMBER, NUMBER)
 GRADIENT_ARGUMENTS = (*[NUMBERS] * 5, INTEGERS, NUMBER)
-FAMILIES = {k.py_func.__name__: k for k in KERNELS}
+FAMILIES = {k.__name__: k for k in KERNELS}
 
 
 def compiled(kernel: Any, *signature: Any) -> Any:

@@ -7,6 +7,8 @@ parameters from whatever type they have, makes its own work space, and has all i
 What it does not accept it returns False for, before anything is done: Python then finds out what is wrong, or makes the
 copies that are wanted, and calls again with `checked`. It returns False too where float64 overflowed, or nearly so on either
 side: then what it wrote is to be written again, see `extreme`, and running statistics are as they were.
+
+All of it runs in the default floating-point environment, in the caller's thread and in the others.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from numba import carray, float32, float64, int16, int64, prange, uint8, uint16
 from numba.core import cgutils
 
 from ...spec.plan import Plan
+from ..arith.environment import call_by_default, default_environment
 from ..arith.gradient_sums import gradients_in_range
 from ..arith.statistics import in_range
 from ..arith.vectors import advance, convert, fill, keep, pointer, unpacked
@@ -60,15 +63,26 @@ def program(
     )
 
 
+def invoke_at(ctx: Any, b: Any, args: Any, address: Any, values: Any) -> Any:
+    """Emit the call of the compiled kernel at `address` with a tuple of arguments of the types `args`."""
+    function = b.inttoptr(address, ctx.call_conv.get_function_type(types.none, args.types).as_pointer())
+    ctx.call_conv.call_function(b, function, types.none, args.types, cgutils.unpack_tuple(b, values))
+    return ctx.get_dummy_value()
+
+
 @intrinsic
 def invoke(tc: Any, address: Any, args: Any) -> Any:
     """Call the compiled kernel at `address`; linked in, it would be optimized all over again for every caller."""
+    return types.void(types.intp, args), lambda ctx, b, sig, a: invoke_at(ctx, b, args, *a)
+
+
+@intrinsic
+def invoke_by_default(tc: Any, address: Any, args: Any) -> Any:
+    """`invoke` in a worker, whose environment is that of whoever started it."""
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        signature = ctx.call_conv.get_function_type(types.none, args.types)
-        function = b.inttoptr(a[0], signature.as_pointer())
-        ctx.call_conv.call_function(b, function, types.none, args.types, cgutils.unpack_tuple(b, a[1]))
-        return ctx.get_dummy_value()
+        with default_environment(b):
+            return invoke_at(ctx, b, args, *a)
 
     return types.void(types.intp, args), codegen
 
@@ -78,7 +92,7 @@ def spread(address, n, threads, phase, todo, args):
     """Pieces 0 .. n - 1 of the kernel at `address`, which takes `args` and (lo, hi, slot), dealt to `threads` threads."""
     for i in prange(threads):
         slot = int64(i)  # prange counts in unsigned integers
-        invoke(address, (phase, todo, *args, n * slot // threads, n * (slot + 1) // threads, slot))
+        invoke_by_default(address, (phase, todo, *args, n * slot // threads, n * (slot + 1) // threads, slot))
 
 
 @device()
@@ -210,8 +224,8 @@ def track(batch, running, known, channels, samples, n, old, new, own):
         narrow(own, channels, running, known)
 
 
-@kernel()
-def run_forward(x, y, w, b, mean, var, stats, told, checked, eps, n, old, new):
+@device(inline=False)
+def forward(x, y, w, b, mean, var, stats, told, checked, eps, n, old, new):
     """x, y: (size,); w, b: weight_shape; mean, var: (G,), see `program`; stats: float64 (4, units) of zeros; told: a program.
 
     What is None of w is 1, of b -0, which changes not even the sign of a zero; stats are None where nobody asks for them.
@@ -252,8 +266,8 @@ def run_forward(x, y, w, b, mean, var, stats, told, checked, eps, n, old, new):
     return True
 
 
-@kernel()
-def run_backward(x, dy, dx, w, mean, rstd, grads, told, checked):
+@device(inline=False)
+def backward(x, dy, dx, w, mean, rstd, grads, told, checked):
     """x, dy, dx: (size,); w: weight_shape, None for 1; mean, rstd: float64, stats_shape, a mean of None for 0; told: a program.
 
     grads: (2, places), or None.
@@ -291,8 +305,8 @@ def run_backward(x, dy, dx, w, mean, rstd, grads, told, checked):
     return good
 
 
-@kernel()
-def run_tracking(stats, mean, var, told, samples, n, old, new):
+@device(inline=False)
+def tracking(stats, mean, var, told, samples, n, old, new):
     """`track` for those of mean and var (C,) that are not None. stats: float64 (4, samples * C); told: identities, C."""
     known, batch = elements(told, int64), elements(stats, float64)
     channels = known[HEAD - KNOWN]
@@ -300,6 +314,24 @@ def run_tracking(stats, mean, var, told, samples, n, old, new):
     track(batch, mean, known, channels, samples, 1.0, old, new, pointer(own))
     track(advance(batch, M2 * samples * channels), var, known, channels, samples, n, old, new, pointer(own))
     keep(own)
+
+
+@kernel()
+def run_forward(x, y, w, b, mean, var, stats, told, checked, eps, n, old, new):
+    """`forward`, in the default floating-point environment."""
+    return call_by_default(forward, (x, y, w, b, mean, var, stats, told, checked, eps, n, old, new))
+
+
+@kernel()
+def run_backward(x, dy, dx, w, mean, rstd, grads, told, checked):
+    """`backward`, in the default floating-point environment."""
+    return call_by_default(backward, (x, dy, dx, w, mean, rstd, grads, told, checked))
+
+
+@kernel()
+def run_tracking(stats, mean, var, told, samples, n, old, new):
+    """`tracking`, in the default floating-point environment."""
+    call_by_default(tracking, (stats, mean, var, told, samples, n, old, new))
 
 
 FORWARD = (*[OBJECT] * 8, types.boolean, *[types.float64] * 4)
