@@ -20,6 +20,7 @@ import numpy as np
 from .backends import dispatch
 from .spec import blend, checks, plan
 from .spec.checks import Array
+from .spec.shown import shown
 
 Result: TypeAlias = Any  # an array; with return_stats=True (array, Stats)
 
@@ -466,7 +467,7 @@ def explain(function: Any, *args: Any, **kwargs: Any) -> str:
             function(*args, **kwargs, backend=asking)
     except dispatch.Explained as told:
         return str(told)
-    raise TypeError(f"explain wants one of the norms: got {function!r}; write explain(layer_norm, x, 768)")
+    raise TypeError(f"explain wants one of the norms: got {shown(function)}; write explain(layer_norm, x, 768)")
 
 
 def takes_backend(function: Any) -> bool:

@@ -17,6 +17,7 @@ from . import functional, gradients
 from .moments import moments
 from .spec import checks
 from .spec.plan import Shape
+from .spec.shown import shown
 from .spec.tree import LEAST_RUN, SHORT
 
 # a kernel is chosen by whether one run makes a group, elements share a weight in a long run, and a run is short: these shapes
@@ -72,10 +73,10 @@ def warmup(
     """
     if not (backend is None or (isinstance(backend, str) and backend == "cpu")):
         raise ValueError(f"backend must be 'cpu' or None, for kernels of a GPU are compiled at their first call and kept on "
-                         f"disk: got {backend!r}; leave backend out")  # fmt: skip
+                         f"disk: got {shown(backend)}; leave backend out")  # fmt: skip
     for function in functions:
         if not any(function is known for known in FUNCTIONS):
-            raise TypeError(f"warmup wants norms, their backward functions or moments: got {function!r}; "
+            raise TypeError(f"warmup wants norms, their backward functions or moments: got {shown(function)}; "
                             f"write warmup(layer_norm, layer_norm_backward)")  # fmt: skip
     for dtype in [_float(d) for d in _several(dtypes)]:
         for function in functions or FUNCTIONS:
@@ -93,13 +94,13 @@ def _float(value: Any) -> np.dtype[Any]:
     try:
         dtype = np.dtype("void" if value is None else value)  # NumPy takes None for float64
     except TypeError:
-        if value == "bfloat16":
+        if isinstance(value, str) and value == "bfloat16":
             raise TypeError("bfloat16 must be known to NumPy, which ml_dtypes sees to: got 'bfloat16' before it was imported; "
                             "write import ml_dtypes (pip install 'numbanorm[bfloat16]')") from None  # fmt: skip
         dtype = None
     native = dtype if dtype is None or dtype.isnative else dtype.newbyteorder("=")
     if native is None or not checks.is_float(native):
-        raise TypeError(checks.not_float("arrays of dtypes", repr(value), "dtypes=('float32',)"))
+        raise TypeError(checks.not_float("arrays of dtypes", shown(value), "dtypes=('float32',)"))
     return native
 
 

@@ -16,6 +16,7 @@ import ml_dtypes
 import numba
 import numpy as np
 import pytest
+from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
 
 import numbanorm
@@ -32,7 +33,18 @@ Array = NDArray[Any]
 CALLS: list[str] = []  # what the kinds were asked to do beside describing and making arrays
 
 
-class Tensor:
+class Arithmetic(NDArrayOperatorsMixin):
+    """Operators, among arrays of one library and numbers."""
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        return self.view(np.asarray(getattr(ufunc, method)(*map(self.values, inputs), **options)))
+
+    def values(self, a: Any) -> Any:
+        assert type(a) is type(self) or isinstance(a, (int, float)), "libraries refuse each other's arrays"
+        return a.a if type(a) is type(self) else a
+
+
+class Tensor(Arithmetic):
     """torch.Tensor on CUDA device `device`, or on the CPU with None."""
 
     __module__ = "torch"
@@ -143,6 +155,10 @@ def torch() -> Any:
     def current_stream(device: int) -> Any:
         return SimpleNamespace(cuda_stream=1000 + device)
 
+    def of_tensors(function: Any) -> Any:
+        """The first argument must be a tensor."""
+        return lambda first, *rest: first.view(np.asarray(function(*map(first.values, (first, *rest)))))
+
     names = {name: name for name in ("float16", "bfloat16", "float32", "float64", "int64")}
     return SimpleNamespace(
         Tensor=Tensor,
@@ -150,13 +166,14 @@ def torch() -> Any:
         empty=empty,
         empty_like=empty_like,
         full=full,
+        **{f.__name__: of_tensors(f) for f in (np.where, np.maximum, np.isfinite, np.ones_like)},
         cuda=SimpleNamespace(current_stream=current_stream),
         **names,
     )
 
 
-class CupyArray:
-    """cupy.ndarray."""
+class CupyArray(Arithmetic):
+    """cupy.ndarray, to which NumPy's functions leave what they are asked."""
 
     __module__ = "cupy"
 
@@ -164,6 +181,10 @@ class CupyArray:
         self.a, self.shape, self.strides, self.dtype, self.ndim = a, a.shape, a.strides, a.dtype, a.ndim
         self.flags = SimpleNamespace(c_contiguous=a.flags.c_contiguous)
         self.data = SimpleNamespace(ptr=a.ctypes.data, device_id=device)
+
+    def __array_function__(self, function: Any, _: Any, args: Any, options: Any) -> Any:
+        result = function(*map(self.values, args), **options)
+        return self.view(result) if isinstance(result, np.ndarray) else result
 
     def view(self, a: Array) -> CupyArray:
         return CupyArray(a, self.data.device_id)

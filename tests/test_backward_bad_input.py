@@ -144,7 +144,7 @@ NEEDS = [
           True, None, (), (True,), (True, True), (True,) * 4, "yes", {True}, 3),
     *each(wrong, "rms", "needs", "needs must be 2 of True or False, for dx, dweight", "write (True, True)",
           True, None, (), (True,), (True, True, True), "no", 2),
-    *each(wrong, CENTRED, "needs", "needs must be 3", "write", np.ones(3, bool), got="array("),
+    *each(wrong, CENTRED, "needs", "needs must be 3", "write", np.ones(3, bool), got="bool array of shape (3,)"),
     *each(alien, CENTRED, "needs", "needs must be True or False", "write bool(needs)", (1, 1, 1), (True, True, 1), got="got 1"),
 ]  # fmt: skip
 

@@ -81,9 +81,17 @@ def alien(where: str, what: str, change: Any, *message: str) -> Bad:
     return Bad(where, what, change, TypeError, *message)
 
 
-def each(make: Callable[..., Bad], where: str, name: str, rule: str, remedy: str, *bad: Any, got: str = "{!r}") -> list[Bad]:
-    """Bad values of one argument; `got`: how what came is written."""
-    return [make(where, f"{name} {value!r}"[:50], {name: value}, rule, got.format(value), remedy) for value in bad]
+def each(
+    make: Callable[..., Bad], where: str, name: str, rule: str, remedy: str, *bad: Any, got: str | None = None
+) -> list[Bad]:
+    """Bad values of one argument; `got`: how what came is written, if not by repr, or of an array by dtype and shape."""
+
+    def written(value: Any) -> str:
+        if got is not None:
+            return got.format(value)
+        return f"{value.dtype} array of shape {value.shape}" if isinstance(value, np.ndarray) else repr(value)
+
+    return [make(where, f"{name} {value!r}"[:50], {name: value}, rule, written(value), remedy) for value in bad]
 
 
 def of_type(name: str, dtype: Any) -> Callable[[Kwargs], Kwargs]:

@@ -16,6 +16,7 @@ import pytest
 
 import numbanorm
 from numbanorm import cli
+from numbanorm.commands import normalize as normalize_file
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -50,7 +51,7 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make a test file many chunks."""
-    monkeypatch.setattr(cli, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(normalize_file, "CHUNK_BYTES", 1000)
 
 
 def numbers(shape: tuple[int, ...], dtype: str = "f4", seed: int = 0) -> np.ndarray:
@@ -142,6 +143,27 @@ def test_types_and_orders_of_the_file(tmp_path: Path, dtype: str, order: str, no
     np.testing.assert_array_equal(normalize(tmp_path, x, norm), call[norm](), strict=True)
 
 
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("source", ["u1", "i1", ">i2", "u8", "f2", "f4", ">f8", "longdouble"])
+@pytest.mark.parametrize("norm", ["layer", "batch"])
+def test_dtype(tmp_path: Path, norm: str, source: str, dtype: str) -> None:
+    """It is computed from, and written as, this type."""
+    x = (np.random.default_rng(0).integers(0, 100, (300, 8))).astype(source)
+    call = {"layer": lambda v: numbanorm.layer_norm(v, 8), "batch": lambda v: numbanorm.batch_norm(v, training=True)}[norm]
+    expected, y = call(x.astype(dtype)), normalize(tmp_path, x, norm, "--dtype", dtype)
+    assert y.dtype == expected.dtype
+    # of merged statistics, see test_cli_batch.py
+    rtol, atol = (0, 0) if norm == "layer" else (float(np.finfo(dtype).eps), 4 * 2.0**-52)
+    np.testing.assert_allclose(y, expected, rtol=rtol, atol=atol)
+
+
+def test_dtype_too_small_for_the_numbers(tmp_path: Path) -> None:
+    y = normalize(tmp_path, np.array([[1.0, 2.0], [3.0, 1e30]]), "layer", "--dtype", "float16")
+    assert np.isfinite(y[0]).all()
+    assert np.isnan(y[1]).any()
+
+
 @pytest.mark.parametrize("norm", ["layer", "rms", "batch", "instance", "group"])
 def test_empty_file(tmp_path: Path, norm: str) -> None:
     more = ["--num-groups", "2"] if norm == "group" else []
@@ -154,9 +176,9 @@ def test_empty_file(tmp_path: Path, norm: str) -> None:
     ("shape", "leading"), [((7,), 0), ((7,), 1), ((50, 3), 1), ((2, 40, 9), 2), ((3, 2, 300, 5), 3), ((4, 1000), 1)]
 )
 def test_blocks_cover_everything_once(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], leading: int) -> None:
-    monkeypatch.setattr(cli, "CHUNK_BYTES", 256)
+    monkeypatch.setattr(normalize_file, "CHUNK_BYTES", 256)
     seen = np.zeros(shape, int)
-    for block in cli._blocks(shape, leading, 4):
+    for block in normalize_file._blocks(shape, leading, 4):
         assert seen[block].ndim >= len(shape) - leading
         assert 4 * seen[block].size <= max(256, 4 * math.prod(shape[leading:]))
         seen[block] += 1
@@ -165,7 +187,7 @@ def test_blocks_cover_everything_once(monkeypatch: pytest.MonkeyPatch, shape: tu
 
 def test_memory_stays_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The library is only ever given pieces, and writes them straight into the file."""
-    monkeypatch.setattr(cli, "CHUNK_BYTES", 4096)
+    monkeypatch.setattr(normalize_file, "CHUNK_BYTES", 4096)
     sizes = []
     direct = numbanorm.layer_norm
 
@@ -189,6 +211,7 @@ def test_memory_stays_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ([], ["--norm"]),
         (["--norm", "spectral"], ["spectral", "layer"]),
         (["--norm", "layer", "--method", "naive"], ["naive", "two_pass", "welford"]),
+        (["--norm", "layer", "--dtype", "int8"], ["--dtype", "int8", "float16", "float32", "float64"]),
         (["--norm", "layer", "--num-groups", "2"], ["--num-groups", "group", "layer", "leave it out"]),
         (["--norm", "batch", "--normalized-shape", "4"], ["--normalized-shape", "layer, rms", "batch"]),
         (["--norm", "rms", "--channel-axis", "1"], ["--channel-axis", "batch, instance, group"]),
@@ -236,14 +259,15 @@ def test_one_value_per_channel(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (b"a,b\n1,2\n", ["numpy.save"]),
         (b"PK\x03\x04", ["numpy.save"]),
         (np.array([None, "a"], object), ["numpy.save"]),
-        (np.zeros((3, 4), "V2"), ["|V2", "bfloat16", "astype(numpy.float32)"]),
+        (np.zeros((3, 4), "V2"), ["|V2", "x.view(ml_dtypes.bfloat16).astype(numpy.float32)"]),
         (np.zeros(3, [("a", "f4")]), ["plain numbers"]),
-        (np.zeros((3, 4), int), ["int64"]),
+        (np.zeros((3, 4), int), ["int64", "add --dtype float32"]),
+        (np.zeros((3, 4), np.uint8), ["uint8", "add --dtype float32"]),
         (np.zeros((3, 4), complex), ["complex128"]),
         (np.zeros((3, 4), bool), ["bool"]),
         (np.float32(3), ["single number"]),
     ],
-    ids=["missing", "empty", "text", "zip", "object", "bfloat16", "fields", "int", "complex", "bool", "number"],
+    ids=["missing", "empty", "text", "zip", "object", "bfloat16", "fields", "int", "uint8", "complex", "bool", "number"],
 )
 def test_bad_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | np.ndarray | None, words: list[str]
@@ -311,7 +335,7 @@ def test_full_disk_is_told_before_anything_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = save(tmp_path / "in.npy", numbers((8, 16)))
-    monkeypatch.setattr(cli.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100}))
+    monkeypatch.setattr(normalize_file.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100}))
     assert "space" in refused(capsys, "normalize", source, str(tmp_path / "out.npy"), "--norm", "layer")
 
 
@@ -364,9 +388,9 @@ def test_no_progress_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_progress_estimates_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 1.0, 1.01, 2.0])
-    monkeypatch.setattr(cli.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(normalize_file.time, "perf_counter", lambda: next(clock))
     terminal = Terminal()
-    with cli.Progress(400_000_000, terminal) as progress:
+    with normalize_file.Progress(400_000_000, terminal) as progress:
         for _ in range(3):
             progress.advance(2_000_000)
     drawn = terminal.getvalue().split("\r")[1:]

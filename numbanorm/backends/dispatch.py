@@ -15,6 +15,7 @@ import numba
 import numpy as np
 
 from ..spec import checks
+from ..spec.shown import shown
 from . import host
 
 INSTALL = "pip install 'numbanorm[cuda13]' (or 'numbanorm[cuda12]' where the driver is of CUDA 12)"
@@ -77,7 +78,7 @@ def home(x: Any, backend: Any) -> Any:
     asking = isinstance(backend, Explaining)
     wanted = backend.backend if isinstance(backend, Explaining) else backend
     if wanted is not None and not (isinstance(wanted, str) and wanted in ("cpu", "cuda")):
-        raise ValueError(f"backend must be one of 'cpu' or None, or 'cuda' for a GPU: got {wanted!r}; leave it out")
+        raise ValueError(f"backend must be one of 'cpu' or None, or 'cuda' for a GPU: got {shown(wanted)}; leave it out")
     library = checks.device_library(x)
     if library is None and wanted != "cuda":
         return host

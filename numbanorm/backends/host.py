@@ -88,6 +88,14 @@ def row(stats: Array, k: int, shape: tuple[int, ...]) -> Array:
     return one
 
 
+def measure(p: Plan, x: Array, one_read: bool) -> tuple[Array, Array, Array, Array]:
+    """(mean, its low part, m2, scale) for the caller, the low part divided by the scale and m2 by its square."""
+    scale = np.ones(p.B * p.G)
+    stats = cpu_backend().measure(p, x, one_read, scale)
+    mean, low, m2 = (row(stats, k, p.stats_shape) for k in range(3))
+    return mean, low, m2, scale.reshape(p.stats_shape)
+
+
 def at_once(
     p: Plan, x: Array, out: Any, weight: Any, bias: Any, eps: float, center: bool, method: Any, with_stats: bool,
     mean: Any = None, var: Any = None, shares: tuple[float, float] | None = None,

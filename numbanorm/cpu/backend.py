@@ -18,15 +18,15 @@ from .compile import COMPILES, types
 from .entry.calls import GIVEN, NOT_GIVEN, ONLY_RSTD, TRACKED, TRACKING, Program, run_tracking
 from .entry.objects import identities
 from .launch import GUARD, entry, prepare
-from .layout import CENTER, ONE_READ, PARAMETERS, SQUARES, STREAM, WRITE
-from .rescale import scaled_gradients, scaled_groups
+from .layout import CENTER, LOW, ONE_READ, PARAMETERS, SQUARES, STREAM, WRITE
+from .rescale import keep_scaled, scaled_gradients, scaled_groups
 from .schedule.backward import cut_backward
 from .schedule.forward import SERIAL, cut
 
 __all__ = ["COMPILES", "differentiate", "explain", "explain_backward", "measure", "normalize", "update_running"]
 
 Array = np.ndarray[Any, Any]
-Given = tuple[Array, Array]
+Given = tuple[Array, ...]
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -127,7 +127,8 @@ def normalize(
     weight, bias : arrays of the size of the plan's weight_shape, of any float type, or None.
     eps : float
     center : False for a mean of 0 (RMS norm).
-    given : (mean, variance), of G elements and any float type, in place of x's own.
+    given : (mean, variance), of G elements and any float type, in place of x's own; or (mean, variance, the mean's low part),
+        where there is one sample.
     one_read : measure with one pass over x (method "welford").
 
     Returns
@@ -135,7 +136,9 @@ def normalize(
     float64 array (4, B * G) of mean, its low part, sum of squares (the variance, if given) and rstd.
     """
     stats, kept = np.zeros((4, plan.B * plan.G)), x
-    weight, bias, mean, var = plain(weight, bias, *(given or (None, None)))
+    weight, bias, mean, var = plain(weight, bias, *(given or (None, None))[:2])
+    if given is not None and len(given) > 2:
+        stats[LOW] = given[2]
     if x.itemsize == 8 and y is x and given is None:
         kept = x.copy()  # what leaves float64's range is computed again
 
@@ -143,14 +146,18 @@ def normalize(
         return at_once(plan, x, y, weight, bias, eps, center, one_read, mean, var, None, stats, True)
 
     if not compute(plan, kept, y, weight, bias, eps, stats):
-        for where, values in scaled_groups(plan, kept, weight, bias, eps, stats, compute):
-            y.reshape(plan.B, plan.M, plan.G, -1)[where] = values
+        for group in scaled_groups(plan, kept, weight, bias, eps, stats, compute):
+            y.reshape(plan.B, plan.M, plan.G, -1)[group.where] = group.y
     return stats
 
 
 @in_default_environment
-def measure(plan: Plan, x: Array, one_read: bool) -> Array:
-    """The statistics of `normalize` with eps 0, and nothing written."""
+def measure(plan: Plan, x: Array, one_read: bool, scale: Array | None = None) -> Array:
+    """The statistics of `normalize` with eps 0, and nothing written.
+
+    scale: (B * G,), of ones; where a sum of squares leaves float64's range it becomes the power of two that the low part, and
+    with its square the sum, are left divided by.
+    """
     stats, todo = np.zeros((4, plan.B * plan.G)), flags(True, False, one_read)
 
     def compute(plan: Plan, x: Array, y: Any, weight: None, bias: None, eps: float, stats: Array) -> bool:
@@ -159,8 +166,9 @@ def measure(plan: Plan, x: Array, one_read: bool) -> Array:
         return done
 
     if not compute(plan, x, None, None, None, 0.0, stats):
-        for _ in scaled_groups(plan, x, None, None, 0.0, stats, compute):
-            pass
+        for group in scaled_groups(plan, x, None, None, 0.0, stats, compute):
+            if scale is not None:
+                keep_scaled(group, stats, scale)
     return stats
 
 

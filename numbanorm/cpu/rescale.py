@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..spec.plan import Plan
-from ..spec.tree import FLOOR, LEAST_COLUMNS
+from ..spec.tree import FLOOR, LEAST_COLUMNS, UNITS
 from .arith.statistics import group_in_range
 from .layout import LOW, M2, MEAN, RSTD
 
@@ -35,10 +35,20 @@ def times_power(a: Any, exponent: Any) -> Array:
     return scaled
 
 
+class Scaled(NamedTuple):
+    """Groups that were computed from x / 2**exponent."""
+
+    units: Array
+    exponent: int
+    stats: Array  # (4, n), of what was scaled
+    where: Any  # in y, seen as (B, M, G, K * T)
+    y: Array
+
+
 def scaled_groups(
     plan: Plan, x: Array, weight: Array | None, bias: Array | None, eps: float, stats: Array, normalize: Callable[..., Any]
-) -> Iterator[tuple[Any, Array]]:
-    """Where in y, seen as (B, M, G, K * T), to write what: of the groups that are not in range, whose stats are corrected.
+) -> Iterator[Scaled]:
+    """The groups that are not in range, whose stats are corrected.
 
     normalize(plan, x, y, weight, bias, eps, stats) is the kernel. Groups of one exponent go through it as those of one sample.
     """
@@ -67,7 +77,17 @@ def scaled_groups(
             stats[row, units] = times_power(found[row, :n], power)
         if eps:
             stats[RSTD, units[found[M2, :n] == 0]] = 1.0 / np.sqrt(eps)
-        yield where, y[:, :n].transpose(1, 0, 2)
+        yield Scaled(units, int(e), found[:, :n], where, y[:, :n].transpose(1, 0, 2))
+
+
+def keep_scaled(group: Scaled, stats: Array, scale: Array) -> None:
+    """Leave low parts and sums of squares in units of a scale and its square, in which they are in range."""
+    mean, low, m2 = group.stats[: M2 + 1]
+    power = np.where(m2 > 0, np.sign(group.exponent) * UNITS, 0)
+    scale[group.units] = np.ldexp(1.0, power)
+    low = low + (mean - times_power(stats[MEAN, group.units], -group.exponent))  # what denormal numbers have no place for
+    stats[LOW, group.units] = times_power(low, group.exponent - power)
+    stats[M2, group.units] = times_power(m2, 2 * (group.exponent - power))
 
 
 def scaled_gradients(

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from .shown import shown
+
 Array = np.ndarray[Any, Any]
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -121,7 +123,7 @@ def real(name: str, value: Any) -> float:
     if isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind in "iuf":
         value = value[()]
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (numbers.Real, np.floating)):
-        raise TypeError(f"{name} must be a number: got {value!r} of type {type(value).__name__}; write float({name})")
+        raise TypeError(f"{name} must be a number: got {shown(value)} of type {type(value).__name__}; write float({name})")
     try:
         return float(value)
     except OverflowError:  # an int beyond the range of float64
@@ -142,18 +144,18 @@ def momentum(value: Any) -> float | None:
 def flag(name: str, value: Any) -> bool:
     if value is True or value is False or isinstance(value, np.bool_):
         return bool(value)
-    raise TypeError(f"{name} must be True or False: got {value!r}; write bool({name})")
+    raise TypeError(f"{name} must be True or False: got {shown(value)}; write bool({name})")
 
 
 def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     if isinstance(value, str) and value in choices:
         return value
-    raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}: got {value!r}; {choices[0]!r} is the default")
+    raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}: got {shown(value)}; {choices[0]!r} is the default")
 
 
 def one_read(method: Any) -> bool:
     """Whether the statistics are to be taken with one pass over x."""
-    return method != "two_pass" and choice("method", method, ("two_pass", "welford")) == "welford"
+    return choice("method", method, ("two_pass", "welford")) == "welford"
 
 
 def running(name: str, value: Any, channels: int, update: bool) -> Array | None:
@@ -184,7 +186,7 @@ def counter(value: Any) -> Array | None:
     if value is None:
         return None
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "iu" or value.size != 1:
-        raise TypeError(f"num_batches_tracked must be an integer array of one element: got {value!r}; write np.array(0)")
+        raise TypeError(f"num_batches_tracked must be an integer array of one element: got {shown(value)}; write np.array(0)")
     if not value.flags.writeable:
         raise ValueError("num_batches_tracked must be writable, for training counts in it: got a read-only array; pass a copy")
     if value.reshape(-1)[0] < 0:
@@ -240,7 +242,7 @@ def needs(value: Any, n: int) -> tuple[bool, ...]:
     """Which of n gradients are wanted."""
     if not isinstance(value, (tuple, list)) or len(value) != n:
         names = ("dx", "dweight", "dbias")[:n]
-        raise ValueError(f"needs must be {n} of True or False, for {', '.join(names)}: got {value!r}; write {(True,) * n}")
+        raise ValueError(f"needs must be {n} of True or False, for {', '.join(names)}: got {shown(value)}; write {(True,) * n}")
     return tuple([v if v is True or v is False else flag("needs", v) for v in value])
 
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from .shown import shown
+
 Shape = tuple[int, ...]
 
 
@@ -60,7 +62,7 @@ def as_int(name: str, value: Any) -> int:
             return operator.index(value)
     except TypeError:
         pass
-    raise TypeError(f"{name} must be an integer: got {value!r} of type {type(value).__name__}; write int({name})")
+    raise TypeError(f"{name} must be an integer: got {shown(value)} of type {type(value).__name__}; write int({name})")
 
 
 def as_shape(name: str, value: Any) -> Shape:
@@ -73,7 +75,7 @@ def as_shape(name: str, value: Any) -> Shape:
         return (as_int(name, value),)
     except TypeError:
         raise TypeError(
-            f"{name} must be an integer or a tuple of integers: got {value!r} of type {type(value).__name__}; "
+            f"{name} must be an integer or a tuple of integers: got {shown(value)} of type {type(value).__name__}; "
             f"write (3,) or (3, 4)"
         ) from None
 

@@ -18,6 +18,9 @@ LARGE_STAT = 2.0**450
 # where rstd, an average u and the gradients of parameters are between these and their inverses, or 0, no product of u with a
 # distance, with rstd's cube or with a low part is near the ends of the range
 LARGE_RSTD, LARGE_U = 2.0**256, 2.0**400
+# what is merged has units of 2**0, or of 2**±UNITS where a standard deviation or a distance is beyond 2**±LIMIT: its square and
+# its bits are then far from the ends of the range
+UNITS, LIMIT = 700, 400
 FLOOR = 2.0**-1000  # a scaled eps is no less: it matters only where all elements are equal
 
 

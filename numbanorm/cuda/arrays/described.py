@@ -142,6 +142,7 @@ class Kind:
 
     library = ""  # its name, as `checks.device_library` gives it
     strided = True  # whether it can copy from and to what is not C-contiguous
+    arithmetic = True  # whether its arrays have it
     make, copy, cast, to_float, move = "", "", "", "", ""  # what errors tell to write; {} is the name of an argument
 
     def describe(self, x: Any) -> DeviceArray:

@@ -127,7 +127,7 @@ class Cupy(Kind):
 class Numba(Kind):
     """Numba's device arrays, those of its simulator, and whatever else has a __cuda_array_interface__."""
 
-    library, strided = "numba", False
+    library, strided, arithmetic = "numba", False, False
     make, copy, move = "numba.cuda.device_array_like(x)", "a copy of {}", "numba.cuda.to_device({})"
     cast, to_float = "{} with the dtype of x", "{} as float32"
 

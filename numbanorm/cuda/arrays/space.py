@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ...pairs import rescued
 from ...spec import checks
 from ...spec.plan import Plan
 from .described import DeviceArray, Kind, name_of, placed
@@ -191,6 +192,15 @@ class Device:
 
     def row(self, stats: DeviceArray, k: int, shape: Shape) -> Any:
         return self.kind.row(stats, k, shape)
+
+    def measure(self, p: Plan, x: DeviceArray, one_read: bool) -> tuple[Any, Any, Any, Any]:
+        """(mean, its low part, m2, scale) for the caller, see `host.measure`."""
+        stats = self.backend.measure(p, x, one_read)
+        mean, low, m2, rstd = (self.row(stats, k, p.stats_shape) for k in range(4))
+        if name_of(x.dtype) != "float64" or not self.kind.arithmetic:
+            return mean, low, m2, 1.0
+        m2, scale = rescued(m2, rstd, p.count)
+        return mean, low / scale, m2, scale
 
     def at_once(self, *arguments: Any) -> None:
         """Nothing: there are kernels to launch, and time to look at the arguments one by one."""

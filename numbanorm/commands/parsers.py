@@ -1,0 +1,116 @@
+"""What can be typed: the commands of the command line and their options.
+
+Only argparse is imported here. Whatever a user can get wrong ends in one line on stderr and exit status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import NoReturn
+
+DTYPES = ("float16", "float32", "float64")  # that a .npy file has a name for
+
+# Which options say something to which norm; an option that would be ignored is refused.
+NORM_OPTIONS = {
+    "layer": ("normalized_shape", "weight", "bias"),
+    "rms": ("normalized_shape", "weight"),
+    "batch": ("channel_axis", "weight", "bias"),
+    "instance": ("channel_axis", "weight", "bias"),
+    "group": ("num_groups", "channel_axis", "weight", "bias"),
+}
+
+
+class CommandError(Exception):
+    """A mistake of the user's: rule, what came, and the remedy, in one line."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise CommandError(f"{message} (see {self.prog} --help)")
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m numbanorm", description="Exact, reproducible normalization for NumPy arrays.")
+    commands = parser.add_subparsers(required=True, metavar="{demo,normalize,bench,compare,dashboard,info}")
+
+    demo = commands.add_parser("demo", help="normalize a photograph with every norm: a table and a picture")
+    demo.add_argument("--out", type=Path, default=Path("before_after.png"), help="the picture (default: %(default)s)")
+    demo.set_defaults(command="demo")
+
+    info = commands.add_parser("info", help="print versions, CPU, vector width, threads, cache folder, GPU")
+    info.set_defaults(command="info")
+
+    _add_bench(commands.add_parser("bench", help="time numbanorm against a copy and against other libraries, here"))
+    _add_compare(commands.add_parser("compare", help="measure what is not committed yet against a commit: what changed"))
+    _add_dashboard(commands.add_parser("dashboard", help="show asv's results in a browser, without the internet"))
+
+    _add_normalize(commands.add_parser("normalize", help="normalize a .npy file of any size into another"))
+    return parser
+
+
+def _add_normalize(normalize: argparse.ArgumentParser) -> None:
+    normalize.set_defaults(command="normalize")
+    normalize.add_argument("input", type=Path, metavar="IN.npy")
+    normalize.add_argument("output", type=Path, metavar="OUT.npy")
+    normalize.add_argument("--norm", choices=tuple(NORM_OPTIONS), required=True)
+    normalize.add_argument(
+        "--normalized-shape", type=_shape, metavar="D,D,...", help="layer, rms: the last axes (default: the last one)"
+    )
+    normalize.add_argument("--num-groups", type=int, metavar="G", help="group: how many groups of channels")
+    normalize.add_argument(
+        "--channel-axis", type=int, metavar="AXIS", help="batch, instance, group: 1 (default), or -1 for channels last"
+    )
+    normalize.add_argument("--eps", type=float, help="added to the variance (default: 1e-5; rms: the type's epsilon)")
+    normalize.add_argument("--weight", type=Path, metavar="W.npy", help="multiplied onto the result")
+    normalize.add_argument("--bias", type=Path, metavar="B.npy", help="added to the result")
+    normalize.add_argument("--method", choices=("two_pass", "welford"), help="how the statistics are taken")
+    normalize.add_argument(
+        "--dtype", choices=DTYPES, help="compute and write as this type (default: that of IN; integers need one)"
+    )
+    normalize.add_argument("--overwrite", action="store_true", help="replace OUT.npy if it is there")
+
+
+def _add_bench(bench: argparse.ArgumentParser) -> None:
+    bench.set_defaults(command="bench")
+    bench.add_argument("--sizes", type=_words, metavar="N,N,...", help="elements, of 1e3 ... 1e8 (default: 1e4 and above)")
+    bench.add_argument("--norms", type=_words, metavar="NORM,...", help="of layer, rms, batch, eval, group, instance")
+    bench.add_argument("--direction", choices=("forward", "backward", "both"), default="both")
+    bench.add_argument("--layout", choices=("first", "last", "both"), default="both", help="where the channels are")
+    bench.add_argument("--dtype", type=_words, metavar="TYPE,...", help="of float32 (default), float16, bfloat16, float64")
+    bench.add_argument("--peers", type=_words, metavar="NAME,...", help="compare with these only, or with none")
+    bench.add_argument("--rounds", type=int, metavar="N", help="a figure is the median of so many (default: 15; quick: 5)")
+    bench.add_argument("--threads", type=int, metavar="N", help="for every contender (default: one for each core)")
+    bench.add_argument("--quick", action="store_true", help="two sizes, few rounds")
+    bench.add_argument("--scaling", action="store_true", help="time against threads in place of all else, at 1e7 elements")
+    bench.add_argument("--out", type=Path, metavar="DIR", help="also write bench.md, bench.json and bench.png there")
+
+
+def _add_compare(compare: argparse.ArgumentParser) -> None:
+    compare.set_defaults(command="compare")
+    compare.add_argument(
+        "base", nargs="?", metavar="BASE", help="a commit (default: HEAD; HEAD~1 if nothing differs from HEAD)"
+    )
+    compare.add_argument("--factor", type=float, default=1.15, metavar="F", help="what is less is noise (default: %(default)s)")
+    compare.add_argument("--rounds", type=int, default=3, metavar="N", help="in turn on both (default: %(default)s)")
+    compare.add_argument("--threads", type=_shape, metavar="N,N,...", help="measure with so many (default: 1)")
+    compare.add_argument("--bench", metavar="REGEX", help="of asv's names (default: those in benchmarks/fast.txt)")
+
+
+def _add_dashboard(dashboard: argparse.ArgumentParser) -> None:
+    dashboard.set_defaults(command="dashboard")
+    dashboard.add_argument("--out", type=Path, metavar="DIR", help="write the pages there (default: html_dir of asv.conf.json)")
+    dashboard.add_argument("--results", type=Path, metavar="DIR", help="of asv (default: results_dir of asv.conf.json)")
+    dashboard.add_argument("--port", type=int, default=0, metavar="N", help="of localhost (default: any that is free)")
+    dashboard.add_argument("--no-serve", dest="serve", action="store_false", help="only write; the pages open as files too")
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"wants integers between commas, such as 3,224,224: got {text!r}") from None
