@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from .commands import signals
 from .commands.parsers import CommandError, parser
@@ -84,19 +87,30 @@ def _bench(options: argparse.Namespace) -> None:
         raise CommandError(str(error)) from None
 
 
-def _compare(options: argparse.Namespace) -> int:
-    from .bench import compare
+def _from_clone(name: str) -> Any:
+    """A tool that is in no wheel, for it works on the repository: its commits, benchmarks and results."""
+    root = Path(__file__).parents[1]
+    if not (root / "tools" / "asv" / f"{name}.py").is_file():
+        raise CommandError(
+            f"{name} must run in a clone of the repository, whose commits and results it reads: got numbanorm as it is "
+            f"installed in {root}; clone it, and pip install -e '.[bench]'"
+        )
+    sys.path.insert(0, str(root))
+    return importlib.import_module(f"tools.asv.{name}")
 
+
+def _compare(options: argparse.Namespace) -> int:
+    compare = _from_clone("compare")
     try:
         with signals.unwinding():
-            return compare.run(options.base, options.factor, options.rounds, options.threads, options.bench)
+            status: int = compare.run(options.base, options.factor, options.rounds, options.threads, options.bench)
+            return status
     except ValueError as error:
         raise CommandError(str(error)) from None
 
 
 def _dashboard(options: argparse.Namespace) -> None:
-    from .bench import dashboard
-
+    dashboard = _from_clone("dashboard")
     try:
         dashboard.run(options.out, options.results, options.port, options.serve)
     except ValueError as error:

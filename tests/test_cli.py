@@ -481,3 +481,17 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
 def test_quickstart_runs(capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(EXAMPLES / "quickstart.py"), run_name="__main__")
     assert "running mean" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["compare", "dashboard"])
+def test_what_wants_a_clone_says_so(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A wheel has neither the repository nor the tools that work on it."""
+    from numbanorm import cli
+
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "numbanorm" / "cli.py"))
+    assert cli.main([command]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"numbanorm: error: {command} must run in a clone of the repository")
+    assert "clone it" in said

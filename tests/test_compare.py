@@ -21,8 +21,8 @@ import pytest
 from repositories import git
 
 from numbanorm import cli
-from numbanorm.bench import compare, trees
-from numbanorm.bench.compare import Case, Pair
+from tools.asv import compare, trees
+from tools.asv.compare import Case, Pair
 
 if importlib.util.find_spec("asv") is None or shutil.which("git") is None:
     pytest.skip("asv, of the [bench] extra, or git is not installed, and asv measures", allow_module_level=True)

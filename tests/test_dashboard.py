@@ -22,8 +22,8 @@ import pytest
 from repositories import git
 
 from numbanorm import cli
-from numbanorm.bench import dashboard, summary
 from numbanorm.bench.jobs import COPY, FRESH, OURS, STREAMED
+from tools.asv import dashboard, summary
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed, in which the pages are looked at")

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..runtime.cache import cache_folder
+from numbanorm.runtime.cache import cache_folder
+
 from .repository import CONFIG, git, last_lines, read_config
 
 SELECTION = "fast.txt"  # beside the benchmarks: regular expressions, one a line, of what is measured

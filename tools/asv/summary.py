@@ -10,11 +10,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from . import report
-from .cases import Case
-from .contenders import contenders
-from .jobs import Contender
-from .measure import Figure, Result
+from numbanorm.bench import report
+from numbanorm.bench.cases import Case
+from numbanorm.bench.contenders import contenders
+from numbanorm.bench.jobs import Contender
+from numbanorm.bench.measure import Figure, Result
 
 PAGE = """\
 <!doctype html>

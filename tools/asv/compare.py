@@ -13,7 +13,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .command import cores
+from numbanorm.bench.command import cores
+
 from .repository import base_of, checkout
 from .trees import Trees, prepared, selection
 
