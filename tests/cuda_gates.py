@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -17,6 +18,8 @@ import numba  # noqa: E402
 
 if numba.config.ENABLE_CUDASIM:
     pytest.skip("the simulator makes no machine code", allow_module_level=True)
+
+importlib.import_module("numbanorm.cuda")  # first, for it imports numba.cuda as it must be where NumPy is newer
 
 from numba import cuda  # noqa: E402
 from numba.cuda import dispatcher  # noqa: E402

@@ -26,6 +26,7 @@ if find_spec("numba_cuda") is None:  # the package imports it; what is tested wi
     package = sys.modules["numbanorm.cuda"] = ModuleType("numbanorm.cuda")
     package.__path__ = [str(Path(numbanorm.__file__).parent / "cuda")]
     numbanorm.cuda = package
+    package.backend = sys.modules["numbanorm.cuda.backend"] = ModuleType("numbanorm.cuda.backend")
 
 from numbanorm.cuda.arrays.described import DeviceArray
 
@@ -236,8 +237,8 @@ class Simulated:
 
     __cuda_ndarray__ = True
 
-    def __init__(self, a: Array) -> None:
-        self._ary, self.stream = a, 0
+    def __init__(self, a: Array, stream: Any = 0) -> None:
+        self._ary, self.stream = a, stream
 
     @property
     def size(self) -> int:
@@ -251,15 +252,65 @@ class Simulated:
 
 
 def numba_cuda() -> Any:
-    def to_device(a: Array) -> Simulated:
+    def to_device(a: Array, stream: Any = 0) -> Simulated:
         CALLS.append("to_device")
-        return Simulated(a.copy())
+        return Simulated(a.copy(), stream)
+
+    def device_array(shape: Any, dtype: Any, stream: Any = 0) -> Simulated:
+        return Simulated(made(shape, dtype, 0 if np.dtype(dtype).kind in "iu" else np.nan), stream)
 
     one = contextlib.nullcontext()
-    return SimpleNamespace(
-        device_array=lambda shape, dtype: Simulated(made(shape, dtype, 0 if np.dtype(dtype).kind in "iu" else np.nan)),
-        to_device=to_device, gpus=[one, one],
-    )  # fmt: skip
+    return SimpleNamespace(device_array=device_array, to_device=to_device, gpus=[one, one], external_stream=Stream)
+
+
+class Stream:
+    """A stream of Numba's."""
+
+    def __init__(self, handle: int) -> None:
+        self.handle = handle
+
+    def __int__(self) -> int:
+        return self.handle
+
+
+class Bytes:
+    """Device memory, as Numba keeps it."""
+
+    def __init__(self, a: Array) -> None:
+        self.a = a
+
+    def view(self, begin: int, end: int) -> Bytes:
+        return Bytes(self.a[begin:end])
+
+
+class NumbaArray:
+    """The device array of Numba on a GPU: C-contiguous, and it names its stream."""
+
+    __cuda_ndarray__ = True
+
+    def __init__(self, shape: Any, strides: Any, dtype: Any, stream: Any = 0, gpu_data: Any = None) -> None:
+        self.shape, self.strides, self.dtype, self.stream = tuple(shape), strides, np.dtype(dtype), stream
+        self.size = int(np.prod(self.shape))
+        self.gpu_data = Bytes(np.full(self.size * self.dtype.itemsize, 255, np.uint8)) if gpu_data is None else gpu_data
+
+    @property
+    def a(self) -> Array:
+        return self.gpu_data.a.view(self.dtype).reshape(self.shape)  # type: ignore[no-any-return]
+
+    @property
+    def __cuda_array_interface__(self) -> Any:
+        return {
+            "shape": self.shape, "strides": None, "data": (self.gpu_data.a.ctypes.data, False), "typestr": self.dtype.str,
+            "stream": int(self.stream) if self.stream != 0 else None, "version": 3,
+        }  # fmt: skip
+
+    @staticmethod
+    def of(a: Array, stream: Any = 0) -> NumbaArray:
+        return NumbaArray(a.shape, a.strides, a.dtype, stream, Bytes(a.reshape(-1).view(np.uint8).copy()))
+
+    @staticmethod
+    def made(shape: Any, dtype: Any, stream: Any = 0) -> NumbaArray:
+        return NumbaArray((shape,) if isinstance(shape, int) else shape, None, dtype, stream)
 
 
 class Foreign:
@@ -358,6 +409,13 @@ ONTO = {"torch": Tensor, "cupy": CupyArray, "numba": Simulated, "numpy": lambda 
 def back(a: Any) -> Array:
     """The values of any of these arrays."""
     return a if isinstance(a, np.ndarray) else a._ary if isinstance(a, Simulated) else a.a  # type: ignore[no-any-return]
+
+
+def on_numba_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `install`: Numba has a GPU, where it had its simulator."""
+    monkeypatch.setattr(numba.cuda, "device_array", NumbaArray.made)
+    monkeypatch.setattr(numba.cuda, "to_device", NumbaArray.of)
+    monkeypatch.setattr("numbanorm.cuda.arrays.libraries.ordinal", lambda address: 0)
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -307,6 +307,46 @@ def test_streams_of_the_interface(entry: Any, handle: int, monkeypatch: pytest.M
     assert NUMBA.stream(NUMBA.describe(fakes.Foreign(np.ones(3), **entry))) == handle
 
 
+#: what an array says of its stream, and what results computed on it say
+NAMED = [(None, None), (1, 1), (2, 2), (77, 77)]
+
+
+def streams(*results: Any) -> set[int | None]:
+    return {a.__cuda_array_interface__["stream"] for a in results if a is not None}
+
+
+@pytest.mark.parametrize(("said", "expected"), NAMED)
+@pytest.mark.parametrize("maker", ["numba", "other"])
+def test_results_say_on_which_stream_they_are_computed(
+    maker: str, said: int | None, expected: int | None, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    """x's: who reads them on another one must know for what to wait. So do statistics, gradients and results of nothing."""
+    fakes.on_numba_hardware(monkeypatch)
+    own = 0 if said is None else fakes.Stream(said)
+
+    def array(values: Array) -> Any:
+        return fakes.NumbaArray.of(values, own) if maker == "numba" else fakes.Foreign(values, stream=said)
+
+    values, dy = rng.normal(size=(2, 4, 6)).astype(np.float32)
+    weight = rng.normal(size=6).astype(np.float32)
+    y, stats = numbanorm.layer_norm(array(values), 6, array(weight), return_stats=True)
+    gradients = numbanorm.layer_norm_backward(array(dy), array(values), 6, stats, array(weight))
+    assert streams(y, *stats, *gradients) == {expected}
+    found = numbanorm.moments(array(values), 0)
+    nothing, none = numbanorm.batch_norm(array(values[:0]), training=True, return_stats=True)
+    assert streams(found.mean, found.m2, nothing, *none) == {expected}
+    expected_y, expected_stats = numbanorm.layer_norm(values, 6, weight, return_stats=True)
+    expected_gradients = numbanorm.layer_norm_backward(dy, values, 6, expected_stats, weight)
+    assert all(map(same, (y, *stats, *gradients), (expected_y, *expected_stats, *expected_gradients)))
+
+
+def test_the_simulators_results_say_it_too(rng: np.random.Generator) -> None:
+    stream = object()
+    x = fakes.Simulated(rng.normal(size=(4, 6)), stream)
+    y, stats = numbanorm.layer_norm(x, 6, return_stats=True)
+    assert all(a.stream is stream for a in (y, *stats))
+
+
 def test_the_interface(monkeypatch: pytest.MonkeyPatch) -> None:
     """Anything that has it is described by it, and gets Numba's arrays back."""
     monkeypatch.setattr(kinds, "ordinal", lambda address: 3)
@@ -443,9 +483,9 @@ SIMULATED = """
 import sys
 sys.path.insert(0, {tests!r})
 import ml_dtypes, numpy as np, numba
-from numba import cuda
 import device_fakes as fakes, numbanorm
-from numbanorm import dispatch
+from numba import cuda
+from numbanorm.backends import dispatch
 dispatch.cuda_backend = lambda compute: fakes.BACKEND
 rng = np.random.default_rng(1)
 for dtype in (np.float16, np.float32, np.float64, ml_dtypes.bfloat16):

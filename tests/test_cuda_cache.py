@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numba
@@ -117,6 +120,63 @@ def test_cache_lies_with_the_users_caches(cached: Cached, tmp_path: Path, monkey
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cached.file.name.startswith("prepare-")
     assert "numbanorm" in str(cached.file)
+
+
+def keys() -> str:
+    return compiler.source_key.__wrapped__()
+
+
+def test_cache_of_another_python_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its bytecode orders a kernel's operations otherwise."""
+    before = keys()
+    monkeypatch.setattr(sys, "implementation", SimpleNamespace(cache_tag="cpython-399"))
+    assert keys() != before
+
+
+def without_wheels(monkeypatch: pytest.MonkeyPatch, *prefixes: str) -> None:
+    version = importlib.metadata.version
+
+    def asked(package: str) -> str:
+        if package.startswith(prefixes):
+            raise importlib.metadata.PackageNotFoundError(package)
+        return version(package)
+
+    monkeypatch.setattr(importlib.metadata, "version", asked)
+
+
+@pytest.mark.parametrize("library", list(compiler.LIBRARIES))
+def test_cache_of_another_toolkit_is_another(library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no wheel says of which version a library is, its file does; and where there is no library, the cache works."""
+    pathfinder = pytest.importorskip("cuda.pathfinder", reason="cuda.pathfinder, of the extras, is not installed")
+    without_wheels(monkeypatch, *compiler.LIBRARIES[library])
+    one, other = tmp_path / "libone.so", tmp_path / "libother.so"
+    one.write_bytes(b"12.4")
+    other.write_bytes(b"12.9")
+    found = {}
+    for path in (one, other, tmp_path / "gone"):
+        monkeypatch.setattr(pathfinder, "load_nvidia_dynamic_lib", lambda name, path=path: SimpleNamespace(abs_path=str(path)))
+        found[path.name] = keys()
+    (tmp_path / "link").symlink_to(one)
+    monkeypatch.setattr(pathfinder, "load_nvidia_dynamic_lib", lambda name: SimpleNamespace(abs_path=str(tmp_path / "link")))
+    assert keys() == found["libone.so"], "a link is what it leads to"
+    one.write_bytes(b"12.4 of a later day")
+    assert len({*found.values(), keys()}) == 4
+
+    def missing(name: str) -> None:
+        raise pathfinder.DynamicLibNotFoundError(name)
+
+    monkeypatch.setattr(pathfinder, "load_nvidia_dynamic_lib", missing)
+    assert keys() == found["gone"]
+
+
+def test_wheels_are_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No library is loaded for a key, where versions are known."""
+    pathfinder = pytest.importorskip("cuda.pathfinder", reason="cuda.pathfinder, of the extras, is not installed")
+    monkeypatch.setattr(importlib.metadata, "version", lambda package: "1")
+    monkeypatch.setattr(pathfinder, "load_nvidia_dynamic_lib", None)
+    before = keys()
+    monkeypatch.setattr(importlib.metadata, "version", lambda package: "2" if package == "nvidia-nvvm" else "1")
+    assert keys() != before
 
 
 def test_cache_of_other_sources_is_another(cached: Cached, monkeypatch: pytest.MonkeyPatch) -> None:

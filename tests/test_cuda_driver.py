@@ -6,13 +6,32 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import device_fakes as fakes
+import numpy as np
 import pytest
 from cuda_gates import KEYS  # skips without a compiler
 
+import numbanorm
+from numbanorm.backends import dispatch
+from numbanorm.cuda import backend as cuda
 from numbanorm.cuda import driver
 
 core = pytest.importorskip("cuda.core", reason="cuda.core, of the extras [cuda12] and [cuda13], is not installed")
 bindings = pytest.importorskip("cuda.bindings.driver", reason="cuda.bindings, of the same extras, is not installed")
+
+
+class Stream(str):
+    """A stream's name; what it waits for is noted among the launches."""
+
+    devices: Devices
+
+    def __new__(cls, name: str, devices: Devices) -> Stream:
+        stream = super().__new__(cls, name)
+        stream.devices = devices
+        return stream
+
+    def wait(self, other: Stream) -> None:
+        self.devices.launches.append((self.devices.current, self, "waits for", other))
 
 
 class Devices:
@@ -27,8 +46,8 @@ class Devices:
         self.made: list[Any] = []
         patch.setattr(core, "Device", self.device)
         patch.setattr(core, "ObjectCode", SimpleNamespace(from_cubin=self.library))
-        patch.setattr(core, "Stream", SimpleNamespace(from_handle=lambda handle: self.note(f"stream {handle:#x}")))
-        patch.setattr(core, "LEGACY_DEFAULT_STREAM", "default stream")
+        patch.setattr(core, "Stream", SimpleNamespace(from_handle=self.stream))
+        patch.setattr(core, "LEGACY_DEFAULT_STREAM", Stream("default stream", self))
         patch.setattr(core, "LaunchConfig", lambda grid, block: self.note((grid, block)))
         patch.setattr(core, "launch", lambda *what: self.launches.append((self.current, *what)))
         patch.setattr(bindings, "cuCtxGetDevice", lambda: (201, None) if self.current is None else (0, self.current))
@@ -36,6 +55,9 @@ class Devices:
     def note(self, what: Any) -> Any:
         self.made.append(what)
         return what
+
+    def stream(self, handle: int) -> Any:
+        return self.note(Stream(f"stream {handle:#x}", self))
 
     def device(self, number: int) -> Any:
         def set_current() -> None:
@@ -86,6 +108,67 @@ def test_streams_and_configurations_are_made_once(devices: Devices) -> None:
     streams = ["default stream", "stream 0x1234", "stream 0x1234", "default stream"]
     assert devices.launches == [(2, stream, (7, 128), "kernel", 1, 2.0) for stream in streams]
     assert devices.made == [(7, 128), "stream 0x1234"]
+
+
+@pytest.fixture
+def steps(devices: Devices, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What a call of Numba's arrays gives the streams to do, in order; kernels by the name of what builds them."""
+    fakes.install(monkeypatch)
+    fakes.on_numba_hardware(monkeypatch)
+    monkeypatch.setattr(dispatch, "cuda_backend", lambda compute: cuda)
+    monkeypatch.setattr(driver, "DRIVER", driver.Hardware())
+    monkeypatch.setattr(driver.Hardware, "ready", lambda self, kernel, kinds, device: kernel.build.__name__)
+
+    def given(function: Any, *arguments: Any, **options: Any) -> list[str]:
+        devices.launches.clear()
+        function(*arguments, **options)
+        return [f"{stream} {' '.join(map(str, rest[:2])) if rest[0] == 'waits for' else rest[1]}"
+                for _, stream, *rest in devices.launches]  # fmt: skip
+
+    return given
+
+
+def of_stream(handle: int, *shape: int) -> fakes.NumbaArray:
+    return fakes.NumbaArray.of(np.ones(shape, np.float32), fakes.Stream(handle) if handle else 0)
+
+
+def test_streams_of_other_arguments_are_waited_for(steps: Any) -> None:
+    """By x's, before it reads what they write; and they wait for it, before they write what it reads or read what it wrote."""
+    x, weight, out = of_stream(0xA, 4, 6), of_stream(0xB, 6), of_stream(1, 4, 6)
+    found = steps(numbanorm.layer_norm, x, 6, weight, out=out)
+    assert sorted(found[:2]) == ["stream 0xa waits for default stream", "stream 0xa waits for stream 0xb"]
+    assert found[2:-2] == ["stream 0xa rows_forward"]
+    assert sorted(found[-2:]) == ["default stream waits for stream 0xa", "stream 0xb waits for stream 0xa"]
+
+
+def test_each_other_argument_is_waited_for(steps: Any) -> None:
+    x, rest = of_stream(0xA, 4, 6), of_stream(0xA, 6)
+    stats = tuple(fakes.NumbaArray.of(np.ones(4), fakes.Stream(handle)) for handle in (0xC, 0xD))
+    found = steps(numbanorm.layer_norm_backward, of_stream(0xB, 4, 6), x, 6, stats, rest)
+    waits = {step for step in found if step.startswith("stream 0xa waits")}
+    assert waits == {f"stream 0xa waits for stream 0x{k}" for k in "bcd"}
+    assert all(step.startswith("stream 0xa ") for step in found[:-3])
+    assert sorted(found[-3:]) == [f"stream 0x{k} waits for stream 0xa" for k in "bcd"]
+    buffers = [fakes.NumbaArray.of(np.ones(6), fakes.Stream(0xE)), of_stream(0xE, 6)]
+    found = steps(numbanorm.batch_norm, x, *buffers, training=True)
+    update = found.index("stream 0xa update")
+    assert found[update - 1 : update + 2] == [
+        "stream 0xa waits for stream 0xe", "stream 0xa update", "stream 0xe waits for stream 0xa",
+    ]  # fmt: skip
+    assert all(step.startswith("stream 0xa ") for step in found[:-1])
+
+
+@pytest.mark.parametrize(("of_x", "of_weight"), [(0, 0), (0xA, 0xA), (0xA, 0), (0, 1), (1, 0), (1, 1)])
+def test_one_stream_waits_for_nothing(of_x: int, of_weight: int, steps: Any) -> None:
+    """Nor does any for an array that names none; 1 is the interface's name of the default stream."""
+    stream = "stream 0xa" if of_x == 0xA else "default stream"
+    assert steps(numbanorm.layer_norm, of_stream(of_x, 4, 6), 6, of_stream(of_weight, 6)) == [f"{stream} rows_forward"]
+
+
+def test_a_default_stream_waits_for_others(steps: Any) -> None:
+    found = steps(numbanorm.layer_norm, of_stream(0, 4, 6), 6, of_stream(0xB, 6))
+    before, after = "default stream waits for stream 0xb", "stream 0xb waits for default stream"
+    assert found == [before, "default stream rows_forward", after]
 
 
 def test_a_pointer_is_an_address() -> None:

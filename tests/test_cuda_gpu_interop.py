@@ -158,6 +158,25 @@ def test_the_stream_of_the_interface_orders_the_call() -> None:
     same({"y": y}, {"y": on_cpu(case, FLOAT32)["y"]})
 
 
+def test_the_streams_of_other_arrays_are_waited_for() -> None:
+    """A weight that is written late on a stream of its own, and written again after the call."""
+    torch, case = need_torch(), CASES[0]
+    a, _ = tensors(case, FLOAT32)
+    weight, side, own = torch.full_like(a.weight, np.nan), torch.cuda.Stream(), torch.cuda.Stream()
+    cases.call(case, mapped(Foreign, a))
+    torch.cuda.synchronize()
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(CYCLES)
+        weight.copy_(a.weight)
+    there = replace(mapped(Foreign, a), x=Foreign(a.x, stream=own.cuda_stream), weight=Foreign(weight, stream=side.cuda_stream))
+    y = cases.call(case, there)
+    with torch.cuda.stream(side):
+        weight.fill_(np.nan)
+    assert y.__cuda_array_interface__["stream"] == own.cuda_stream
+    own.synchronize()
+    same({"y": y}, {"y": on_cpu(case, FLOAT32)["y"]})
+
+
 def test_strided_foreign_arrays_are_refused() -> None:
     t = tensor(np.ones((4, 6), np.float32))
     with pytest.raises(ValueError, match="x must be C-contiguous"):

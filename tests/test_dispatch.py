@@ -268,7 +268,7 @@ def test_explain_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     """It needs none; but numba-cuda."""
     x = np.ones((N, C), np.float32)
     without(monkeypatch, numba_cuda=True, reason="CUDA must have a driver: none")
-    monkeypatch.setattr(numbanorm.cuda, "explain", fakes.explain, raising=False)  # type: ignore[attr-defined]
+    monkeypatch.setattr(numbanorm.cuda.backend, "explain", fakes.explain, raising=False)  # type: ignore[attr-defined]
     assert numbanorm.explain(numbanorm.layer_norm, x, C, backend="cuda") == "cuda, numpy, aligned True"
     without(monkeypatch, numba_cuda=False, reason=None)
     with pytest.raises(ValueError, match="numba-cuda is not installed"):
@@ -278,7 +278,7 @@ def test_explain_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_with_cuda_there_is_nothing_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, numba_cuda=True, reason=None)
     assert dispatch.why_no_cuda() is None
-    assert dispatch.cuda_backend(True) is numbanorm.cuda  # type: ignore[attr-defined]
+    assert dispatch.cuda_backend(True) is numbanorm.cuda.backend  # type: ignore[attr-defined]
 
 
 def test_numpy_arrays_bring_no_cuda_along() -> None:

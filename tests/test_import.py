@@ -132,6 +132,30 @@ def test_what_computes_knows_no_framework() -> None:
             assert ["numba", "cuda"] not in [name[:2] for name in names], file
 
 
+def conditional(value: ast.expr | None) -> bool:
+    """Whether an expression is a conditional one, or is made of one by a tuple or a conversion."""
+    if isinstance(value, ast.Tuple):
+        return any(map(conditional, value.elts))
+    if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id in ("int32", "float64"):
+        return any(map(conditional, value.args))
+    if isinstance(value, ast.BinOp):
+        return conditional(value.left) or conditional(value.right)
+    return isinstance(value, ast.IfExp)
+
+
+def test_cuda_kernels_have_the_same_blocks_in_every_python() -> None:
+    """What follows a conditional expression 3.12 writes twice, if it is short; see `numbanorm.cuda.arith.intrinsics.device`."""
+    files = [
+        file for file in sorted((PACKAGE / "cuda").rglob("*.py")) if "numbanorm.cuda.arith.device.device" in set(imported(file))
+    ]
+    assert len(files) > 8
+    for file in files:
+        returns = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Return)]
+        assert [f"{file.name}:{node.lineno}" for node in returns if conditional(node.value)] == []
+    for bad in ("a if c else b", "int32(a if c else b)", "(a, b if c else d)", "a + (b if c else d)"):
+        assert conditional(ast.parse(bad, mode="eval").body)
+
+
 def test_public_names() -> None:
     promised = {"batch_norm", "layer_norm", "instance_norm", "group_norm", "rms_norm", "moments", "Moments", "Stats"}
     assert promised | {"explain", "show_versions"} <= set(numbanorm.__all__)

@@ -34,8 +34,8 @@ import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from numbanorm.cpu import enter
-from numbanorm.cpu.kernel import intrinsic
+from numbanorm.cpu.entry import calls
+from numbanorm.cpu.compile import intrinsic
 
 HARM = np.array([5e-324, np.nan, np.inf, -2e-310, -np.nan])
 
@@ -65,7 +65,7 @@ def flags(tc):
 
 
 taken = numba.njit(lambda: flags()) if sys.argv[2] == "x86_64" else lambda: 0  # and none is left
-enter.work_space = harmful
+calls.work_space = harmful
 import test_work_space
 
 taken()

@@ -20,21 +20,27 @@ Arrays = dict[str, "DeviceArray | None"]
 
 
 def run(s: Schedule, x: DeviceArray, arrays: Arrays, **numbers: float) -> None:
-    """Launch all steps on x's stream and device."""
+    """Launch all steps on x's stream and device, which waits for the streams that other arrays name, and then they for it."""
     before = driver.DRIVER.enter(x.device)
     try:
-        launch_all(s, x, arrays, numbers)
+        stream = x.kind.stream(x)
+        others = x.kind.beside(stream, arrays.values())
+        for other in others:
+            driver.DRIVER.follow(stream, other)
+        launch_all(s, x, stream, arrays, numbers)
+        for other in others:
+            driver.DRIVER.follow(other, stream)
     finally:
         driver.DRIVER.leave(before)
 
 
-def launch_all(s: Schedule, x: DeviceArray, arrays: Arrays, numbers: dict[str, float]) -> None:
+def launch_all(s: Schedule, x: DeviceArray, stream: int, arrays: Arrays, numbers: dict[str, float]) -> None:
     if s.work:
         arrays["work"] = x.kind.empty((s.work,), "float64", x)
     prepared = s.prepared.get(x.device)
     if prepared is None:
         prepared = s.prepared[x.device] = [(driver.DRIVER.ready(k.kernel, k.kinds, x.device), k) for k in s.steps]
-    stream, pointer, launch = x.kind.stream(x), driver.DRIVER.pointer, driver.DRIVER.launch
+    pointer, launch = driver.DRIVER.pointer, driver.DRIVER.launch
     for ready, step in prepared:
         arguments = step.template.copy()
         for at, name, offset in step.pointers:

@@ -241,7 +241,9 @@ def eight(v, n):
     d = plus(v[6], v[7]) if n > 7 else v[6]
     a = plus(a, b) if n > 2 else a
     c = plus(c, d) if n > 6 else c
-    return plus(a, c) if n > 4 else a
+    if n > 4:
+        a = plus(a, c)
+    return a
 
 
 def pairs(parts: int) -> Any:
@@ -250,7 +252,10 @@ def pairs(parts: int) -> Any:
 
     @device
     def leaf(sums, at, step, k, n):
-        return get_sum(sums, at + k * step, zero) if k < n else zero
+        s = zero
+        if k < n:
+            s = get_sum(sums, at + k * step, zero)
+        return s
 
     @device
     def eight_of(sums, at, step, k, n):

@@ -9,10 +9,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
+import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,9 @@ import numba
 
 from ..runtime.cache import cache_folder, digest_of, load, store
 
+PACKAGES = ("numba", "llvmlite", "numba-cuda", "cuda-core")
+#: the libraries that make machine code, and the wheels that may bring them
+LIBRARIES = {"nvvm": ("nvidia-nvvm", "nvidia-cuda-nvcc-cu12"), "nvJitLink": ("nvidia-nvjitlink", "nvidia-nvjitlink-cu12")}
 NAME = re.compile(rb"\.text\.([\w$.]+)")  # the section that holds a kernel's code is called after it
 
 
@@ -79,14 +85,38 @@ def linked(code: bytes, capability: tuple[int, int], what: str = "cubin") -> tup
     return bytes(result), log.decode(errors="replace")
 
 
+def versions(packages: tuple[str, ...]) -> list[str]:
+    """Names and versions of those packages that are installed."""
+    found = []
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found.append(f"{package} {importlib.metadata.version(package)}")
+    return found
+
+
+def of_toolkit(library: str) -> list[str]:
+    """Which file a library of a CUDA toolkit is, for toolkits' versions cannot be asked; nothing where there is none."""
+    from cuda.pathfinder import DynamicLibNotFoundError, load_nvidia_dynamic_lib
+
+    try:
+        path = os.path.realpath(load_nvidia_dynamic_lib(library).abs_path)
+        status = os.stat(path)
+    except (DynamicLibNotFoundError, OSError):  # kernels that were compiled before need no compiler
+        return []
+    return [f"{path} {status.st_size} {status.st_mtime_ns}"]
+
+
+def compiler_key() -> list[str]:
+    """What compiles: Python, whose bytecode decides the order of a kernel's operations, Numba, and NVIDIA's two libraries."""
+    libraries = [versions(wheels) or of_toolkit(library) for library, wheels in LIBRARIES.items()]
+    return [str(sys.implementation.cache_tag), *versions(PACKAGES), *chain.from_iterable(libraries)]
+
+
 @cache
 def source_key() -> str:
     """Digest of every source file of the kernels, and of the compiler's versions."""
-    here, versions = Path(__file__).parent, ""
-    for package in ("numba", "llvmlite", "numba-cuda", "nvidia-nvjitlink", "nvidia-nvjitlink-cu12", "nvidia-nvvm", "cuda-core"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions += f"{package} {importlib.metadata.version(package)}\0"
-    return digest_of(versions, here.parent / "spec" / "tree.py", here)
+    here = Path(__file__).parent
+    return digest_of("\0".join(compiler_key()), here.parent / "spec" / "tree.py", here)
 
 
 def cache_file(kernel: Kernel, kinds: tuple[str, ...], capability: tuple[int, int]) -> Path | None:

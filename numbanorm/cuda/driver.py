@@ -135,6 +135,10 @@ class Hardware:
             self.streams[handle] = found
         return found
 
+    def follow(self, stream: int, other: int) -> None:
+        """Make what is launched on a stream from now on wait for all that another one has been given; the host does not."""
+        self.stream(stream).wait(self.stream(other))
+
     def launch(self, ready: Any, grid: int, block: int, stream: int, arguments: Arguments) -> None:
         from cuda.core import LaunchConfig, launch
 

@@ -78,7 +78,9 @@ def normalize_again(center: bool, one_read: bool, columns: bool, weighted: bool,
         if least < down:
             down, up = least, most
         own_eps = scaled(scaled(eps, down), down)
-        return down, up, own_eps if own_eps > FLOOR else FLOOR
+        if not own_eps > FLOOR:
+            own_eps = FLOOR
+        return down, up, own_eps
 
     @device
     def put_y(data, w, b, y, low, rstd, at, stride, rows, length, own, t):
@@ -97,7 +99,10 @@ def normalize_again(center: bool, one_read: bool, columns: bool, weighted: bool,
         store1(stats, MEAN * units + u, scaled(mean, up))
         store1(stats, LOW * units + u, scaled(low, up))
         store1(stats, M2 * units + u, scaled(scaled(m2, up), up))
-        store1(stats, RSTD * units + u, div(1.0, root(eps)) if eps > 0.0 and m2 == 0.0 else scaled(rstd, down))
+        rstd = scaled(rstd, down)
+        if eps > 0.0 and m2 == 0.0:
+            rstd = div(1.0, root(eps))
+        store1(stats, RSTD * units + u, rstd)
 
     @device
     def again(inner, outer, x, w, b, y, stats, u, units, groups, rows, tree_rows, length, t, count, eps):

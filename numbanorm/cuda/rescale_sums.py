@@ -34,8 +34,9 @@ def roots_of_scale(size):
         if size >= limit:
             down, up = mul(down, 2.0**-128), mul(up, 2.0**128)
         limit = mul(limit, 2.0**256)
-    usual = 0.0 < size < math.inf
-    return down if usual else 1.0, up if usual else 1.0
+    if not (size > 0.0 and size < math.inf):
+        down, up = 1.0, 1.0
+    return down, up
 
 
 @device
@@ -46,7 +47,9 @@ def scaled(v, by):
 @device
 def larger(x, y):
     """The larger one, or nan if either is."""
-    return x if x != x or x > y else y
+    if not (x != x or x > y):
+        x = y
+    return x
 
 
 # --- the trees, by one warp ------------------------------------------------------------------------------------------

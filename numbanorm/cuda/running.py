@@ -39,7 +39,9 @@ def update(with_mean: bool, with_var: bool, averaging: bool) -> Any:
         total = read1(stats, row * units + c)
         for u in range(channels + c, units, channels):
             total = total + read1(stats, row * units + u)
-        return div(total, float64(quotient(units, channels))) if units > channels else total
+        if units > channels:
+            total = div(total, float64(quotient(units, channels)))
+        return total
 
     batch = device(batch)
 

@@ -22,7 +22,17 @@ def two_sum(x, y):
 @device
 def number(low):
     """A low part, or 0 where it is nan: the error of an infinite sum says nothing."""
-    return low if low == low else 0.0
+    if low != low:
+        low = 0.0
+    return low
+
+
+@device
+def or_nothing(v, there):
+    """v, or 0"""
+    if not there:
+        v = 0.0
+    return v
 
 
 @device
@@ -137,8 +147,8 @@ def negative(x):
 def kept(there, x):
     """x, or 0"""
     if len(x) == 1:
-        return (x[0] if there else 0.0,)
-    return x[0] if there else 0.0, x[1] if there else 0.0
+        return (or_nothing(x[0], there),)
+    return or_nothing(x[0], there), or_nothing(x[1], there)
 
 
 @device
@@ -152,7 +162,9 @@ def inverse_root(high, low, eps):
     rest = fma(v, r, -p)
     e = fma(-p, r, 1.0) - mul(r, rest + mul(error, r))
     better = fma(mul(0.5, r), e, r)
-    return better if better == better else r  # an infinite r has no error
+    if better != better:  # an infinite r has no error
+        better = r
+    return better
 
 
 @device

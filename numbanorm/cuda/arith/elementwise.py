@@ -39,7 +39,9 @@ def slanted(d, slope, u, shift):
         return rough
     low = fma(d[0], slope[1], u[1] + shift[1])
     dx = fma(d[0], slope[0], total + fma(d[1], slope[0], low))
-    return dx if dx == dx else rough  # what is infinite has no low part
+    if dx != dx:  # what is infinite has no low part
+        dx = rough
+    return dx
 
 
 @device
@@ -53,10 +55,14 @@ def normalized(d, rstd, offset):
 @device
 def slant(unit, there, table, row, low_row, units, like):
     """A unit's slope or shift, with the parts of an accumulator like this."""
-    high = read1(table, row * units + unit) if there > 0 else 0.0
+    high, low = 0.0, 0.0
+    if there > 0:
+        high = read1(table, row * units + unit)
     if len(like) == 1:
         return (high,)
-    return high, read1(table, low_row * units + unit) if there > 0 else 0.0
+    if there > 0:
+        low = read1(table, low_row * units + unit)
+    return high, low
 
 
 four_slanted, four_normalized, four_slants = four(slanted, 4), four(normalized, 3), four(slant, 2)
@@ -76,7 +82,10 @@ def upstream(is_weighted: bool) -> Any:
 
 @device
 def shared_place(start, begin, left, k, e, t):
-    return start + quotient(begin + k + e, t) if left > k else 0
+    place = 0
+    if left > k:
+        place = start + quotient(begin + k + e, t)
+    return place
 
 
 @device

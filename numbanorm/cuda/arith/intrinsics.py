@@ -40,7 +40,11 @@ POINTERS = {
 
 
 def device(function: Any) -> Any:
-    """A part of a kernel; NVVM inlines it."""
+    """A part of a kernel; NVVM inlines it.
+
+    It must not return a conditional expression, but a name that an `if` has set: what follows such an expression Python writes
+    once up to 3.11 and twice from 3.12 on, and from other blocks LLVM and ptxas make another order, other registers and spills.
+    """
     return cuda.jit(device=True)(function)
 
 

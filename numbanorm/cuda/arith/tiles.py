@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from numba import int32
 
-from .accumulators import across, empty, kept, less, multiply, plus, product, ratio, spread, term
+from .accumulators import across, empty, kept, less, multiply, or_nothing, plus, product, ratio, spread, term
 from .device import barrier, block, device, fma, load1, load4, mul, quotient, read1, read4, store1, store4, thread, threads
 
 STEPS = 8
@@ -61,16 +61,24 @@ def once(f, kinds):
     all_four = four(f, kinds)
 
     def one(wide, a, *others):
-        return same(f(a[0], *others)) if wide else all_four(a, *others)
+        if wide:
+            return same(f(a[0], *others))
+        return all_four(a, *others)
 
     def two(wide, a, b, *others):
-        return same(f(a[0], b[0], *others)) if wide else all_four(a, b, *others)
+        if wide:
+            return same(f(a[0], b[0], *others))
+        return all_four(a, b, *others)
 
     def three(wide, a, b, c, *others):
-        return same(f(a[0], b[0], c[0], *others)) if wide else all_four(a, b, c, *others)
+        if wide:
+            return same(f(a[0], b[0], c[0], *others))
+        return all_four(a, b, c, *others)
 
     def every(wide, a, b, c, d, *others):
-        return same(f(a[0], b[0], c[0], d[0], *others)) if wide else all_four(a, b, c, d, *others)
+        if wide:
+            return same(f(a[0], b[0], c[0], d[0], *others))
+        return all_four(a, b, c, d, *others)
 
     return device({1: one, 2: two, 3: three, 4: every}[kinds])
 
@@ -144,7 +152,9 @@ def recall(held, j):
 def slot(wide, e):
     """The slot, in its block, of a thread's element e."""
     t = thread()
-    return t >> 3 if wide else ((t >> 5) << 2) + e
+    if wide:
+        return t >> 3
+    return ((t >> 5) << 2) + e
 
 
 @device
@@ -157,7 +167,10 @@ def item(wide, e, per):
 def begin(wide, e, per):
     """Where a thread's element e of step 0 lies in its item."""
     s, t = slot(wide, e), thread()
-    return int32(((s - quotient(s, per) * per) << 8) + ((t & 7) << 2 if wide else t & 31))
+    lane = t & 31
+    if wide:
+        lane = (t & 7) << 2
+    return int32(((s - quotient(s, per) * per) << 8) + lane)
 
 
 @device
@@ -183,12 +196,10 @@ def present(left, j):
 
 @device
 def place_of(at, left, k):
-    return at + k if left > k else 0
-
-
-@device
-def or_nothing(v, there):
-    return v if there else 0.0
+    place = 0
+    if left > k:
+        place = at + k
+    return place
 
 
 four_places, four_or_nothing, four_loads, four_reads = (

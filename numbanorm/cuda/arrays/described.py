@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from functools import lru_cache
 from math import prod
 from typing import Any, TypeAlias
@@ -67,21 +68,24 @@ class DeviceArray:
     kind : Kind
     memory : flat NumPy array, or None
         The same memory in the simulator.
+    stream : int, or None where nobody need wait
+        The handle of the stream that writes it, where arrays say so themselves; 0 is the default stream.
     size, itemsize, nbytes : int
     """
 
     __slots__ = (
         *("address", "contiguous", "device", "dtype", "itemsize", "kind", "memory"),
-        *("owner", "readonly", "shape", "start", "strides"),
+        *("owner", "readonly", "shape", "start", "stream", "strides"),
     )
 
     def __init__(
         self, kind: Kind, owner: Any, address: int, shape: Shape, dtype: Any, strides: Shape | None = None,
         contiguous: bool = True, readonly: bool = False, device: int = 0, start: int | None = None, memory: Any = None,
+        stream: int | None = None,
     ) -> None:  # fmt: skip
         self.kind, self.owner, self.address, self.shape, self.dtype = kind, owner, address, shape, dtype
         self.strides, self.contiguous, self.readonly, self.device = strides, contiguous, readonly, device
-        self.start, self.memory, self.itemsize = start, memory, dtype.itemsize
+        self.start, self.memory, self.itemsize, self.stream = start, memory, dtype.itemsize, stream
 
     @property
     def size(self) -> int:
@@ -102,7 +106,7 @@ class DeviceArray:
         return DeviceArray(
             self.kind, self.owner, self.address + offset * self.itemsize, (size,) if shape is None else shape, self.dtype,
             readonly=self.readonly, device=self.device, start=(self.start or 0) + offset,
-            memory=None if self.memory is None else self.memory[offset : offset + size],
+            memory=None if self.memory is None else self.memory[offset : offset + size], stream=self.stream,
         )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -186,6 +190,10 @@ class Kind:
     def stream(self, a: DeviceArray) -> int:
         """The handle of the stream on which the caller works."""
         raise NotImplementedError
+
+    def beside(self, stream: int, arrays: Iterable[DeviceArray | None]) -> Iterable[int]:
+        """The other streams that arrays name; none where a library has one for all that its caller does."""
+        return ()
 
     def result(self, a: DeviceArray) -> Any:
         """The caller's kind of array."""

@@ -7,6 +7,7 @@ device but what copies to and from the host, which only arrays of NumPy need.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from math import prod
 from typing import Any
 
@@ -146,7 +147,7 @@ class Numba(Kind):
         contiguous = c_order(shape, strides, dtype.itemsize)
         return DeviceArray(
             self, x, address or 0, shape, dtype, strides=None if contiguous else tuple(strides), contiguous=contiguous,
-            readonly=bool(readonly), device=ordinal(address or 0),
+            readonly=bool(readonly), device=ordinal(address or 0), stream=handle_of(facts.get("stream")),
         )  # fmt: skip
 
     def _simulated(self, x: Any, a: Any) -> DeviceArray:
@@ -160,13 +161,13 @@ class Numba(Kind):
         from numba import cuda
 
         with on_device(like.device):
-            return self.describe(cuda.device_array(shape, dtype_of(dtype)))
+            return self.describe(cuda.device_array(shape, dtype_of(dtype), stream=stream_of(like)))
 
     def full(self, shape: Shape, value: float, dtype: str, like: DeviceArray) -> DeviceArray:
         from numba import cuda
 
         with on_device(like.device):
-            return self.describe(cuda.to_device(np.full(shape, value, dtype_of(dtype))))
+            return self.describe(cuda.to_device(np.full(shape, value, dtype_of(dtype)), stream=stream_of(like)))
 
     def contiguous(self, a: DeviceArray) -> DeviceArray:
         if not a.contiguous:
@@ -180,22 +181,22 @@ class Numba(Kind):
         )
 
     def stream(self, a: DeviceArray) -> int:
-        handle = getattr(a.owner, "stream", 0) if hasattr(a.owner, "gpu_data") else None
-        if handle is None:
-            handle = getattr(a.owner, "__cuda_array_interface__", {}).get("stream")
-        return 0 if handle in (None, 0, 1) else int(handle)  # 1 is the interface's name of the default stream
+        return a.stream or 0
+
+    def beside(self, stream: int, arrays: Iterable[DeviceArray | None]) -> Iterable[int]:
+        return {a.stream for a in arrays if a is not None and a.stream is not None} - {stream}
 
     def result(self, a: DeviceArray) -> Any:
         if a.start is None:
             return a.owner
         if a.memory is not None:
-            return type(a.owner)(a.memory.reshape(a.shape))
+            return type(a.owner)(a.memory.reshape(a.shape), a.owner.stream)
         if a.size == 0:
             return self.empty(a.shape, a.dtype.name, a).owner
         begin = a.start * a.itemsize
         steps = c_strides(a.shape, a.itemsize)
         data = a.owner.gpu_data.view(begin, begin + a.nbytes)
-        return type(a.owner)(shape=a.shape, strides=steps, dtype=a.dtype, gpu_data=data)
+        return type(a.owner)(shape=a.shape, strides=steps, dtype=a.dtype, gpu_data=data, stream=a.owner.stream)
 
 
 class Numpy(Kind):
@@ -255,6 +256,22 @@ def not_contiguous(name: str, a: DeviceArray) -> str:
         f"{name} must be C-contiguous, for Numba does not copy strided device arrays: got shape {a.shape} with strides "
         f"{a.strides}; pass a contiguous one, or a CuPy array, cupy.asarray({name})"
     )
+
+
+def handle_of(said: Any) -> int | None:
+    """The handle of the stream that an interface names: None where nobody need wait, 1 is its name of the default one."""
+    return None if said is None else 0 if said == 1 else int(said)
+
+
+def stream_of(a: DeviceArray) -> Any:
+    """The stream of an array as Numba's arrays keep it: what is computed on it says so to the next reader."""
+    if a.memory is not None or hasattr(a.owner, "gpu_data"):
+        return a.owner.stream
+    if a.stream is None:
+        return 0
+    from numba import cuda
+
+    return cuda.external_stream(a.stream or 1)
 
 
 def ordinal(address: int) -> int:

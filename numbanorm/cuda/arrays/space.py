@@ -1,7 +1,8 @@
 """Arrays of a call on a device, of any library: checked, made and copied, as `host` does for NumPy's.
 
 Arrays are checked by the rules of `checks`, in its words. All of a call's arrays must be of x's library and on x's device:
-so they are ordered by one stream, on which the kernels are launched, and nothing waits.
+so they are ordered by one stream, on which the kernels are launched, and the host waits for nothing. Arrays of Numba can each
+name a stream; what is launched waits for those, and they for it.
 """
 
 from __future__ import annotations

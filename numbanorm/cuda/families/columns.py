@@ -52,7 +52,9 @@ HELD = 4 * BATCH
 def column_of(wide, e, first, wide_block):
     """A thread's column e, the block's `wide_block` columns beginning at `first`."""
     tx = thread() & ((wide_block >> 2) - 1)
-    return first + (4 * tx + e if wide else tx + (wide_block >> 2) * e)
+    if wide:
+        return first + 4 * tx + e
+    return first + tx + (wide_block >> 2) * e
 
 
 @device
@@ -68,13 +70,19 @@ def columns_of(wide, first, wide_block):
 
 @device
 def within(column, width):
-    return 1 if column < width else 0
+    there = 0
+    if column < width:
+        there = 1
+    return there
 
 
 @device
 def entry(unit, there, table, start):
     """A group's number in a row of a table that begins at `start`."""
-    return read1(table, start + unit) if there > 0 else 0.0
+    v = 0.0
+    if there > 0:
+        v = read1(table, start + unit)
+    return v
 
 
 four_within, four_units, four_entries = four(within, 1), four(column_unit, 1), four(entry, 2)
@@ -133,7 +141,9 @@ four_next = four(next_row, 1)
 @device
 def row_present(there, row, last):
     """Which of four columns a row has; none, if there is no such row."""
-    return there if row < last else same(0)
+    if row >= last:
+        there = same(0)
+    return there
 
 
 def columns(kind: int, wide: bool, parts: int, center: bool, corrected: bool = False) -> Any:
@@ -220,7 +230,10 @@ def columns(kind: int, wide: bool, parts: int, center: bool, corrected: bool = F
 
 @device
 def column_weight(column, there, p, real, t):
-    return read1(p, quotient(column - quotient(column, real) * real, t)) if there > 0 else 0.0
+    w = 0.0
+    if there > 0:
+        w = read1(p, quotient(column - quotient(column, real) * real, t))
+    return w
 
 
 four_weights = four(column_weight, 2)

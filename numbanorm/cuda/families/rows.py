@@ -58,7 +58,10 @@ def start(item, begin, length):
 @device
 def remaining(item, begin, n, length):
     """Elements from `begin` to the end of the item; none, if there is no such item."""
-    return int32(length - begin if item < n else 0)
+    left = 0
+    if item < n:
+        left = length - begin
+    return int32(left)
 
 
 @device
@@ -112,7 +115,10 @@ four_rows = once(as_rows, 1)
 
 @device
 def number_of(unit, p, units):
-    return read1(p, unit) if unit < units else 0.0
+    v = 0.0
+    if unit < units:
+        v = read1(p, unit)
+    return v
 
 
 four_numbers = four(number_of, 1)

@@ -80,8 +80,10 @@ def place(item, begin, spans, span, length):
 @device
 def inside(item, begin, n, spans, span, length):
     """Elements from `begin` to the item's end; none if there is no such item."""
-    rest = length - (item - quotient(item, spans) * spans) * span
-    return int32((span if rest > span else rest) - begin if item < n else 0)
+    rest = min(span, length - (item - quotient(item, spans) * spans) * span) - begin
+    if item >= n:
+        rest = 0
+    return int32(rest)
 
 
 @device
@@ -99,7 +101,10 @@ def in_run(item, begin, spans, span):
 
 @device
 def item_unit(item, n, spans, per_sample, groups, channels):
-    return unit_of(quotient(item, spans), per_sample, groups, channels) if item < n else 0
+    unit = 0
+    if item < n:
+        unit = unit_of(quotient(item, spans), per_sample, groups, channels)
+    return unit
 
 
 @device
