@@ -1,7 +1,7 @@
 """Which backend computes: the one where the arrays live. No fallback, no global state.
 
-Every call has a home, chosen once, from x and `backend`: the module `host` for NumPy arrays, a `cuda.home.Device` for arrays
-on a device and for those that backend="cuda" carries there. It checks, makes and copies arrays and knows the backend: a
+Every call has a home, chosen once, from x and `backend`: the module `host` for NumPy arrays, a `cuda.arrays.space.Device` for
+arrays on a device and for those that backend="cuda" carries there. It checks, makes and copies arrays and knows the backend: a
 module with `normalize`, `measure`, `differentiate`, `explain` and `explain_backward` over a plan and contiguous arrays.
 """
 

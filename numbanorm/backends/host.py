@@ -1,7 +1,7 @@
 """Arrays of a call in host memory: checked, made, copied, and computed by the CPU backend.
 
-`cuda.home.Device` has methods of these names for arrays on a device; the functions know no more of either. This is a module
-for speed: a call of a method costs 30 ns more, of which a norm of a small array has a dozen.
+`cuda.arrays.space.Device` has methods of these names for arrays on a device; the functions know no more of either. This is
+a module for speed: a call of a method costs 30 ns more, of which a norm of a small array has a dozen.
 """
 
 from __future__ import annotations

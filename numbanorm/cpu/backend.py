@@ -307,7 +307,7 @@ def explain_backward(plan: Plan, x: Array, center: bool, given: bool, needs: tup
 
 @in_default_environment
 def update_running(stats: Array, samples: int, n: int, mean: Array | None, var: Array | None, old: float, new: float) -> None:
-    """Take a batch into running statistics of any float type, or None; see `enter.track`."""
+    """Take a batch into running statistics of any float type, or None; see `entry.calls.track`."""
     told, own = np.array([*identities(), stats.shape[1] // samples]), plain(mean, var)
     entry(run_tracking, TRACKING)(stats, *own, told, samples, float(n), old, new)
     assign(mean, own[0])

@@ -14,8 +14,8 @@ CENTER, SQUARES, WRITE, ONE_READ, STREAM, PARAMETERS, ALONE = 1, 2, 4, 8, 16, 32
 # rows of the statistics, float64 (4, units): mean = MEAN + LOW, unevaluated
 MEAN, LOW, M2, RSTD = 0, 1, 2, 3
 
-# columns of the backward pass's table, float64 (units, UNIT): the mean and rstd that came, and what `products.settle` adds;
-# slope and shift have low parts for float64 elements
+# columns of the backward pass's table, float64 (units, UNIT): the mean and rstd that came, and what `gradient_sums.settle`
+# adds; slope and shift have low parts for float64 elements
 UNIT = 8
 ANCHOR, ROOT, SLOPE, SHIFT, OFFSET, SLOPE_LOW, SHIFT_LOW, SIZE = 0, 1, 2, 3, 4, 5, 6, 7
 

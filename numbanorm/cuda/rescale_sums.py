@@ -1,4 +1,4 @@
-"""Sums of scaled float64 by one warp, which goes through a group from end to end in the order of the trees; see `extreme`.
+"""Sums of scaled float64 by one warp, which goes through a group from end to end in the order of the trees; see `rescale`.
 
 A power of two is given by its root, for float64 does not hold 2**1024: a number is multiplied twice.
 """

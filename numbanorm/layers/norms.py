@@ -2,7 +2,7 @@
 
     y = (x - mean) / sqrt(var + eps) * weight + bias        (RMS norm: x / sqrt(mean(x**2) + eps) * weight)
 
-A layer keeps parameters and running statistics and hands them to the functions of `functional` and `backward`, which say
+A layer keeps parameters and running statistics and hands them to the functions of `functional` and `gradients`, which say
 what is computed: the bits are theirs.
 
     y = layer(x)

@@ -1,7 +1,7 @@
 """Sums in a fixed order: accumulators, and the adjacent-pairs tree that joins them.
 
 An accumulator is a `Vec`. Elements of 32 bits or fewer are summed in float64; float64 elements in an unevaluated pair
-of float64 (see `parts`), so that a mean keeps its low part. Every function here takes either, in 16 lanes or in one.
+of float64 (see `numbers`), so that a mean keeps its low part. Every function here takes either, in 16 lanes or in one.
 """
 
 from __future__ import annotations

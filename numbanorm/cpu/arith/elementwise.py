@@ -147,7 +147,7 @@ def unit_entries(b: ir.IRBuilder, table: Any, parts: int) -> tuple[Any, Any, lis
 
 @intrinsic
 def gradient_run(tc: Any, streaming: Any, x: Any, dy: Any, dx: Any, i: Any, n: Any, ahead: Any, w: Any, table: Any) -> Any:
-    """dx[i : i + n] = (x - mean) * slope + (dy * rstd * w + shift), w a scalar; table: float64 (UNIT,), see `jobs`."""
+    """dx[i : i + n] = (x - mean) * slope + (dy * rstd * w + shift), w a scalar; table: float64 (UNIT,), see `layout`."""
     parts = parts_for(x)
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
@@ -212,7 +212,7 @@ def gradient_rows(
     tc: Any, keep: Any, add: Any, fresh: Any, x: Any, dy: Any, dx: Any, i: Any, rows: Any, stride: Any, width: Any, w: Any,
     table: Any, apart: Any, sums: Any, room: Any,
 ) -> Any:  # fmt: skip
-    """`width` columns from i on in `rows` rows, each with statistics of its own: table[row * apart ...], see `jobs`.
+    """`width` columns from i on in `rows` rows, each with statistics of its own: table[row * apart ...], see `layout`.
 
     keep: dx = d * slope + (dy * w * rstd + shift) is wanted, w: float64 (width,).
     add: sums[c] += dy * (d * rstd + offset) and sums[room + c] += dy, row by row; `fresh` sums begin at 0.

@@ -173,7 +173,7 @@ def span_products(x, dy, i, n, ahead, mean, w, at, stack):
 def add_row_products(
     tc: Any, x: Any, dy: Any, i: Any, rows: Any, together: Any, stride: Any, width: Any, means: Any, out: Any, room: Any
 ) -> Any:
-    """out[k * room + c] = sum k of column c over `rows` rows, in order, `together` at a time; see `sums.add_rows`."""
+    """out[k * room + c] = sum k of column c over `rows` rows, in order, `together` at a time; see `accumulators.add_rows`."""
     t = Vec(parts=parts_for(x))
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:

@@ -6,7 +6,7 @@ parameters from whatever type they have, makes its own work space, and has all i
 
 What it does not accept it returns False for, before anything is done: Python then finds out what is wrong, or makes the
 copies that are wanted, and calls again with `checked`. It returns False too where float64 overflowed, or nearly so on either
-side: then what it wrote is to be written again, see `extreme`, and running statistics are as they were.
+side: then what it wrote is to be written again, see `rescale`, and running statistics are as they were.
 
 All of it runs in the default floating-point environment, in the caller's thread and in the others.
 """

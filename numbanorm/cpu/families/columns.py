@@ -6,7 +6,7 @@ tree for each column, then the run tree over the L column sums:
     row tree    blocks of R rows in order, starting from +0.0; block sums in adjacent pairs
     run tree    one tile: 32 lanes in order, lanes by halves
 
-Where W is small, `fold` rows side by side are one row (fold a power of two that divides M, see `tree.fold_for`), and a
+Where W is small, `fold` rows side by side are one row (fold a power of two that divides M, see `spec.tree.fold_for`), and a
 group has fold*L columns: so three channels fill a vector too.
 
 A unit is a *strip*: some neighbouring groups of one sample, at best so few that their columns stay in the cache between
@@ -211,7 +211,7 @@ def expand(stats, u, w, b, first, groups, length, t, copies, room, rows, out, li
 def columns(phase, todo, x, y, w, b, stats, work, kept, sizes, count, eps, lo, hi, slot):
     """Strips lo .. hi - 1 (phases FUSED, JOIN) or chunks lo .. hi - 1 (MEASURE, APPLY).
 
-    x, y: where (size,) elements are; w, b: float64 (G * L / t,); stats: (4, units), see `jobs`;
+    x, y: where (size,) elements are; w, b: float64 (G * L / t,); stats: (4, units), see `layout`;
     sizes: `ColumnsSizes`.
     work: `slots` scratch areas of `scratch` float64 (stack, column sums, lanes, parameters), then the sums of all chunks.
     kept: the moments of blocks, of one strip a slot (FUSED) or of all strips.

@@ -183,7 +183,7 @@ def apply_spans(streaming, x, y, w, b, stats, sizes, lo, hi):
 def runs(phase, todo, x, y, w, b, stats, work, kept, sizes, count, eps, lo, hi, slot):
     """Units lo .. hi - 1 (phases FUSED, JOIN) or spans lo .. hi - 1 (MEASURE, APPLY).
 
-    x, y: where (size,) elements are; w, b: float64 (G * L / t,); stats: (4, units), see `jobs`; sizes:
+    x, y: where (size,) elements are; w, b: float64 (G * L / t,); stats: (4, units), see `layout`; sizes:
     `RunsSizes`.
     work: `slots` scratch areas of `scratch` float64 (stack, then partials), then the partials of all units.
     kept: the moments of tiles, of one unit (or batch of rows) a slot in FUSED, or of all units.

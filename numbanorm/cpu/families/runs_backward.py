@@ -59,7 +59,7 @@ def apply_run(todo, x, dy, dx, i, n, ahead, w, table, u, c):
 def runs_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, sizes, count, lo, hi, slot):
     """Groups lo .. hi - 1 (phases FUSED, JOIN), spans lo .. hi - 1 (MEASURE, APPLY) or channels lo .. hi - 1 (REDUCE).
 
-    x, dy, dx: where (size,) elements are; w: float64 (G * K,); table: float64 (units, UNIT), see `jobs`; sums: float64
+    x, dy, dx: where (size,) elements are; w: float64 (G * K,); table: float64 (units, UNIT), see `layout`; sums: float64
     (B * G * K, 4); grads: float64 (2, G * K), dweight and dbias; sizes: `RunsGradientSizes`.
     work: `slots` scratch areas of `scratch` float64 (stack, partials), then the channels' partials.
     """

@@ -1,4 +1,4 @@
-"""Which family computes gradients, and how the work is cut: as `schedule`, for the kernels of `backward`."""
+"""Which family computes gradients, and how the work is cut: as `forward`, for the kernels of gradients."""
 
 from __future__ import annotations
 

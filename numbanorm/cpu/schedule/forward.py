@@ -46,7 +46,7 @@ class Schedule:
 
 
 def cut(plan: Plan, itemsize: int, todo: int, affine: bool, threads: int) -> Schedule:
-    """Cut `plan` for `threads` threads; `todo`: flags of `jobs`, STREAM allowed or not."""
+    """Cut `plan` for `threads` threads; `todo`: flags of `layout`, STREAM allowed or not."""
     if todo & STREAM and 2 * plan.size * itemsize <= cache_bytes(3):
         todo &= ~STREAM
     measured = bool(todo & (CENTER | SQUARES))
@@ -65,7 +65,7 @@ def power_of_two_above(n: int) -> int:
 
 
 def parts_of(itemsize: int) -> int:
-    """float64 numbers that an accumulator takes a lane; see `sums.parts_for`."""
+    """float64 numbers that an accumulator takes a lane; see `accumulators.parts_for`."""
     return 2 if itemsize == 8 else 1
 
 
