@@ -7,7 +7,6 @@ functions are called with small arrays of zeros, of shapes on either side of eve
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -16,26 +15,16 @@ from numpy.typing import DTypeLike
 from . import functional, gradients
 from .moments import moments
 from .spec import checks
-from .spec.plan import Shape
+from .spec.norms import NORMS, Norm
 from .spec.shown import shown
 from .spec.tree import LEAST_RUN, SHORT
 
 # a kernel is chosen by whether one run makes a group, elements share a weight in a long run, and a run is short: these shapes
 # (1, runs, channels, length), of two groups of channels, are every case of the three, and small enough for one thread
 SHAPES = [(1, runs, 2 * k, t) for runs in (1, 2) for k, t in ((1, 2), (SHORT, 2), (1, LEAST_RUN), (1, SHORT))]
-GIVEN = {"batch_norm": "training", "instance_norm": "use_input_stats"}  # False for statistics that are given
-
 FUNCTIONS = (
-    functional.layer_norm,
-    functional.rms_norm,
-    functional.group_norm,
-    functional.instance_norm,
-    functional.batch_norm,
-    gradients.layer_norm_backward,
-    gradients.rms_norm_backward,
-    gradients.group_norm_backward,
-    gradients.instance_norm_backward,
-    gradients.batch_norm_backward,
+    *(getattr(functional, name) for name in NORMS),
+    *(getattr(gradients, f"{name}_backward") for name in NORMS),
     moments,
 )
 
@@ -106,32 +95,30 @@ def _float(value: Any) -> np.dtype[Any]:
 
 def _call(function: Callable[..., Any], dtype: np.dtype[Any]) -> None:
     """Call a function in every way that makes a difference to the kernels."""
-    norm, some = function.__name__.removesuffix("_backward"), 2 if function.__name__.startswith("rms_norm") else 3
+    name = function.__name__.removesuffix("_backward")
     for shape in SHAPES:
         x = np.zeros(shape, dtype)
-        options, stats_shape = _options(norm, shape)
-        stats = None if norm == "rms_norm" else np.zeros(stats_shape), np.ones(stats_shape)
         # backend="cpu" keeps a call from the shorter way that Python takes with arguments of the usual kind
-        for own, backend in product((True, False) if norm in GIVEN else (True,), (None, "cpu")):
-            given = {"backend": backend, **({GIVEN[norm]: own} if norm in GIVEN else {})}
-            if norm != function.__name__:
-                for needs in [True] * some, [True] + [False] * (some - 1):
-                    function(x, x, stats=stats, needs=needs, **options, **given)
+        for backend in (None, "cpu"):
+            if name not in NORMS:
+                function(x, axis=(1, 3), backend=backend)
             else:
-                running = (np.zeros(shape[2]), np.ones(shape[2])) if norm in GIVEN else ()
-                function(x, *running, **options, **given)
+                _call_norm(NORMS[name], function, x, backend, gradient=name != function.__name__)
 
 
-def _options(norm: str, shape: Shape) -> tuple[dict[str, Any], Shape]:
-    """Keyword arguments of a norm for x of this shape, and the shape of its statistics."""
-    n, runs, channels, length = shape
-    if norm in ("layer_norm", "rms_norm"):
-        return {"normalized_shape": (channels, length)}, (n, runs)
-    if norm == "group_norm":
-        return {"num_groups": 2, "channel_axis": 2}, (n, 2)
-    if norm == "moments":
-        return {"axis": (1, 3)}, ()
-    return {"channel_axis": 2}, (channels,) if norm == "batch_norm" else (n, channels)
+def _call_norm(norm: Norm, function: Callable[..., Any], x: Any, backend: str | None, gradient: bool) -> None:
+    """Call a norm or its backward function, with x's own statistics and others."""
+    size = (2,) if norm.sized == "num_groups" else x.shape[2:]
+    shape, some = norm.planned(x.shape, size, 2).stats_shape, 1 + len(norm.parameters)
+    stats = np.zeros(shape) if norm.center else None, np.ones(shape)
+    running = (np.zeros(x.shape[2]), np.ones(x.shape[2])) if norm.own else ()
+    for own in (True, False) if norm.own else (True,):
+        options = {"backend": backend, **norm.options(size, own, 2)}
+        if gradient:
+            for needs in [True] * some, [True] + [False] * (some - 1):
+                function(x, x, stats=stats, needs=needs, **options)
+        else:
+            function(x, *running, **options)
 
 
 def _compile_parallel() -> None:

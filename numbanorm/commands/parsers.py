@@ -1,6 +1,6 @@
 """What can be typed: the commands of the command line and their options.
 
-Only argparse is imported here. Whatever a user can get wrong ends in one line on stderr and exit status 2.
+Whatever a user can get wrong ends in one line on stderr and exit status 2.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ import argparse
 from pathlib import Path
 from typing import NoReturn
 
+from ..spec.norms import NORMS
+
 DTYPES = ("float16", "float32", "float64")  # that a .npy file has a name for
 
 # Which options say something to which norm; an option that would be ignored is refused.
 NORM_OPTIONS = {
-    "layer": ("normalized_shape", "weight", "bias"),
-    "rms": ("normalized_shape", "weight"),
-    "batch": ("channel_axis", "weight", "bias"),
-    "instance": ("channel_axis", "weight", "bias"),
-    "group": ("num_groups", "channel_axis", "weight", "bias"),
+    name.removesuffix("_norm"): (norm.sized, *(["channel_axis"] if norm.channels else []), *norm.parameters)
+    for name, norm in NORMS.items()
 }
 
 

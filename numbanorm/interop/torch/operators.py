@@ -6,8 +6,7 @@ torch.func's transforms do not: they take the two autograd.Functions that share 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,40 +15,11 @@ from torch.autograd.forward_ad import unpack_dual
 
 from ... import functional
 from ... import gradients as backward
-from ...spec import checks, plan
+from ...spec import checks
+from ...spec.norms import NORMS
 from .higher import differentiate_gradients
 
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
-
-
-class Kind(NamedTuple):
-    """A norm: the arguments that its forward and backward functions share, and its plan."""
-
-    options: Callable[[list[int], bool, int], dict[str, Any]]  # of size, own statistics, channel axis
-    planned: Callable[[tuple[int, ...], list[int]], plan.Plan]  # of the shape as torch sees it, and size
-
-
-# plans of symbolic sizes, which cannot be looked up, are made anew: hence __wrapped__
-TRAILING = Kind(
-    lambda size, own, axis: {"normalized_shape": tuple(size)},
-    lambda shape, size: plan.trailing.__wrapped__(shape, tuple(size)),
-)
-KINDS = {
-    "layer_norm": TRAILING,
-    "rms_norm": TRAILING,
-    "group_norm": Kind(
-        lambda size, own, axis: {"num_groups": size[0], "channel_axis": axis},
-        lambda shape, size: plan.group.__wrapped__(shape, size[0], 1),
-    ),
-    "instance_norm": Kind(
-        lambda size, own, axis: {"use_input_stats": own, "channel_axis": axis},
-        lambda shape, size: plan.instance.__wrapped__(shape, 1),
-    ),
-    "batch_norm": Kind(
-        lambda size, own, axis: {"training": own, "channel_axis": axis},
-        lambda shape, size: plan.batch.__wrapped__(shape, 1),
-    ),
-}
 
 
 @torch.library.custom_op("numbanorm::normalize", mutates_args=(), device_types=("cpu", "cuda"))
@@ -66,7 +36,7 @@ def normalize(
     tracked = {"running_mean": running_mean, "running_var": running_var, "num_batches_tracked": num_batches_tracked}
     running = {name: _plain(t).clone() for name, t in tracked.items() if t is not None}
     arrays = {name: _array(t) for name, t in (parameters | running).items() if t is not None}
-    options = KINDS[kind].options(size, own, axis) | ({"momentum": momentum} if running else {})
+    options = NORMS[kind].options(size, own, axis) | ({"momentum": momentum} if running else {})
     norm = getattr(functional, kind)
     _, (mean, rstd) = norm(_array(x, axis), **arrays, **options, eps=eps, out=_array(y, axis), return_stats=True)
     updated = (running.get(name, x.new_empty(0)) for name in ("running_mean", "running_var"))
@@ -77,8 +47,8 @@ def normalize(
 def normalize_shapes(
     x: Tensor, weight: Any, bias: Any, running_mean: Any, running_var: Any, counter: Any, kind: str, size: list[int], *_: Any
 ) -> tuple[Tensor, ...]:
-    shape = KINDS[kind].planned(tuple(x.shape), size).stats_shape
-    mean, rstd = (x.new_empty(s, dtype=torch.float64) for s in ((0,) if kind == "rms_norm" else shape, shape))
+    shape = NORMS[kind].planned(tuple(x.shape), size, 1).stats_shape
+    mean, rstd = (x.new_empty(s, dtype=torch.float64) for s in (shape if NORMS[kind].center else (0,), shape))
     updated = (x.new_empty(0) if t is None else torch.empty_like(t) for t in (running_mean, running_var))
     return torch.empty_like(x, memory_format=_layout(kind, x)[0]), mean, rstd, *updated
 
@@ -95,10 +65,10 @@ def differentiate(
     dx = torch.empty_like(x, memory_format=layout) if needs[0] else x.new_empty(0)
     gradients = getattr(backward, f"{kind}_backward")(
         *(_array(dy, axis), _array(x, axis)),
-        **KINDS[kind].options(size, own, axis),
-        stats=(None if kind == "rms_norm" else _array(mean), _array(rstd)),
+        **NORMS[kind].options(size, own, axis),
+        stats=(_array(mean) if NORMS[kind].center else None, _array(rstd)),
         weight=None if weight is None else _array(weight),
-        needs=tuple(needs[: 2 if kind == "rms_norm" else 3]),
+        needs=tuple(needs[: 1 + len(NORMS[kind].parameters)]),
         out=_array(dx, axis) if needs[0] else None,
     )
     dweight, dbias = (*gradients, None)[1:3]
@@ -143,8 +113,9 @@ def _backward_second(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None,
     """Gradients of dy, x and weight. mean and rstd count as functions of x, so nothing is left for them."""
     with torch._C.DisableTorchFunctionSubclass():
         saved = ctx.saved_tensors
-        p = KINDS[ctx.kind].planned(tuple(saved[0].shape), ctx.size)
-        gradients = differentiate_gradients(upstream, saved, p, ctx.kind != "rms_norm", ctx.own)
+        norm = NORMS[ctx.kind]
+        p = norm.planned(tuple(saved[0].shape), ctx.size, 1)
+        gradients = differentiate_gradients(upstream, saved, p, norm.center, ctx.own)
     return *gradients, *(None,) * 6
 
 
@@ -203,7 +174,7 @@ def _each(operator: Any, info: Any, axes: tuple[Any, ...], *args: Any) -> tuple[
 
 def _layout(kind: str, x: Tensor) -> tuple[Any, int]:
     """In which memory format x is read, and where its channels lie then; norms of channels keep channels_last."""
-    last = None if KINDS[kind] is TRAILING else CHANNELS_LAST.get(x.dim())
+    last = CHANNELS_LAST.get(x.dim()) if NORMS[kind].channels else None
     if last is None or x.is_contiguous() or not x.is_contiguous(memory_format=last):
         return torch.contiguous_format, 1
     return last, -1
