@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import tempfile
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 SLOW = "NUMBANORM_SLOW"
+FOLDER = pytest.StashKey[str]()  # for kernels
 
 
-def pytest_configure() -> None:
-    """What a script starts in the background ignores SIGINT, and so would every program that a test starts and interrupts."""
+def pytest_configure(config: pytest.Config) -> None:
+    # what a script starts in the background ignores SIGINT, and so would every program that a test starts and interrupts
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if not any(name in os.environ for name in ("NUMBA_CACHE_DIR", "NUMBANORM_CACHE")) and not has_home():
+        config.stash[FOLDER] = os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(config.stash.get(FOLDER, ""), ignore_errors=True)
+
+
+def has_home() -> bool:
+    """Whether this user has a folder for kernels; without one every program that a test starts complains, and compiles them."""
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):
+        return False
+    return os.access(folder, os.W_OK)
 
 
 MOST = 48  # cases of one test that the plain run takes: a property is not shown by thousands that are alike

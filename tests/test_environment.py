@@ -186,7 +186,7 @@ def printed(*command: str, **variables: str) -> str:
     """What a program prints, which finds the modules of this folder."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PROGRAM.parent), *sys.path]), **variables}
     done = subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, timeout=400, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
