@@ -17,7 +17,7 @@ from numbanorm.cpu import threads
 from numbanorm.cpu.threads import GUARD, LONGEST, SLACK, Launch
 
 USUAL = 4e-3  # seconds of a launch that finds its cores free
-LATE = 2.5  # of `threads`, which other tests are spared
+LATE = 2.5  # in place of the package's own, which other tests are spared
 
 
 class Clock:

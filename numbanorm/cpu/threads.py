@@ -30,7 +30,7 @@ SPIN = {"GOMP_SPINCOUNT": "10000"}
 CHOSEN = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # by the user, who knows better
 # a launch that takes more than LATE times its own least, and SLACK, waited for a core. Data in memory takes up to twice as
 # long as in the cache
-LATE, SLACK = 2.5, 1e-4
+LATE, SLACK = 3.0, 1e-4
 LONGEST = 0.2  # seconds in one thread before another launch finds out whether cores are free again
 
 
