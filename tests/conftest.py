@@ -43,17 +43,18 @@ MOST = 48  # cases of one test that the plain run takes: a property is not shown
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--full", action="store_true", help=f"all cases of a test; else {MOST} of each, always the same")
+    parser.addoption("--full", action="store_true", help=f"long tests too, and all cases; else {MOST} of each test")
 
 
 def sample(items: list[pytest.Item]) -> list[pytest.Item]:
-    """At most MOST cases of each test: chosen by their names, so that every value of a short axis comes up."""
+    """At most MOST cases of each test that is not long: by their names, so that every value of a short axis comes up."""
     of_test: dict[str, list[pytest.Item]] = {}
     for item in items:
         of_test.setdefault(item.nodeid.partition("[")[0], []).append(item)
     chosen = set[pytest.Item]()
     for cases in of_test.values():
-        chosen.update(sorted(cases, key=lambda case: zlib.crc32(case.nodeid.encode()))[:MOST])
+        if cases[0].get_closest_marker("long") is None:
+            chosen.update(sorted(cases, key=lambda case: zlib.crc32(case.nodeid.encode()))[:MOST])
     return [item for item in items if item in chosen]
 
 
@@ -67,7 +68,7 @@ def free_gigabytes() -> float:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A slow test runs when it is asked for by NUMBANORM_SLOW=1, or where the memory it names is free."""
-    if not config.getoption("--full") and not any("[" in argument for argument in config.args):  # a case that is named
+    if not config.getoption("--full") and not any("::" in argument for argument in config.args):  # a test that is named
         kept = sample(items)
         config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
         items[:] = kept

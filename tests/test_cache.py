@@ -153,6 +153,7 @@ def test_damaged_files_are_none(damage: str, filled: Path, tmp_path: Path) -> No
         assert cache.load(spoilt) is None
 
 
+@pytest.mark.long
 def test_damaged_files_cost_one_compilation(folder: Path) -> None:
     """The process that meets them puts them right."""
     for path, damage in zip(kernels(folder).iterdir(), ("empty", "a bit flipped"), strict=True):
@@ -161,6 +162,7 @@ def test_damaged_files_cost_one_compilation(folder: Path) -> None:
     assert first_call(folder)["loaded"] == 1, "the damage is still there"
 
 
+@pytest.mark.long
 def test_folders_where_the_files_should_be(folder: Path) -> None:
     for path in kernels(folder).iterdir():
         path.unlink()
@@ -169,6 +171,7 @@ def test_folders_where_the_files_should_be(folder: Path) -> None:
     assert not contents(folder), "a temporary file is left"
 
 
+@pytest.mark.long
 def test_folder_that_is_a_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("not a folder")
@@ -186,6 +189,7 @@ def read_only_folder(tmp_path: Path) -> Path:
     pytest.skip("permissions do not bind this user, and there is no /proc: no folder is read-only here")
 
 
+@pytest.mark.long
 def test_read_only_folder(tmp_path: Path) -> None:
     folder = read_only_folder(tmp_path)
     try:
@@ -199,6 +203,7 @@ def test_read_only_folder(tmp_path: Path) -> None:
 LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))"
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.name != "posix", reason="files have no limits of size here")
 def test_full_disk(tmp_path: Path) -> None:
     """A kernel takes more than the bytes that may be written. Once there is room, kernels are kept."""
@@ -208,6 +213,7 @@ def test_full_disk(tmp_path: Path) -> None:
     assert first_call(tmp_path)["loaded"] == 1
 
 
+@pytest.mark.long
 def test_switched_off(folder: Path) -> None:
     before = contents(folder)
     assert first_call(folder, NUMBANORM_CACHE="0")["compiled"] == 1
@@ -256,6 +262,7 @@ class Planted:
         return os.mkdir, (str(self.trace),)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.name != "posix", reason="files have no mode here")
 @pytest.mark.parametrize("mode", [0o700, 0o770, 0o1777], ids=oct)
 def test_folder_that_others_can_write(mode: int, folder: Path, tmp_path: Path) -> None:
@@ -288,6 +295,7 @@ def test_files_that_others_can_write(mode: int, tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.name != "posix", reason="links may not be made by everybody here")
 def test_folder_that_is_a_link(folder: Path) -> None:
     real = kernels(folder)
@@ -368,6 +376,7 @@ def test_folder_that_root_has_filled(folder: Path, tmp_path: Path) -> None:
     assert (told["y"], told["loaded"]) == (bits(), 1)
 
 
+@pytest.mark.long
 def test_another_cpu(folder: Path) -> None:
     """A file of its own, with the same bits; and a third processor would not take either."""
     before = contents(folder)

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 import numbanorm
 
+pytestmark = pytest.mark.long
+
 Array = NDArray[Any]
 
 BEYOND = 2**31 + 2**13  # elements

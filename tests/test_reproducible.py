@@ -77,6 +77,7 @@ def of_other_cpus() -> Iterator[dict[str, subprocess.Popen[str]]]:
         process.kill()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cpu", CPUS)
 def test_any_cpu(cpu: str, of_other_cpus: dict[str, subprocess.Popen[str]], of_host: dict[str, str]) -> None:
     if not runs_here(cpu):

@@ -64,6 +64,7 @@ def test_what_counts_as_another_bit() -> None:
         assert soak.digest(one) not in {soak.digest(other) for other in others}
 
 
+@pytest.mark.long
 def test_ends_well() -> None:
     code, line = run(str(FOLDER / "soak.py"))
     told = re.fullmatch(
@@ -87,6 +88,7 @@ def test_finds_what_goes_wrong_in_threads(kind: str, says: str) -> None:
     assert code == 1
 
 
+@pytest.mark.long
 @pytest.mark.skipif(soak.resident() is None, reason="this system does not tell how much memory a process holds")
 def test_finds_a_leak() -> None:
     code, line = run("-c", PLANTED.replace("{kind}", "leak"), minutes=0.15)

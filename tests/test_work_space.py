@@ -87,6 +87,7 @@ def digest(dtype: str) -> str:
     return digest.hexdigest()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_what_work_space_held_is_in_no_operation(dtype: str) -> None:
     """No bit of a result comes from there, and (where the CPU tells) no operation had one of its denormal numbers."""
