@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import io
 import pickle
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 from torch_norms import ours, same, torch
+
+norms: Any = importlib.import_module("numbanorm.interop.torch.norms")
 
 nn: Any = torch.nn
 PAGE = Path(__file__).parents[1] / "docs" / "torch.md"
@@ -40,14 +43,14 @@ def close(a: Any, b: Any) -> None:
 def calls(run: Callable[[], Any]) -> tuple[Any, int]:
     """What `run` returns, and how often it called a norm of numbanorm."""
     counted: list[str] = []
-    original = ours._apply
+    original = norms._apply
 
     def apply(*args: Any, **options: Any) -> Any:
         counted.append(args[0])
         return original(*args, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ours, "_apply", apply)
+        patch.setattr(norms, "_apply", apply)
         return run(), len(counted)
 
 

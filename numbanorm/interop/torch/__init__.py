@@ -24,6 +24,7 @@ Where they are not like torch's:
 
 from .convert import convert, revert
 from .norms import (
+    MODULES,
     BatchNorm1d,
     BatchNorm2d,
     BatchNorm3d,
@@ -60,3 +61,6 @@ __all__ = [
     "revert",
     "rms_norm",
 ]
+
+for _module in MODULES:
+    _module.__module__ = __name__  # where users know them: pickles of whole modules name it
