@@ -19,9 +19,10 @@ import numbanorm.cuda
 assert {{name for name in vars(numpy) if "row_stack" in name}} == names
 
 import numba.cuda.dispatcher
-from numbanorm.cuda import compiler, schedule
+from numbanorm.cuda import compiler
+from numbanorm.cuda.schedule import plans
 numba.cuda.dispatcher.get_current_device = type("Device", (), {{"compute_capability": (9, 0)}})
-step = schedule.tracking((("mean", "float32"), ("var", "float32"), ("counter", "int64")), 1, 64, True).steps[0]
+step = plans.tracking((("mean", "float32"), ("var", "float32"), ("counter", "int64")), 1, 64, True).steps[0]
 print(compiler.entry(compiler.linked(compiler.intermediate(step.kernel, step.kinds, (9, 0)), (9, 0))[0]))
 """
 MISSING = "vars(numpy).pop('row_stack', None)"
