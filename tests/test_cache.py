@@ -46,7 +46,7 @@ print(json.dumps({"y": y.tobytes().hex(), "seconds": seconds, "loaded": loaded, 
 def child(code: str, strict: bool = True, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     """A fresh interpreter, in which every warning is an error if `strict`; it imports from `cwd` before all else."""
     command = [sys.executable, *(["-W", "error"] if strict else []), "-c", code]
-    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 240, "check": False, "cwd": cwd}
+    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 480, "check": False, "cwd": cwd}
     return subprocess.run(command, env={**os.environ, **environment}, **options)
 
 

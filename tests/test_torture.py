@@ -306,7 +306,7 @@ def run(code: str, folder: Path, **environment: str) -> tuple[int | str, set[str
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, script], env=env, start_new_session=True, **pipes) as process:
         try:
-            printed, errors = process.communicate(timeout=200)
+            printed, errors = process.communicate(timeout=400)
         except subprocess.TimeoutExpired:
             if hasattr(os, "killpg"):
                 os.killpg(process.pid, signal.SIGKILL)  # its children too
