@@ -66,6 +66,7 @@ def free_gigabytes() -> float:
         return 0.0
 
 
+@pytest.hookimpl(trylast=True)  # of what -k and -m leave
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A slow test runs when it is asked for by NUMBANORM_SLOW=1, or where the memory it names is free."""
     if not config.getoption("--full") and not any("::" in argument for argument in config.args):  # a test that is named
