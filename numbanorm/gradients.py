@@ -12,9 +12,9 @@ at any thread count.
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from .backends import dispatch
+from .execute.backward import backward
 from .spec import checks, plan
 from .spec.checks import Array
 
@@ -73,10 +73,8 @@ def layer_norm_backward(
     >>> dweight.round(4)
     array([-1.069 , -0.2673,  1.3363])
     """
-    home = dispatch.home(x, backend)
-    x_ = home.array("x", x)
-    p = plan.trailing(x_.shape, plan.as_shape("normalized_shape", normalized_shape))
-    return _run(p, home, dy, x, x_, stats, weight, checks.needs(needs, 3), out, backend, True, False)
+    which = plan.as_shape("normalized_shape", normalized_shape), 0
+    return backward("layer_norm", dy, x, which, stats, weight, (needs, out, backend))
 
 
 def rms_norm_backward(
@@ -111,10 +109,8 @@ def rms_norm_backward(
     TypeError, ValueError
         For arguments that do not fit, before anything is computed.
     """
-    home = dispatch.home(x, backend)
-    x_ = home.array("x", x)
-    p = plan.trailing(x_.shape, plan.as_shape("normalized_shape", normalized_shape))
-    return _run(p, home, dy, x, x_, stats, weight, checks.needs(needs, 2), out, backend, False, False)
+    which = plan.as_shape("normalized_shape", normalized_shape), 0
+    return backward("rms_norm", dy, x, which, stats, weight, (needs, out, backend))
 
 
 def group_norm_backward(
@@ -154,10 +150,8 @@ def group_norm_backward(
     TypeError, ValueError
         For arguments that do not fit, before anything is computed.
     """
-    home = dispatch.home(x, backend)
-    x_ = home.array("x", x)
-    p = plan.group(x_.shape, plan.as_int("num_groups", num_groups), plan.as_int("channel_axis", channel_axis))
-    return _run(p, home, dy, x, x_, stats, weight, checks.needs(needs, 3), out, backend, True, False)
+    which = (plan.as_int("num_groups", num_groups),), plan.as_int("channel_axis", channel_axis)
+    return backward("group_norm", dy, x, which, stats, weight, (needs, out, backend))
 
 
 def instance_norm_backward(
@@ -197,11 +191,8 @@ def instance_norm_backward(
     TypeError, ValueError
         For arguments that do not fit, before anything is computed.
     """
-    home = dispatch.home(x, backend)
-    x_ = home.array("x", x)
-    p = plan.instance(x_.shape, plan.as_int("channel_axis", channel_axis))
-    given = not checks.flag("use_input_stats", use_input_stats)
-    return _run(p, home, dy, x, x_, stats, weight, checks.needs(needs, 3), out, backend, True, given)
+    which, own = ((), plan.as_int("channel_axis", channel_axis)), checks.flag("use_input_stats", use_input_stats)
+    return backward("instance_norm", dy, x, which, stats, weight, (needs, out, backend), own)
 
 
 def batch_norm_backward(
@@ -241,37 +232,5 @@ def batch_norm_backward(
     TypeError, ValueError
         For arguments that do not fit, before anything is computed.
     """
-    home = dispatch.home(x, backend)
-    x_ = home.array("x", x)
-    p = plan.batch(x_.shape, plan.as_int("channel_axis", channel_axis))
-    given = not checks.flag("training", training)
-    return _run(p, home, dy, x, x_, stats, weight, checks.needs(needs, 3), out, backend, True, given)
-
-
-def _run(
-    p: plan.Plan, home: Any, dy: Any, x: Any, x_: Any, stats: Any, weight: Any, needs: tuple[bool, ...], out: Any,
-    backend: Any, center: bool, given: bool,
-) -> Gradients:  # fmt: skip
-    """Check what is left, run, and return the gradients. x: as it came; x_: of a known dtype."""
-    if backend is None:
-        done = home.differentiate_at_once(p, x_, dy, stats, weight, needs, out, center, given)
-        if done is not None:
-            return done  # type: ignore[no-any-return]
-    dy_ = home.like("dy", dy, x_)
-    mean, rstd = home.stats(stats, p.stats_shape, center)
-    w = home.parameter("weight", weight, p.weight_shape)
-    if weight is None and getattr(stats, "weighted", False):
-        raise ValueError("weight must be given, for the forward call had one: got None; pass the same weight")
-    if out is not None:
-        if not needs[0]:
-            raise ValueError(f"out is where dx is written: got needs={needs}; leave out away, or ask for dx")
-        others = (("x", x), ("dy", dy), ("weight", weight), ("mean", mean), ("rstd", rstd))
-        home.output(out, x_, others, may_be=("x", "dy"))
-    if isinstance(backend, dispatch.Explaining):
-        backend.tell_backward(home, p, x_, center, given, needs)
-    x_c, dy_c = home.contiguous(x_), home.contiguous(dy_)
-    if home.on_device:
-        w, mean, rstd = home.ready(w, mean, rstd)
-    dx = home.destination(out, x_, x_c, dy_c) if needs[0] else None
-    grads = home.differentiate(p, x_c, dy_c, dx, w, mean, rstd, center, given, needs[1:])
-    return (home.written(out, dx) if needs[0] else None, *grads)
+    which, own = ((), plan.as_int("channel_axis", channel_axis)), checks.flag("training", training)
+    return backward("batch_norm", dy, x, which, stats, weight, (needs, out, backend), own)

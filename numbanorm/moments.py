@@ -12,7 +12,11 @@ import numpy as np
 from .backends import dispatch, host
 from .pairs import array, fresh, library, quick_two_sum, ratio, root, split, two_sum, units, unscaled
 from .spec import checks, plan
+from .spec.call import Known
+from .spec.call import forward as norm_of
+from .spec.call import moments as look_up
 from .spec.checks import Array
+from .spec.sources import GIVEN
 
 Axes = int | tuple[int, ...] | None
 
@@ -160,23 +164,22 @@ def moments(x: Array, axis: Axes = None, *, method: str = "two_pass", backend: s
     TypeError, ValueError
         For arguments that do not fit.
     """
-    home = dispatch.home(x, backend)
-    x = home.array("x", x)
-    one_read = checks.one_read(method)
+    space = dispatch.space(x, backend)
+    x = space.array("x", x)
+    checks.one_read(method)
     axes = tuple(range(x.ndim)) if axis is None else plan.as_shape("axis", axis)
     for a in axes:
         if not -x.ndim <= a < x.ndim:
             raise ValueError(f"axis must name axes of x: got {axis} for shape {x.shape}; use -1 for the last")
-    axes = tuple(a % x.ndim for a in axes)
+    axes = tuple(sorted([a % x.ndim for a in axes]))
     if len(set(axes)) != len(axes):
         raise ValueError(f"axis must name each axis once: got {axis} for shape {x.shape}; leave out the second one")
-    p, order = plan.over_axes(x.shape, tuple(sorted(axes)))
-    if isinstance(backend, dispatch.Explaining):
-        raise TypeError("explain wants one of the norms: got moments; write explain(layer_norm, x, 768)")
+    call, order = look_up(x.shape, x.dtype, axes, method)
+    p = call.plan
     if p.size == 0:
-        stats = home.full((4, math.prod(p.stats_shape)), 0.0)
-        return made(0, axis, *(home.row(stats, k, p.stats_shape) for k in range(3)), 0.0, 1.0)
-    mean, low, squares, scale = home.measure(p, home.contiguous(home.transposed(x, order)), one_read)
+        stats = space.full((4, p.units), 0.0)
+        return made(0, axis, *(space.row(stats, k, p.stats_shape) for k in range(3)), 0.0, 1.0)
+    mean, low, squares, scale = space.measure(call, space.contiguous(space.transposed(x, order)))
     return made(p.count, axis, mean, low, squares, 0.0, scale)
 
 
@@ -259,18 +262,19 @@ def total(*terms: Sequence[Any]) -> tuple[Any, Any]:
 
 def normalize(
     m: Moments, x: Array, out: Array, weight: Array | None, bias: Array | None, eps: float, channel_axis: int
-) -> None:  # fmt: skip
+) -> None:
     """Write to `out`, C-contiguous as x, what batch norm makes of x (N, C, ...) in host memory if m are the moments of all.
 
     As exact as if x were all: with the mean's low part, and where m has a scale, from x / scale.
     """
-    given: tuple[Any, ...] = m.mean, m.var(), m._low
+    given: Known = (m.mean, m.var(), None, m._low)
     if type(m._scale) is not float:
         with np.errstate(all="ignore"):
             scale = np.where(np.isfinite(eps / m._scale / m._scale), m._scale, 1.0)  # beside such an eps nothing is small
             change = m._scale / scale
             var = m._squares / m.count * change * change + eps / scale / scale
-            given, eps = (m.mean / scale, var, m._low * change), 0.0
+            given, eps = (m.mean / scale, var, None, m._low * change), 0.0
             x = x / np.expand_dims(scale, tuple(k for k in range(x.ndim) if k != channel_axis % x.ndim))
-    p = plan.batch(x.shape, channel_axis)
-    host.module().normalize(p, host.contiguous(x), out, weight, bias, eps, True, given, False)
+    present = weight is not None, bias is not None
+    call = norm_of("batch_norm", x.shape, x.dtype, ((), channel_axis), GIVEN, "two_pass", present, False)
+    host.backend().normalize(call, host.contiguous(x), out, weight, bias, eps, given)

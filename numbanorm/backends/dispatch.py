@@ -1,15 +1,15 @@
 """Which backend computes: the one where the arrays live. No fallback, no global state.
 
-Every call has a home, chosen once, from x and `backend`: the module `host` for NumPy arrays, a `cuda.arrays.space.Device` for
-arrays on a device and for those that backend="cuda" carries there. It checks, makes and copies arrays and knows the backend: a
-module with `normalize`, `measure`, `differentiate`, `explain` and `explain_backward` over a plan and contiguous arrays.
+Every call has an array space (see `protocol`), chosen once, from x and `backend`: the module `host` for NumPy arrays, a
+`cuda.arrays.space.Device` for arrays on a device and for those that backend="cuda" carries there.
 """
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from functools import cache
-from typing import Any, NoReturn
+from typing import Any
 
 import numba
 import numpy as np
@@ -17,29 +17,9 @@ import numpy as np
 from ..spec import checks
 from ..spec.shown import shown
 from . import host
+from .protocol import Backend, Space
 
 INSTALL = "pip install 'numbanorm[cuda13]' (or 'numbanorm[cuda12]' where the driver is of CUDA 12)"
-
-
-class Explained(Exception):
-    """Carries what a call would have run, in place of running it."""
-
-
-class Explaining:
-    """A `backend` argument that asks which backend it would be, and stops the call before anything is computed."""
-
-    def __init__(self, backend: str | None) -> None:
-        self.backend = backend
-
-    def tell(self, home: Any, plan: Any, x: Any, center: bool, given: bool, one_read: bool, affine: bool) -> NoReturn:
-        if plan.size == 0:
-            raise Explained("nothing: x is empty")
-        raise Explained(home.module().explain(plan, home.foreseen(x), center, given, one_read, affine))
-
-    def tell_backward(self, home: Any, plan: Any, x: Any, center: bool, given: bool, needs: tuple[bool, ...]) -> NoReturn:
-        if plan.size == 0:
-            raise Explained("nothing: x is empty")
-        raise Explained(home.module().explain_backward(plan, home.foreseen(x), center, given, needs))
 
 
 class NoCuda(Exception):
@@ -47,7 +27,7 @@ class NoCuda(Exception):
 
 
 @cache
-def cuda_backend(compute: bool) -> Any:
+def cuda_backend(compute: bool) -> Backend:
     """The module, imported at the first call that wants it, as all of numba.cuda; to `compute`, there must be a GPU."""
     if importlib.util.find_spec("numba_cuda") is None and not numba.config.ENABLE_CUDASIM:
         raise NoCuda(f"numba-cuda is not installed; {INSTALL}")
@@ -71,12 +51,10 @@ def why_no_cuda() -> str | None:
     return None
 
 
-def home(x: Any, backend: Any) -> Any:
-    """Where x lives, or is to be carried."""
-    if backend is None and type(x) is np.ndarray:
+def space(x: Any, wanted: Any, computes: bool = True) -> Space:
+    """Where x lives, or is to be carried, if a `backend` argument says so; to explain a call, no GPU must be there."""
+    if wanted is None and type(x) is np.ndarray:
         return host
-    asking = isinstance(backend, Explaining)
-    wanted = backend.backend if isinstance(backend, Explaining) else backend
     if wanted is not None and not (isinstance(wanted, str) and wanted in ("cpu", "cuda")):
         raise ValueError(f"backend must be one of 'cpu' or None, or 'cuda' for a GPU: got {shown(wanted)}; leave it out")
     library = checks.device_library(x)
@@ -86,7 +64,7 @@ def home(x: Any, backend: Any) -> Any:
         raise TypeError(f"x must be in host memory for backend='cpu': got {type(x).__name__} on a CUDA device; "
                         f"copy it to the host, or leave backend out")  # fmt: skip
     try:
-        module = cuda_backend(not asking or library is not None)
+        module = cuda_backend(computes or library is not None)
     except NoCuda as why:
         if library is None:
             raise ValueError(f"backend must be 'cpu' or None here: got 'cuda', and no CUDA backend that can compute; "
@@ -98,7 +76,7 @@ def home(x: Any, backend: Any) -> Any:
 
 
 @cache
-def _device(library: str | None) -> tuple[Any, Any]:
+def _device(library: str | None) -> tuple[Callable[[Any, Any], Space], Any]:
     """Class and library for device arrays; None stands for NumPy arrays to be carried over."""
     from ..cuda.arrays import libraries
     from ..cuda.arrays.space import Device

@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 from ..runtime.uninterrupted import unbroken
-from ..spec.plan import Plan
+from ..spec.call import Call
 from .arith.vectors import STORAGE
 from .compile import types
 from .entry.calls import BACKWARD, FORWARD, Program, program, run_backward, run_forward, spread
@@ -62,9 +62,9 @@ def entry(kernel: Any, signature: tuple[Any, ...]) -> Any:
     return unbroken(compiled, kernel, *signature).entry_point
 
 
-def prepare(backward: bool, s: Schedule, dtype: Any, plan: Plan, **more: Any) -> tuple[Any, Program]:
+def prepare(s: Schedule, call: Call, places: int, count: int, times: int) -> tuple[Any, Program]:
     """Bind a schedule to its kernels: entry point and program."""
     shared = any(step[3] > 1 for step in s.steps)
-    addresses = family_address(s.family, STORAGE[dtype.name]), dealer(backward) if shared else 0
-    run = entry(run_backward, BACKWARD) if backward else entry(run_forward, FORWARD)
-    return Launch(run) if shared else run, program(s, addresses, plan, dtype, **more)
+    addresses = family_address(s.family, STORAGE[call.dtype.name]), dealer(call.backward) if shared else 0
+    run = entry(run_backward, BACKWARD) if call.backward else entry(run_forward, FORWARD)
+    return Launch(run) if shared else run, program(s, addresses, call, places, count, times)

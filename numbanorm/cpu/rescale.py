@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..spec.call import Call
 from ..spec.plan import Plan
 from ..spec.tree import FLOOR, LEAST_COLUMNS, UNITS
 from .arith.statistics import group_in_range
@@ -46,12 +47,13 @@ class Scaled(NamedTuple):
 
 
 def scaled_groups(
-    plan: Plan, x: Array, weight: Array | None, bias: Array | None, eps: float, stats: Array, normalize: Callable[..., Any]
+    call: Call, x: Array, weight: Array | None, bias: Array | None, eps: float, stats: Array, normalize: Callable[..., Any]
 ) -> Iterator[Scaled]:
     """The groups that are not in range, whose stats are corrected.
 
-    normalize(plan, x, y, weight, bias, eps, stats) is the kernel. Groups of one exponent go through it as those of one sample.
+    normalize(call, x, y, weight, bias, eps, stats) is the kernel. Groups of one exponent go through it as those of one sample.
     """
+    plan = call.plan
     parts = x.reshape(plan.B, plan.M, plan.G, -1)
     lost = np.flatnonzero(~group_in_range.py_func(stats[M2], stats[RSTD]))
     x = parts[lost // plan.G, :, lost % plan.G]
@@ -72,7 +74,7 @@ def scaled_groups(
             None if p is None else np.resize(p.reshape(plan.G, -1)[units % plan.G], (room, plan.K)) for p in (weight, bias)
         )
         y, own_eps = np.empty(scaled.shape), max(float(times_power(np.float64(eps), -2 * e)), FLOOR) if eps else 0.0
-        normalize(own, scaled, y, own_weight, own_bias, own_eps, found)
+        normalize(call.but(plan=own, in_place=False), scaled, y, own_weight, own_bias, own_eps, found)
         for row, power in ((MEAN, e), (LOW, e), (M2, 2 * e), (RSTD, -e)):
             stats[row, units] = times_power(found[row, :n], power)
         if eps:

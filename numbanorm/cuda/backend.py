@@ -1,22 +1,25 @@
 """The CUDA backend: Numba kernels that share the CPU's trees, and so the bits of its statistics.
 
-A backend is a module that offers these functions over a plan and arrays; `dispatch` knows no more of it. Arrays are
-`arrays.DeviceArray`; everything is launched on the stream of the library that made x, and nothing waits for the device.
+Arrays are `arrays.DeviceArray`; everything is launched on the stream of the library that made x, and nothing waits for the
+device. See `backends.protocol`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from ..spec.plan import Plan
+import numpy as np
+
+from ..spec.call import Call, Known
 from . import driver
 from .arrays.described import DeviceArray, name_of
-from .schedule.plans import backward, forward, scheduled, tracking
-from .schedule.steps import Call, Schedule
+from .schedule.plans import scheduled, tracking
+from .schedule.steps import Schedule
 
-__all__ = ["differentiate", "explain", "explain_backward", "measure", "normalize", "update_running"]
+__all__ = ["describe", "differentiate", "measure", "normalize", "update_running"]
 
 Arrays = dict[str, "DeviceArray | None"]
+Statistics = tuple[DeviceArray | None, DeviceArray]
 
 
 def run(s: Schedule, x: DeviceArray, arrays: Arrays, **numbers: float) -> None:
@@ -50,9 +53,6 @@ def launch_all(s: Schedule, x: DeviceArray, stream: int, arrays: Arrays, numbers
         launch(ready, step.grid, step.block, stream, arguments)
 
 
-FORWARD, BACKWARD = ("x", "y", "w", "b", "mean", "var"), ("x", "dy", "dx", "w", "mean", "rstd", "grads")
-
-
 def dtypes_of(*arrays: DeviceArray | None) -> tuple[Any, ...]:
     return tuple([None if a is None else a.dtype for a in arrays])
 
@@ -67,57 +67,36 @@ def aligned(*arrays: DeviceArray | None) -> bool:
 
 
 def normalize(
-    plan: Plan,
-    x: DeviceArray,
-    y: DeviceArray,
-    weight: DeviceArray | None,
-    bias: DeviceArray | None,
-    eps: float,
-    center: bool,
-    given: tuple[DeviceArray, DeviceArray] | None,
-    one_read: bool,
+    call: Call, x: DeviceArray, y: DeviceArray, weight: DeviceArray | None, bias: DeviceArray | None, eps: float, known: Known
 ) -> DeviceArray:
-    """Write the normalized x to y (which may be x) and return the statistics; see `numbanorm.cpu.normalize`."""
-    mean, var = given or (None, None)
-    wide = aligned(x, y, weight, bias) if plan.T == 1 else aligned(x, y)
-    dtypes = dtypes_of(x, y, weight, bias, mean, var)
-    s = scheduled(forward, plan, FORWARD, dtypes, center, given is not None, wide, one_read, y is x)
-    stats = x.kind.empty((4, plan.B * plan.G), "float64", x)
+    """Write the normalized x to y (which may be x) and return the statistics; see `numbanorm.cpu.backend.normalize`."""
+    mean, var = known[:2]
+    wide = aligned(x, y, weight, bias) if call.plan.T == 1 else aligned(x, y)
+    s = scheduled(call, dtypes_of(x, y, weight, bias, mean, var), wide)
+    stats = x.kind.empty((4, call.plan.units), "float64", x)
     arrays: Arrays = {"x": x, "y": y, "w": weight, "b": bias, "mean": mean, "var": var, "stats": stats}
     run(s, x, arrays, eps=eps)
     return stats
 
 
-def measure(plan: Plan, x: DeviceArray, one_read: bool) -> DeviceArray:
+def measure(call: Call, x: DeviceArray) -> DeviceArray:
     """The statistics of `normalize` with eps 0, and nothing written."""
-    stats = x.kind.empty((4, plan.B * plan.G), "float64", x)
-    dtypes = dtypes_of(x, None, None, None, None, None)
-    in_place = write = False
-    s = scheduled(forward, plan, FORWARD, dtypes, True, False, aligned(x), one_read, in_place, write)
+    stats = x.kind.empty((4, call.plan.units), "float64", x)
+    s = scheduled(call, dtypes_of(x, None, None, None, None, None), aligned(x))
     run(s, x, {"x": x, "stats": stats}, eps=0.0)
     return stats
 
 
 def differentiate(
-    plan: Plan,
-    x: DeviceArray,
-    dy: DeviceArray,
-    dx: DeviceArray | None,
-    weight: DeviceArray | None,
-    mean: DeviceArray | None,
-    rstd: DeviceArray,
-    center: bool,
-    given: bool,
-    parameters: tuple[bool, ...],
+    call: Call, x: DeviceArray, dy: DeviceArray, dx: DeviceArray | None, weight: DeviceArray | None, stats: Statistics,
     grads: DeviceArray | None,
-) -> None:
+) -> None:  # fmt: skip
     """Write the gradient of x to dx (which may be x or dy), and those of weight and bias to grads (2, *weight_shape)."""
-    if not parameters[0] and (dx is None or given):
+    mean, rstd = stats
+    if not call.weight and (dx is None or call.given):
         x = dy  # for dbias x need not be read
-    wide = aligned(x, dy, dx, weight) if plan.T == 1 else aligned(x, dy, dx)
-    dtypes, in_place = dtypes_of(x, dy, dx, weight, mean, rstd, grads), dx is x or dx is dy
-    one_read, write, wanted = False, dx is not None, any(parameters)
-    s = scheduled(backward, plan, BACKWARD, dtypes, mean is not None, given, wide, one_read, in_place, write, wanted)
+    wide = aligned(x, dy, dx, weight) if call.plan.T == 1 else aligned(x, dy, dx)
+    s = scheduled(call, dtypes_of(x, dy, dx, weight, mean, rstd, grads), wide)
     arrays: Arrays = {"x": x, "dy": dy, "dx": dx, "w": weight, "mean": mean, "rstd": rstd, "grads": grads}
     run(s, x, arrays)
 
@@ -140,19 +119,15 @@ def update_running(
     run(s, stats, arrays, n=float(n), old=old, new=new)
 
 
-def explain(plan: Plan, x: DeviceArray, center: bool, given: bool, one_read: bool, affine: bool) -> str:
-    """Which kernels would run, and why."""
-    parameter = x.dtype.name if affine else None
-    types = {"x": x.dtype.name, "y": x.dtype.name, "w": parameter, "b": parameter, "mean": "float64", "var": "float64"}
-    return told(forward(plan, Call(tuple(types.items()), center, given, aligned(x), one_read)))
-
-
-def explain_backward(plan: Plan, x: DeviceArray, center: bool, given: bool, needs: tuple[bool, ...]) -> str:
-    """Which kernels would compute gradients, and why."""
-    name = x.dtype.name
-    types = {"x": name, "dy": name, "dx": name, "w": name, "mean": "float64", "rstd": "float64", "grads": name}
-    call = Call(tuple(types.items()), center, given, aligned(x), write=needs[0], parameters=any(needs[1:]))
-    return told(backward(plan, call))
+def describe(call: Call, x: DeviceArray) -> str:
+    """Say which kernels would run, and why; x as it lies, or as a copy of it would."""
+    float64 = np.dtype(np.float64)
+    if call.backward:
+        dtypes = (x.dtype, x.dtype, x.dtype if call.write else None, x.dtype, float64 if call.center else None, float64)
+        return told(scheduled(call, (*dtypes, x.dtype if call.affine else None), aligned(x) or not x.contiguous))
+    parameters = (x.dtype if there else None for there in (call.weight, call.bias))
+    given = float64 if call.given else None
+    return told(scheduled(call, (x.dtype, x.dtype, *parameters, given, given), aligned(x) or not x.contiguous))
 
 
 def told(s: Schedule) -> str:

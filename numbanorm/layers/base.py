@@ -118,12 +118,12 @@ class Layer:
         TypeError, ValueError
             For arguments that do not fit; the layer is then as it was.
         """
-        home = dispatch.home(x, self.backend)
-        x_ = home.array("x", x)
+        space = dispatch.space(x, self.backend)
+        x_ = space.array("x", x)
         self._fits(x_.shape)
-        x = home.users(x_)
+        x = space.callers(x_)
         y, gradients = self._forward(x, out)
-        self._last = OVERWRITTEN if out is not None and home.shares(out, x_) else (x, gradients)
+        self._last = OVERWRITTEN if out is not None and space.shares(out, x_) else (x, gradients)
         return y
 
     def backward(self, dy: Array, out: Array | None = None) -> Array:
@@ -149,7 +149,7 @@ class Layer:
             raise ValueError(f"{type(self).__name__}.backward wants the x of the last call: got {self._last}")
         x, gradients = self._last
         dx, *rest = gradients(dy, out=out)
-        if out is not None and dispatch.home(x, self.backend).shares(out, x):
+        if out is not None and dispatch.space(x, self.backend).shares(out, x):
             self._last = OVERWRITTEN
         self.grad = {name: g for name, g in zip(PARAMETERS, rest, strict=False) if g is not None}
         return dx  # type: ignore[no-any-return]

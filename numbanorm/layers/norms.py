@@ -222,18 +222,18 @@ class _InstanceNorm(_Tracking):
         if x.ndim == len(self._axes[-1]):
             return super()._forward(x, out)
 
-        home = dispatch.home(x, self.backend)
-        x_ = home.array("x", x)
+        space = dispatch.space(x, self.backend)
+        x_ = space.array("x", x)
 
         def batched(out: Array | None) -> Array | None:
             if out is not None:
-                home.output(out, x_, ())
+                space.output(out, x_, ())
             return None if out is None else out[None]
 
         y, of_batch = super()._forward(x[None], batched(out))
 
         def gradients(dy: Array, out: Array | None) -> tuple[Array | None, ...]:
-            dx, *rest = of_batch(home.users(home.like("dy", dy, x_))[None], out=batched(out))
+            dx, *rest = of_batch(space.callers(space.like("dy", dy, x_))[None], out=batched(out))
             return (dx[0] if out is None else out, *rest)
 
         return (y[0] if out is None else out), gradients

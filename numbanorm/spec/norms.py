@@ -17,6 +17,7 @@ class Norm(NamedTuple):
     channels: bool = True  # whether it has `channel_axis`
     own: str = ""  # the flag that x's own statistics normalize it; without, they always do
     center: bool = True  # whether a mean is subtracted, and a bias added
+    several: str = ""  # "channel" or "group": of what one value alone has no variance, and is refused
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -33,15 +34,12 @@ class Norm(NamedTuple):
         return options | ({self.own: own} if self.own else {})
 
 
-# plans are made anew here, for torch's symbolic sizes cannot be looked up: hence __wrapped__
-def _rows(shape: Shape, size: Sequence[int], _: int) -> Plan:
-    return plan.trailing.__wrapped__(shape, tuple(size))
-
-
 NORMS = {
-    "layer_norm": Norm(_rows, "normalized_shape", channels=False),
-    "rms_norm": Norm(_rows, "normalized_shape", channels=False, center=False),
-    "batch_norm": Norm(lambda shape, _, axis: plan.batch.__wrapped__(shape, axis), own="training"),
-    "instance_norm": Norm(lambda shape, _, axis: plan.instance.__wrapped__(shape, axis), own="use_input_stats"),
-    "group_norm": Norm(lambda shape, size, axis: plan.group.__wrapped__(shape, size[0], axis), "num_groups"),
+    "layer_norm": Norm(lambda shape, size, _: plan.trailing(shape, tuple(size)), "normalized_shape", channels=False),
+    "rms_norm": Norm(
+        lambda shape, size, _: plan.trailing(shape, tuple(size)), "normalized_shape", channels=False, center=False
+    ),
+    "batch_norm": Norm(lambda shape, _, axis: plan.batch(shape, axis), own="training", several="channel"),
+    "instance_norm": Norm(lambda shape, _, axis: plan.instance(shape, axis), own="use_input_stats", several="channel"),
+    "group_norm": Norm(lambda shape, size, axis: plan.group(shape, size[0], axis), "num_groups", several="group"),
 }

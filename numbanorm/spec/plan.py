@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -23,8 +22,7 @@ Shape = tuple[int, ...]
 class Plan:
     """The five sizes, and the shapes that callers see.
 
-    Plans are made once for a shape, and are equal if they are the same object: they are looked up in every call, and to hash
-    their sizes would take 0.2 us.
+    Plans are equal if they are the same object, as are calls (see `call`): to hash their sizes would take 0.2 us.
 
     Attributes
     ----------
@@ -34,8 +32,8 @@ class Plan:
         Shape of the statistics; its size is B * G.
     weight_shape : tuple of int
         Shape of weight and bias; its size is G * K.
-    count, size : int
-        Elements that share a mean, and all elements.
+    count, size, units : int
+        Elements that share a mean, all elements, and how many means there are.
     """
 
     B: int
@@ -47,10 +45,12 @@ class Plan:
     weight_shape: Shape
     count: int = field(init=False)
     size: int = field(init=False)
+    units: int = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "count", self.M * self.K * self.T)
         object.__setattr__(self, "size", self.B * self.G * self.count)
+        object.__setattr__(self, "units", self.B * self.G)
 
 
 def as_int(name: str, value: Any) -> int:
@@ -91,7 +91,6 @@ def channel_index(shape: Shape, channel_axis: Any, first: int) -> int:
     return axis
 
 
-@lru_cache(maxsize=1024)
 def trailing(shape: Shape, normalized_shape: Shape) -> Plan:
     """Layer norm, RMS norm: the last axes share a mean, and each of their elements has a weight."""
     k = len(normalized_shape)
@@ -106,7 +105,6 @@ def trailing(shape: Shape, normalized_shape: Shape) -> Plan:
     return Plan(prod(rows), 1, 1, prod(normalized_shape), 1, rows, normalized_shape)
 
 
-@lru_cache(maxsize=1024)
 def batch(shape: Shape, channel_axis: int) -> Plan:
     """Batch norm: all axes but the channels share a mean."""
     if len(shape) < 2:
@@ -116,7 +114,6 @@ def batch(shape: Shape, channel_axis: int) -> Plan:
     return Plan(1, prod(shape[:axis]), channels, 1, prod(shape[axis + 1 :]), (channels,), (channels,))
 
 
-@lru_cache(maxsize=1024)
 def group(shape: Shape, num_groups: int, channel_axis: int) -> Plan:
     """Group norm: in each sample, neighbouring channels share a mean."""
     if len(shape) < 2:
@@ -136,7 +133,6 @@ def group(shape: Shape, num_groups: int, channel_axis: int) -> Plan:
     return Plan(*sizes, (shape[0], num_groups), (channels,))
 
 
-@lru_cache(maxsize=1024)
 def instance(shape: Shape, channel_axis: int) -> Plan:
     """Instance norm: in each sample, each channel has its mean."""
     if len(shape) < 2:
@@ -146,7 +142,6 @@ def instance(shape: Shape, channel_axis: int) -> Plan:
     return Plan(samples, prod(shape[1:axis]), channels, 1, prod(shape[axis + 1 :]), (samples, channels), (channels,))
 
 
-@lru_cache(maxsize=1024)
 def over_axes(shape: Shape, axes: Shape) -> tuple[Plan, Shape]:
     """Moments over any axes: a plan, and the order to which the axes must be moved for it (often as they are).
 

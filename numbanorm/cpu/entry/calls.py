@@ -4,26 +4,28 @@ To call a function through Numba's dispatcher costs 0.3 us, 0.1 us more for each
 converted before. So a norm calls one function, past the dispatcher, which takes arrays as they are, checks them, widens the
 parameters from whatever type they have, makes its own work space, and has all integers in one array, the *program*.
 
-What it does not accept it returns False for, before anything is done: Python then finds out what is wrong, or makes the
-copies that are wanted, and calls again with `checked`. It returns False too where float64 overflowed, or nearly so on either
-side: then what it wrote is to be written again, see `rescale`, and running statistics are as they were.
+It returns a status. What it does not accept is REFUSED, before anything is done: Python then finds out what is wrong, or makes
+the copies that are wanted, and calls again with `checked`. Where float64 overflowed, or nearly so on either side, it is
+OUT_OF_RANGE: what was written is to be written again, see `rescale`, and running statistics are as they were.
 
 All of it runs in the default floating-point environment, in the caller's thread and in the others.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import carray, float32, float64, int16, int64, prange, uint8, uint16
 from numba.core import cgutils
 
-from ...spec.plan import Plan
+from ...spec.call import Call
+from ...spec.sources import GIVEN, OWN, TRACKED
+from ...spec.sources import RSTD as RSTD_ALONE
 from ..arith.environment import call_by_default, default_environment
 from ..arith.gradient_sums import gradients_in_range
 from ..arith.statistics import in_range
-from ..arith.vectors import advance, convert, fill, keep, pointer, unpacked
+from ..arith.vectors import advance, convert, fill, keep, named, pointer
 from ..compile import device, intrinsic, kernel, types
 from ..layout import ANCHOR, M2, MEAN, ROOT, RSTD, UNIT
 from ..schedule.forward import Schedule
@@ -45,22 +47,42 @@ from .objects import (
 )
 
 Program = np.ndarray[Any, np.dtype[np.int64]]
-# where things stand in a program: HEAD integers, then four for each step, the sizes of the kernel family, and two shapes
-BYTES, SHAPES, KNOWN, HEAD = 12, 13, 14, 19
-NOT_GIVEN, GIVEN, ONLY_RSTD, TRACKED = 0, 1, 2, 3  # what a forward call's mean and var are
+DONE, REFUSED, OUT_OF_RANGE = 0, 1, 2
 
 
-def program(
-    s: Schedule, addresses: tuple[int, int], p: Plan, dtype: np.dtype[Any], places: int, count: int, given: int = NOT_GIVEN,
-    times: int = 1,
-) -> Program:  # fmt: skip
+class Head(NamedTuple):
+    """A program's first integers; the ids of `objects.identities`, the steps, the family's sizes and two shapes follow."""
+
+    kernel: int  # address of the family's machine code
+    dealer: int  # and of what deals its pieces to threads
+    steps: int  # four integers each
+    work: int  # float64 of work space
+    kept: int  # and of blocks' moments
+    places: int  # that have a weight and a bias
+    units: int
+    groups: int  # of a sample
+    runs: int  # of a group
+    members: int  # elements that share a mean; 1 where the variance is given, 0 where rstd is
+    source: int  # see `spec.sources`
+    times: int  # how often each weight is written down
+    nbytes: int  # of x
+    shapes: int  # where they stand: (ndim, *sizes) of the parameters and of the statistics
+
+
+KNOWN = len(Head._fields)  # where the ids stand, and where the steps begin
+STEPS = KNOWN + 5
+
+
+def program(s: Schedule, addresses: tuple[int, int], call: Call, places: int, count: int, times: int) -> Program:
     """Encode a schedule as the int64 array that the compiled entry reads."""
-    at = HEAD + 4 * len(s.steps) + len(s.sizes)
-    sizes = (s.work, s.kept, places, p.B * p.G, p.G, p.M, count, given, times, p.size * dtype.itemsize, at)
+    p, steps = call.plan, [v for step in s.steps for v in step]
+    head = Head(
+        kernel=addresses[0], dealer=addresses[1], steps=len(s.steps), work=s.work, kept=s.kept, places=places, units=p.units,
+        groups=p.G, runs=p.M, members=count, source=call.source, times=times, nbytes=p.size * call.dtype.itemsize,
+        shapes=STEPS + len(steps) + len(s.sizes),
+    )  # fmt: skip
     shapes = (len(p.weight_shape), *p.weight_shape, len(p.stats_shape), *p.stats_shape)
-    return np.array(
-        [*addresses, len(s.steps), *sizes, *identities(), *(v for step in s.steps for v in step), *s.sizes, *shapes]
-    )
+    return np.array([*head, *identities(), *steps, *s.sizes, *shapes])
 
 
 def invoke_at(ctx: Any, b: Any, args: Any, address: Any, values: Any) -> Any:
@@ -96,14 +118,14 @@ def spread(address, n, threads, phase, todo, args):
 
 
 @device()
-def run_steps(program, steps, args):
+def run_steps(program, h, args):
     """All steps; `spread` is called by its address too, for to load it starts the threading layer."""
-    for s in range(HEAD, HEAD + 4 * steps, 4):
+    for s in range(STEPS, STEPS + 4 * h.steps, 4):
         phase, todo, n, threads = program[s], program[s + 1], program[s + 2], program[s + 3]
         if threads == 1:
-            invoke(program[0], (phase, todo, *args, int64(0), n, int64(0)))
+            invoke(h.kernel, (phase, todo, *args, int64(0), n, int64(0)))
         else:
-            invoke(program[1], (program[0], n, threads, phase, todo, args))
+            invoke(h.dealer, (h.kernel, n, threads, phase, todo, args))
 
 
 @device()
@@ -162,9 +184,10 @@ def in_place(x, y):
 
 
 @device(inline=False)
-def acceptable(x, y, w, b, mean, var, tracked, program, n):
+def acceptable(x, y, w, b, mean, var, program, h):
     """Whether the arguments of a forward call fit, and what is written shares memory with nothing else but x with y."""
-    known, shape, nbytes = advance(program, KNOWN), advance(program, program[SHAPES]), program[BYTES]
+    known, shape, nbytes, n = advance(program, KNOWN), advance(program, h.shapes), h.nbytes, h.places
+    tracked = h.source == TRACKED
     flags = WRITABLE if tracked else READABLE
     if field(x, FLAGS) & READABLE != READABLE or not like(y, x, WRITABLE, known) or not same_or_apart(x, y, nbytes):
         return False
@@ -181,9 +204,9 @@ def acceptable(x, y, w, b, mean, var, tracked, program, n):
 
 
 @device(inline=False)
-def acceptable_gradients(x, dy, dx, w, mean, rstd, grads, program, n, units):
+def acceptable_gradients(x, dy, dx, w, mean, rstd, grads, program, h):
     """Whether the arguments of a backward call fit, and dx shares memory with nothing else, or is x or dy."""
-    known, shape, nbytes = advance(program, KNOWN), advance(program, program[SHAPES]), program[BYTES]
+    known, shape, nbytes = advance(program, KNOWN), advance(program, h.shapes), h.nbytes
     if field(x, FLAGS) & READABLE != READABLE or not like(dy, x, READABLE, known) or not fits(w, READABLE, shape, known):
         return False
     shape = advance(shape, 1 + shape[0])
@@ -196,8 +219,8 @@ def acceptable_gradients(x, dy, dx, w, mean, rstd, grads, program, n, units):
         return True
     if not (like(dx, x, WRITABLE, known) and same_or_apart(dx, x, nbytes) and same_or_apart(dx, dy, nbytes)):
         return False
-    apart_from_stats = clear_of(dx, nbytes, mean, units, known) and clear_of(dx, nbytes, rstd, units, known)
-    return apart_from_stats and clear_of(dx, nbytes, w, n, known)
+    apart_from_stats = clear_of(dx, nbytes, mean, h.units, known) and clear_of(dx, nbytes, rstd, h.units, known)
+    return apart_from_stats and clear_of(dx, nbytes, w, h.places, known)
 
 
 @device(inline=False)
@@ -232,38 +255,36 @@ def forward(x, y, w, b, mean, var, stats, told, checked, eps, n, old, new):
     n, old, new: for `track`.
     """
     program = elements(told, int64)
-    _, _, steps, work, kept, places, units, groups, runs, count, given, _, _, _ = unpacked(program, KNOWN)
-    known = advance(program, KNOWN)
-    guarded = given in (NOT_GIVEN, TRACKED) and program[BYTES] == 8 * units * count  # float64, and not given
-    if not (checked or acceptable(x, y, w, b, mean, var, given == TRACKED, program, places)):
-        return False
-    if not checked and guarded and in_place(x, y):
-        return False
-    space = work_space(2 * places + work + kept + 4 * units)
+    h = named(program, Head)
+    known, places, units, groups = advance(program, KNOWN), h.places, h.units, h.groups
+    guarded = h.source in (OWN, TRACKED) and h.nbytes == 8 * units * h.members  # float64, and not given
+    if not checked and (not acceptable(x, y, w, b, mean, var, program, h) or (guarded and in_place(x, y))):
+        return REFUSED
+    space = work_space(2 * places + h.work + h.kept + 4 * units)
     weights = pointer(space)
     biases, rest, table = advance(weights, places), advance(weights, 2 * places), elements(stats, float64)
     if not there(stats):
-        table = advance(rest, work + kept)
+        table = advance(rest, h.work + h.kept)
         fill(table, 0, 4 * units, 0.0)
-    if given == GIVEN:
+    if h.source == GIVEN:
         for u in range(0, units, groups):  # the same for all samples
             widen(mean, known, groups, advance(table, MEAN * units + u))
             widen(var, known, groups, advance(table, M2 * units + u))
-    elif given == ONLY_RSTD:
+    elif h.source == RSTD_ALONE:
         widen(var, known, units, advance(table, RSTD * units))
     read(w, known, places, 1.0, weights)
     read(b, known, places, -0.0, biases)
-    args = (weights, biases, carray(table, (4, units)), rest, advance(rest, work), advance(program, HEAD + 4 * steps))
-    run_steps(program, steps, (elements(x, uint8), elements(y, uint8), *args, float64(count), eps))
+    args = (weights, biases, carray(table, (4, units)), rest, advance(rest, h.work), advance(program, STEPS + 4 * h.steps))
+    run_steps(program, h, (elements(x, uint8), elements(y, uint8), *args, float64(h.members), eps))
     if guarded:
         squares, roots = advance(table, M2 * units), advance(table, RSTD * units)
-        if not in_range(squares, roots, units, elements(x, float64), groups, runs, count // runs):
-            return False
-    if given == TRACKED:
+        if not in_range(squares, roots, units, elements(x, float64), groups, h.runs, h.members // h.runs):
+            return OUT_OF_RANGE
+    if h.source == TRACKED:
         track(table, mean, known, groups, units // groups, 1.0, old, new, weights)
         track(advance(table, M2 * units), var, known, groups, units // groups, n, old, new, weights)
     keep(space)
-    return True
+    return DONE
 
 
 @device(inline=False)
@@ -273,43 +294,42 @@ def backward(x, dy, dx, w, mean, rstd, grads, told, checked):
     grads: (2, places), or None.
     """
     program = elements(told, int64)
-    _, _, steps, work, kept, places, units, groups, runs, count, _, times, _, _ = unpacked(program, KNOWN)
-    known = advance(program, KNOWN)
-    guarded = program[BYTES] == 8 * units * count
-    if not (checked or acceptable_gradients(x, dy, dx, w, mean, rstd, grads, program, places, units)):
-        return False
+    h = named(program, Head)
+    known, places, units = advance(program, KNOWN), h.places, h.units
+    guarded = h.nbytes == 8 * units * h.members
+    if not checked and not acceptable_gradients(x, dy, dx, w, mean, rstd, grads, program, h):
+        return REFUSED
     if not checked and guarded and (in_place(x, dx) or in_place(dy, dx)):
-        return False
-    space = work_space((times + 2) * places + UNIT * units + work + kept)
+        return REFUSED
+    space = work_space((h.times + 2) * places + UNIT * units + h.work + h.kept)
     weights, anchors, roots = pointer(space), elements(mean, float64), elements(rstd, float64)
-    total = advance(weights, times * places)
+    total = advance(weights, h.times * places)
     table = advance(total, 2 * places)
     read(w, known, places, 1.0, total)
-    for k in range(times * places):
-        weights[k] = total[k // times]
+    for k in range(h.times * places):
+        weights[k] = total[k // h.times]
     for u in range(units):
         table[UNIT * u + ANCHOR] = anchors[u] if there(mean) else 0.0
         table[UNIT * u + ROOT] = roots[u]
-    rest, family_sizes = advance(table, UNIT * units), advance(program, HEAD + 4 * steps)
-    args = (weights, table, advance(rest, work), total, rest, family_sizes, float64(count))
-    run_steps(program, steps, (elements(x, uint8), elements(dy, uint8), elements(dx, uint8), *args))
+    rest, family_sizes = advance(table, UNIT * units), advance(program, STEPS + 4 * h.steps)
+    args = (weights, table, advance(rest, h.work), total, rest, family_sizes, float64(h.members))
+    run_steps(program, h, (elements(x, uint8), elements(dy, uint8), elements(dx, uint8), *args))
     if there(grads):
         narrow(total, 2 * places, grads, known)
-    good = True
+    status = DONE
     if guarded:
-        n = places if there(grads) else 0
-        good = gradients_in_range(
-            table, units, total, n, elements(x, float64), elements(dy, float64), groups, runs, count // runs
-        )
+        n, each = places if there(grads) else 0, h.members // h.runs
+        if not gradients_in_range(table, units, total, n, elements(x, float64), elements(dy, float64), h.groups, h.runs, each):
+            status = OUT_OF_RANGE
     keep(space)
-    return good
+    return status
 
 
 @device(inline=False)
 def tracking(stats, mean, var, told, samples, n, old, new):
     """`track` for those of mean and var (C,) that are not None. stats: float64 (4, samples * C); told: identities, C."""
     known, batch = elements(told, int64), elements(stats, float64)
-    channels = known[HEAD - KNOWN]
+    channels = known[STEPS - KNOWN]
     own = np.empty(channels)
     track(batch, mean, known, channels, samples, 1.0, old, new, pointer(own))
     track(advance(batch, M2 * samples * channels), var, known, channels, samples, n, old, new, pointer(own))

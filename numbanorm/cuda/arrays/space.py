@@ -14,6 +14,7 @@ import numpy as np
 
 from ...pairs import rescued
 from ...spec import checks
+from ...spec.call import Call
 from ...spec.plan import Plan
 from .described import DeviceArray, Kind, name_of, placed
 from .libraries import NUMPY, not_contiguous
@@ -32,20 +33,16 @@ def apart(a: DeviceArray, b: DeviceArray) -> bool:
 class Device:
     """The arrays of one call; it remembers those that it has described, by name."""
 
-    __slots__ = ("backend", "device", "kind", "seen", "type")
-    on_device = True
+    __slots__ = ("device", "kernels", "kind", "seen", "type")
 
-    def __init__(self, kind: Kind, backend: ModuleType) -> None:
-        self.kind, self.backend = kind, backend
+    def __init__(self, kind: Kind, kernels: ModuleType) -> None:
+        self.kind, self.kernels = kind, kernels
         self.device: int | None = None
         self.type: type | None = None
         self.seen: dict[str, DeviceArray] = {}
 
-    def module(self) -> ModuleType:
-        return self.backend
-
-    def foreseen(self, x: DeviceArray) -> DeviceArray:
-        return x if x.contiguous else DeviceArray(self.kind, x.owner, 0, x.shape, x.dtype, device=x.device)
+    def backend(self) -> ModuleType:
+        return self.kernels
 
     def take(self, name: str, value: Any) -> DeviceArray:
         """Describe an argument; the first one says on which device all must be."""
@@ -162,24 +159,25 @@ class Device:
     def contiguous(self, a: DeviceArray) -> DeviceArray:
         return self.kind.contiguous(a)
 
-    def users(self, x: DeviceArray) -> Any:
+    def callers(self, x: DeviceArray) -> Any:
         return x.owner
 
     def transposed(self, x: DeviceArray, order: Shape) -> DeviceArray:
         return x if order == tuple(range(x.ndim)) else self.kind.transposed(x, order)
 
-    def given(self, mean: DeviceArray, var: DeviceArray) -> tuple[DeviceArray, DeviceArray]:
-        return self.kind.contiguous(mean), self.kind.contiguous(var)
+    def ready(self, *arrays: DeviceArray | None) -> tuple[DeviceArray | None, ...]:
+        """Small arrays as kernels can take them."""
+        return tuple([None if a is None else self.kind.contiguous(a) for a in arrays])
 
-    def ready(self, *parameters: DeviceArray | None) -> tuple[DeviceArray | None, ...]:
-        """Parameters as kernels can take them; on the host `cpu.backend.as_float64` does this already."""
-        return tuple([None if w is None else self.kind.contiguous(w) for w in parameters])
-
-    def destination(self, out: Any, x: DeviceArray, *sources: DeviceArray) -> DeviceArray:
-        a = self.seen["out"] if out is not None else None
-        if a is None or not a.contiguous:
-            return self.kind.empty_like(x)
+    def target(self, out: Any, *sources: DeviceArray) -> DeviceArray | None:
+        """Where kernels write what goes to `out`: the source that it is, `out`, or None if they cannot write there."""
+        a = self.seen["out"]
+        if not a.contiguous:
+            return None
         return next((source for source in sources if source.address == a.address and source.contiguous), a)
+
+    def empty_like(self, x: DeviceArray) -> DeviceArray:
+        return self.kind.empty_like(x)
 
     def written(self, out: Any, y: DeviceArray) -> Any:
         if out is None:
@@ -194,41 +192,41 @@ class Device:
     def row(self, stats: DeviceArray, k: int, shape: Shape) -> Any:
         return self.kind.row(stats, k, shape)
 
-    def measure(self, p: Plan, x: DeviceArray, one_read: bool) -> tuple[Any, Any, Any, Any]:
+    def measure(self, call: Call, x: DeviceArray) -> tuple[Any, Any, Any, Any]:
         """(mean, its low part, m2, scale) for the caller, see `host.measure`."""
-        stats = self.backend.measure(p, x, one_read)
-        mean, low, m2, rstd = (self.row(stats, k, p.stats_shape) for k in range(4))
+        stats = self.kernels.measure(call, x)
+        mean, low, m2, rstd = (self.row(stats, k, call.plan.stats_shape) for k in range(4))
         if name_of(x.dtype) != "float64" or not self.kind.arithmetic:
             return mean, low, m2, 1.0
-        m2, scale = rescued(m2, rstd, p.count)
+        m2, scale = rescued(m2, rstd, call.plan.count)
         return mean, low / scale, m2, scale
 
-    def at_once(self, *arguments: Any) -> None:
+    def try_forward(self, *arguments: Any) -> None:
         """Nothing: there are kernels to launch, and time to look at the arguments one by one."""
 
-    differentiate_at_once = at_once
+    def try_backward(self, *arguments: Any) -> None:
+        """Nothing, likewise."""
 
     def differentiate(
-        self, p: Plan, x: DeviceArray, dy: DeviceArray, dx: DeviceArray | None, weight: DeviceArray | None,
-        mean: DeviceArray | None, rstd: DeviceArray, center: bool, given: bool, parameters: tuple[bool, ...],
-    ) -> tuple[Any, ...]:  # fmt: skip
-        grads, shape = None, (2, *p.weight_shape)
-        if any(parameters):
+        self, call: Call, x: DeviceArray, dy: DeviceArray, dx: DeviceArray | None, weight: DeviceArray | None,
+        stats: tuple[DeviceArray | None, DeviceArray],
+    ) -> tuple[Any, Any]:  # fmt: skip
+        p, grads = call.plan, None
+        shape = (2, *p.weight_shape)
+        if call.affine:
             dtype = name_of((x if weight is None else weight).dtype)
             grads = self.kind.empty(shape, dtype, x) if p.size else self.full(shape, 0.0, dtype)
         if p.size:
-            self.backend.differentiate(p, x, dy, dx, weight, mean, rstd, center, given, parameters, grads)
+            self.kernels.differentiate(call, x, dy, dx, weight, stats, grads)
         if grads is None:
-            return (None,) * len(parameters)
-        return tuple([g if wanted else None for g, wanted in zip(self.kind.halves(grads), parameters, strict=False)])
+            return None, None
+        dweight, dbias = self.kind.halves(grads)
+        return dweight if call.weight else None, dbias if call.bias else None
 
-    def update(
-        self, stats: DeviceArray, samples: int, n: int, mean: DeviceArray | None, var: DeviceArray | None,
-        counter: DeviceArray | None, shares: tuple[float, float] | None,
-    ) -> None:  # fmt: skip
-        targets = mean, var, counter
+    def update(self, stats: DeviceArray, p: Plan, tracked: Any) -> None:
+        targets = tracked.mean, tracked.var, tracked.counter
         copies = self.ready(*targets)
-        self.backend.update_running(stats, samples, stats.size // 4 // samples, n, *copies, shares)
+        self.kernels.update_running(stats, p.B, p.G, p.count - tracked.unbiased, *copies, tracked.shares)
         for target, updated in zip(targets, copies, strict=True):
             if target is not None and updated is not None and updated is not target:
                 self.kind.assign(target, updated)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+from ...spec import call as spec
 from ...spec.plan import Plan
 from ...spec.tree import LEAST_RUN, TILE, block_rows, by_columns, fold_for, gradient_family
 from .. import combine, driver, partial_sums, rescale, running
@@ -37,10 +38,17 @@ FEW = 64  # rows below which longer ones are cut up: a device has more than a hu
 
 
 @lru_cache(maxsize=4096)
-def scheduled(make: Any, plan: Plan, names: tuple[str, ...], dtypes: tuple[Any, ...], *facts: bool) -> Schedule:
+def scheduled(asked: spec.Call, dtypes: tuple[Any, ...], aligned: bool) -> Schedule:
     """Cached schedule for arrays of these dtypes; keyed by dtype, since dtype names cost 2 us."""
+    names = BACKWARD if asked.backward else FORWARD
     types = tuple((n, None if d is None else name_of(d)) for n, d in zip(names, dtypes, strict=True))
-    return make(plan, Call(types, *facts))  # type: ignore[no-any-return]
+    flags = asked.one_read, asked.in_place, asked.write, asked.backward and asked.affine
+    call = Call(types, asked.center, asked.given, aligned, *flags)
+    return (backward if asked.backward else forward)(asked.plan, call)
+
+
+# arrays of a forward and of a backward call
+FORWARD, BACKWARD = ("x", "y", "w", "b", "mean", "var"), ("x", "dy", "dx", "w", "mean", "rstd", "grads")
 
 
 def forward(plan: Plan, call: Call) -> Schedule:

@@ -1,0 +1,78 @@
+"""The backward pass of every norm; it goes the two ways of `forward`."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+from ..backends import dispatch
+from ..backends.protocol import Space
+from ..spec import checks
+from ..spec.call import Call, Which
+from ..spec.call import backward as look_up
+from ..spec.norms import NORMS
+from ..spec.sources import GIVEN, OWN
+
+How = tuple[Any, Any, Any]  # needs, out, backend
+
+
+def backward(norm: str, dy: Any, x: Any, which: Which, stats: Any, weight: Any, how: How, own: bool = True) -> tuple[Any, ...]:
+    """The gradients of a norm in `NORMS`; own: whether x's own statistics normalized it."""
+    needs, out, backend = how
+    space = dispatch.space(x, backend)
+    x_ = space.array("x", x)
+    wanted = checks.needs(needs, 1 + len(NORMS[norm].parameters))
+    if backend is None:
+        in_place = out is not None and (out is x_ or out is dy)
+        call = look_up(norm, x_.shape, x_.dtype, which, OWN if own else GIVEN, wanted, in_place)
+        done = space.try_backward(call, x_, dy, stats, weight, out)
+        if done is not None:
+            return done
+    return run(check(norm, space, (dy, x, x_), which, stats, weight, (wanted, out, backend), own))
+
+
+class Asked(NamedTuple):
+    """A backward call whose arguments have all been checked, and nothing else done."""
+
+    space: Space
+    call: Call
+    x: Any
+    dy: Any
+    weight: Any
+    stats: tuple[Any, Any]
+    out: Any
+    needs: tuple[bool, ...]
+
+
+def check(
+    norm: str, space: Space, arrays: tuple[Any, Any, Any], which: Which, stats: Any, weight: Any, how: How, own: bool
+) -> Asked:
+    """Check all arguments. arrays: dy, x, and x of a known dtype."""
+    (dy, x, x_), (needs, out, _) = arrays, how
+    call_of = partial(look_up, norm, x_.shape, x_.dtype, which, OWN if own else GIVEN, needs)
+    call = call_of(False)
+    dy_ = space.like("dy", dy, x_)
+    mean, rstd = space.stats(stats, call.plan.stats_shape, call.center)
+    w = space.parameter("weight", weight, call.plan.weight_shape)
+    if weight is None and getattr(stats, "weighted", False):
+        raise ValueError("weight must be given, for the forward call had one: got None; pass the same weight")
+    if out is not None:
+        if not needs[0]:
+            raise ValueError(f"out is where dx is written: got needs={needs}; leave out away, or ask for dx")
+        others = (("x", x), ("dy", dy), ("weight", weight), ("mean", mean), ("rstd", rstd))
+        space.output(out, x_, others, may_be=("x", "dy"))
+    target = None if out is None else space.target(out, x_, dy_)
+    return Asked(space, call_of(target is not None and (target is x_ or target is dy_)), x_, dy_, w, (mean, rstd), out, needs)
+
+
+def run(asked: Asked) -> tuple[Any, ...]:
+    """The gradients that are wanted, None for the others."""
+    space, call, x, dy, weight, (mean, rstd), out, needs = asked
+    x_, dy_ = space.contiguous(x), space.contiguous(dy)
+    weight, mean, rstd = space.ready(weight, mean, rstd)
+    dx = None
+    if call.write:
+        dx = None if out is None else space.target(out, x_, dy_)
+        dx = space.empty_like(x) if dx is None else dx
+    grads = space.differentiate(call, x_, dy_, dx, weight, (mean, rstd))
+    return (space.written(out, dx) if call.write else None, *grads[: len(needs) - 1])

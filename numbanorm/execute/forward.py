@@ -1,0 +1,128 @@
+"""The forward pass of every norm.
+
+A call goes down one of two ways. On the fast one compiled code looks at the arrays, and takes those that are as kernels want
+them (see `cpu.entry`). What it refuses goes the other way: Python checks all, says what is wrong, or has the copies made that
+are wanted.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..backends import dispatch
+from ..backends.protocol import Space
+from ..spec import checks
+from ..spec.call import NOTHING, Call, Known, Stats, Which
+from ..spec.call import forward as look_up
+from ..spec.norms import NORMS
+from ..spec.plan import Plan
+from ..spec.sources import GIVEN, OWN, TRACKED
+from .running import Running, RunningArguments, plain
+
+Affine = tuple[Any, Any, Any]  # weight, bias, eps
+How = tuple[Any, Any, Any, Any]  # method, out, return_stats, backend
+
+
+def forward(norm: str, x: Any, which: Which, affine: Affine, how: How, running: RunningArguments | None = None) -> Any:
+    """y, or (y, Stats), of a norm in `NORMS`; nothing of the arguments but x's axes was checked."""
+    (weight, bias, eps), (method, out, return_stats, backend) = affine, how
+    space = dispatch.space(x, backend)
+    x_ = space.array("x", x)
+    with_stats = return_stats if return_stats.__class__ is bool else checks.flag("return_stats", return_stats)
+    known = NOTHING if running is None else plain(running)
+    if backend is None and known is not None and method.__class__ is str:
+        source = OWN if known[0] is None else TRACKED if known[2] else GIVEN
+        call = look_up(norm, x_.shape, x_.dtype, which, source, method, (weight is not None, bias is not None), out is x_)
+        number = call.eps if eps is None else eps
+        if number.__class__ is not float or not 0.0 <= number < math.inf:
+            number = epsilon(call, eps)
+        done = space.try_forward(call, x_, out, weight, bias, number, known, with_stats)
+        if done is not None:
+            y, stats = done
+            return (y, stats_of(space, call, stats, weight)) if with_stats else y
+    asked = check(norm, space, x, x_, which, affine, how, running)
+    y, stats = run(asked)
+    return (y, stats_of(space, asked.call, stats, weight)) if with_stats else y
+
+
+def epsilon(call: Call, eps: Any) -> float:
+    """eps, checked, or RMS norm's own."""
+    if call.center:
+        return checks.eps(eps)
+    return checks.eps_without_bias(call.eps if eps is None else eps)
+
+
+class Asked(NamedTuple):
+    """A call whose arguments have all been checked, and nothing else done."""
+
+    space: Space
+    call: Call
+    x: Any
+    weight: Any
+    bias: Any
+    eps: float
+    out: Any
+    running: Running | None
+
+
+def check(
+    norm: str, space: Space, x: Any, x_: Any, which: Which, affine: Affine, how: How, running: RunningArguments | None
+) -> Asked:
+    """Check all arguments. x_: x, of a known dtype."""
+    (weight, bias, eps), (method, out, _, _), own = affine, how, running is None or running[-1]
+    checks.one_read(method)
+    present = weight is not None, bias is not None
+    call_of = partial(look_up, norm, x_.shape, x_.dtype, which, OWN if own else GIVEN, method, present)
+    call = call_of(False)
+    plan = call.plan
+    tracked = None if running is None else Running(space, running, plan.G, NORMS[norm].own)
+    number = epsilon(call, eps)
+    w = space.parameter("weight", weight, plan.weight_shape)
+    b = space.parameter("bias", bias, plan.weight_shape)
+    others, updated = (("x", x), ("weight", weight), ("bias", bias)), () if tracked is None else tracked.arrays()
+    if out is not None:
+        space.output(out, x_, (*others, *updated))
+    if tracked is not None and own:
+        space.apart(updated, others)
+    in_place = out is not None and space.target(out, x_) is x_
+    return Asked(space, call_of(in_place), x_, w, b, number, out, tracked)
+
+
+def run(asked: Asked) -> tuple[Any, Any]:
+    """y and the statistics (4, B * G); running statistics are updated."""
+    space, call, x, weight, bias, eps, out, running = asked
+    source, (weight, bias) = space.contiguous(x), space.ready(weight, bias)
+    known = NOTHING if running is None or running.own else (*space.ready(running.mean, running.var), None, None)
+    y = space.empty_like(x) if out is None else space.target(out, source)
+    y = space.empty_like(x) if y is None else y
+    if call.plan.size:
+        stats = space.backend().normalize(call, source, y, weight, bias, eps, known)
+    else:
+        stats = of_nothing(space, call, eps, known)
+    result = space.written(out, y)
+    if running is not None and running.own:
+        running.update(stats, call.plan)
+    return result, stats
+
+
+def of_nothing(space: Space, call: Call, eps: float, known: Known) -> Any:
+    """Statistics of an empty x: those that were given, or nan."""
+    p = call.plan
+    if known[0] is None or p.B * p.G == 0:
+        return space.full((4, p.B * p.G), math.nan)
+    plan, dtype = Plan(p.B, 1, p.G, 1, 1, p.stats_shape, p.weight_shape), np.dtype(np.float64)
+    one = call.but(plan=plan, dtype=dtype, weight=False, bias=False, in_place=True)
+    x = space.full((p.B * p.G,), 0.0)
+    return space.backend().normalize(one, x, x, None, None, eps, known)
+
+
+def stats_of(space: Space, call: Call, stats: Any, weight: Any) -> Stats:
+    """The caller's statistics, from those of the kernels, float64 (4, B * G)."""
+    shape = call.plan.stats_shape
+    measured = Stats(space.row(stats, 0, shape) if call.center else None, space.row(stats, 3, shape))
+    measured.weighted = weight is not None
+    return measured

@@ -1,0 +1,90 @@
+"""`explain`: what a call would run, and why."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from . import functional, gradients
+from .backends import dispatch
+from .execute import backward, forward
+from .spec import checks, plan
+from .spec.call import Which
+from .spec.norms import NORMS, Norm
+from .spec.shown import shown
+
+FUNCTIONS: dict[Callable[..., Any], str] = {getattr(functional, name): name for name in NORMS}
+GRADIENTS: dict[Callable[..., Any], str] = {getattr(gradients, f"{name}_backward"): name for name in NORMS}
+
+
+def explain(function: Any, *args: Any, **kwargs: Any) -> str:
+    """Say which kernel a call would run, and why; nothing is computed or changed.
+
+    Parameters
+    ----------
+    function : one of the norms, or a functools.partial of one
+    *args, **kwargs
+        The call's arguments.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    TypeError, ValueError
+        What the call would raise.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbanorm import layer_norm
+    >>> print(explain(layer_norm, np.zeros((8, 16), np.float32), 16))  # doctest: +ELLIPSIS
+    cpu, family runs, 1 of ... threads: runs of 16 contiguous elements, 1 a group, 8 groups; ...
+    """
+    while isinstance(function, partial):
+        function, args, kwargs = function.func, (*function.args, *args), {**function.keywords, **kwargs}
+    try:
+        name = FUNCTIONS.get(function) or GRADIENTS.get(function)
+    except TypeError:  # nothing that can be a key
+        name = None
+    if name is None:
+        raise TypeError(f"explain wants one of the norms: got {shown(function)}; write explain(layer_norm, x, 768)")
+    bound = inspect.signature(function).bind(*args, **kwargs)
+    bound.apply_defaults()
+    asked = (of_norm if function in FUNCTIONS else of_gradients)(name, bound.arguments)
+    if asked.call.plan.size == 0:
+        return "nothing: x is empty"
+    return asked.space.backend().describe(asked.call, asked.x)
+
+
+def of_norm(name: str, a: dict[str, Any]) -> forward.Asked:
+    """A norm's arguments, by name, checked as the call checks them."""
+    row, running = NORMS[name], None
+    if row.own:
+        names = ("running_mean", "running_var", "momentum", "num_batches_tracked", "convention")
+        running = *(a[n] for n in names), checks.flag(row.own, a[row.own])
+    which, space = which_of(row, a), dispatch.space(a["x"], a["backend"], computes=False)
+    x = space.array("x", a["x"])
+    checks.flag("return_stats", a["return_stats"])
+    affine, how = (a["weight"], a.get("bias"), a["eps"]), (a["method"], a["out"], a["return_stats"], None)
+    return forward.check(name, space, a["x"], x, which, affine, how, running)
+
+
+def of_gradients(name: str, a: dict[str, Any]) -> backward.Asked:
+    """The arguments of a norm's backward function, likewise."""
+    row = NORMS[name]
+    own = checks.flag(row.own, a[row.own]) if row.own else True
+    which, space = which_of(row, a), dispatch.space(a["x"], a["backend"], computes=False)
+    x, needs = space.array("x", a["x"]), checks.needs(a["needs"], 1 + len(row.parameters))
+    return backward.check(name, space, (a["dy"], a["x"], x), which, a["stats"], a["weight"], (needs, a["out"], None), own)
+
+
+def which_of(row: Norm, a: dict[str, Any]) -> Which:
+    """What says which elements share a mean."""
+    if row.sized == "normalized_shape":
+        return plan.as_shape(row.sized, a[row.sized]), 0
+    size = (plan.as_int(row.sized, a[row.sized]),) if row.sized else ()
+    return size, plan.as_int("channel_axis", a["channel_axis"])

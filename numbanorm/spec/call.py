@@ -1,0 +1,117 @@
+"""What a call asks for, as one value: found by one look-up of what its arguments are like, and carried down to the kernels.
+
+A schedule is made for a call once, and serves every call of the same value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from . import checks
+from .checks import Array
+from .norms import NORMS
+from .plan import Plan, Shape, over_axes
+from .sources import GIVEN, OWN, RSTD
+from .tree import gradient_family
+
+Which = tuple[Shape, int]  # what the norm's `sized` argument says, and the axis of the channels
+Pair = tuple[bool, bool]  # for weight and bias
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call:
+    """Everything about a call but its arrays and numbers. Calls are equal if they are the same object, as plans are."""
+
+    plan: Plan
+    dtype: Any  # of x
+    backward: bool
+    center: bool  # whether a mean is subtracted
+    source: int  # of the statistics, see `sources`
+    one_read: bool = False  # of x, for its statistics (method "welford")
+    write: bool = True  # whether y, or dx, is wanted
+    weight: bool = False  # whether there is one; backward, whether its gradient is wanted
+    bias: bool = False
+    in_place: bool = False  # whether y is x; dx is x or dy
+    eps: float | None = None  # where none is given; only RMS norm has one
+
+    @property
+    def given(self) -> bool:
+        """Whether the statistics do not depend on x."""
+        return self.source in (GIVEN, RSTD)
+
+    @property
+    def affine(self) -> bool:
+        """Whether there are parameters; backward, whether their gradients are wanted."""
+        return self.weight or self.bias
+
+    def but(self, **changes: Any) -> Call:
+        """A call that differs in these fields."""
+        return replace(self, **changes)
+
+
+# statistics that come with a call, given or to be updated: mean, variance, the shares of old and new if they are to be updated,
+# and where there is one sample the mean's low part. A NamedTuple would take 0.3 us to make
+Known = tuple[Any, Any, tuple[float, float] | None, Any]
+NOTHING: Known = (None, None, None, None)
+
+
+class _Pair(NamedTuple):
+    mean: Array | None
+    rstd: Array
+
+
+class Stats(_Pair):
+    """What a norm measured, in float64: the mean (None for RMS norm) and 1 / sqrt(variance + eps).
+
+    It remembers whether the call had a weight, so that a backward call that was not given one is told.
+    """
+
+    weighted: bool = False
+
+
+@lru_cache(maxsize=4096)
+def forward(norm: str, shape: Shape, dtype: Any, which: Which, source: int, method: Any, present: Pair, in_place: bool) -> Call:
+    """The call of a norm in `NORMS`, whose x has this shape and dtype; present: whether there is a weight, and a bias."""
+    row = NORMS[norm]
+    plan = row.planned(shape, *which)
+    if row.several and source != GIVEN and (plan.B if row.several == "group" else 1) * plan.count == 1:
+        raise ValueError(f"a variance needs more than one value per {row.several}: got shape {shape}; use a larger batch, or "
+                         f"given statistics")  # fmt: skip
+    one_read, (weight, bias) = checks.one_read(method), present
+    # epsilon of the type that torch computes in; float16's own would be as large as the mean square of data of deviation 0.03
+    eps = None if row.center else 2.0**-52 if dtype.itemsize == 8 else 2.0**-23
+    return Call(plan, dtype, False, row.center, source, one_read, True, weight, bias, in_place, eps)
+
+
+@lru_cache(maxsize=4096)
+def backward(norm: str, shape: Shape, dtype: Any, which: Which, source: int, needs: tuple[bool, ...], in_place: bool) -> Call:
+    """The call of a norm's backward function; needs: whether dx, and the gradient of each parameter, is wanted."""
+    row = NORMS[norm]
+    write, weight, bias = (*needs, False)[:3]
+    return Call(row.planned(shape, *which), dtype, True, row.center, source, False, write, weight, bias, in_place)
+
+
+@lru_cache(maxsize=4096)
+def moments(shape: Shape, dtype: Any, axes: Shape, method: Any) -> tuple[Call, Shape]:
+    """The call of `moments` over these axes, and the order to which x's axes are moved for it."""
+    plan, order = over_axes(shape, axes)
+    return Call(plan, dtype, False, True, OWN, checks.one_read(method), write=False), order
+
+
+@lru_cache(maxsize=4096)
+def sums_of(call: Call) -> Call:
+    """The part of a backward call that needs sums: dx is left out where `scaling_of` writes it."""
+    return call.but(write=False) if scales(call) else call
+
+
+@lru_cache(maxsize=4096)
+def scaling_of(call: Call) -> Call:
+    """The call of the forward kernel that writes dx = dy * weight * rstd."""
+    return call.but(backward=False, center=False, source=RSTD, weight=True, bias=False)
+
+
+def scales(call: Call) -> bool:
+    """Whether dx is dy * weight * rstd by the kernel of the forward pass: no sums are wanted, or they go with other rows."""
+    return call.write and call.given and (not call.affine or gradient_family(call.plan) == "rows")
