@@ -7,13 +7,10 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soak
-
-FOLDER = Path(__file__).parent
 
 # what is wrong with one call, or all, where several threads are at work
 PLANTED = """
@@ -45,7 +42,7 @@ sys.exit(soak.main(sys.argv[1:]))
 
 def run(*program: str, minutes: float = 0.08) -> tuple[int, str]:
     """Exit code and the one line of a short soak of three threads."""
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(FOLDER), *sys.path]), "NUMBA_NUM_THREADS": "2"}
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "NUMBA_NUM_THREADS": "2"}
     options = ["--minutes", str(minutes), "--threads", "3", "--seed", "3"]
     found = subprocess.run([sys.executable, *program, *options], env=env, capture_output=True, text=True, timeout=300)
     assert found.stderr == ""
@@ -66,7 +63,7 @@ def test_what_counts_as_another_bit() -> None:
 
 @pytest.mark.long
 def test_ends_well() -> None:
-    code, line = run(str(FOLDER / "soak.py"))
+    code, line = run(soak.__file__)
     told = re.fullmatch(
         r"soak: (\d+) calls of 3 threads in (\d+) rounds, seed 3, \w+: all as in a serial run; memory .*\n", line
     )

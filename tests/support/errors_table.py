@@ -1,6 +1,6 @@
 """docs/errors.md: every bad argument in the tables of the tests, and the words it is refused with, as a call gives them now.
 
-    python tests/errors_table.py --write
+    python tests/support/errors_table.py --write
 
 A test compares the file with what this would write.
 """
@@ -24,8 +24,8 @@ import test_limits
 
 import numbanorm
 
-FILE = Path(__file__).parents[1] / "docs" / "errors.md"
-REMEDY = "python tests/errors_table.py --write"
+FILE = Path(__file__).parents[2] / "docs" / "errors.md"
+REMEDY = "python tests/support/errors_table.py --write"
 
 HEAD = f"""# Errors: every bad argument, and what is said of it
 

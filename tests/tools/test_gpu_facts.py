@@ -18,7 +18,7 @@ from benchmarks import gpu_facts as facts
 from benchmarks import gpu_facts_kernels as kernels
 from numbanorm.backends import dispatch
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 needs_compiler = pytest.mark.skipif(find_spec("numba_cuda") is None, reason="numba-cuda is not installed")
 needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed: on_gpu.sh is written for it")
 
@@ -139,11 +139,11 @@ def on_gpu(folder: Path, program: str) -> tuple[int, dict[str, str]]:
     for name, text in {
         "benchmarks/gpu_facts.py": program,
         "benchmarks/gpu.py": "print('a table')",
-        "tests/test_cuda_gpu.py": TESTS,
-        "tests/test_cuda_gpu_interop.py": "def test_carried(): pass",
-        "tests/test_cuda_table.py": "def test_table(): pass",
+        "tests/cuda/test_cuda_gpu.py": TESTS,
+        "tests/cuda/test_cuda_gpu_interop.py": "def test_carried(): pass",
+        "tests/cuda/test_cuda_table.py": "def test_table(): pass",
     }.items():
-        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     (folder / "pytest.ini").write_text("[pytest]\naddopts = -q\n")
     shutil.copy(ROOT / "benchmarks" / "on_gpu.sh", folder / "benchmarks")

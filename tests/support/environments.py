@@ -1,6 +1,6 @@
 """Floating-point environments other than the default one, for the calling thread, and what the norms give there.
 
-    python tests/environments.py flush
+    python tests/support/environments.py flush
 
 prints a hash of that: the threads of the pool are started, and kernels are compiled or loaded, in that environment.
 """

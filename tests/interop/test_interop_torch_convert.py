@@ -16,7 +16,7 @@ from torch_norms import ours, same, torch
 norms: Any = importlib.import_module("numbanorm.interop.torch.norms")
 
 nn: Any = torch.nn
-PAGE = Path(__file__).parents[1] / "docs" / "torch.md"
+PAGE = Path(__file__).parents[2] / "docs" / "torch.md"
 # torch's older machinery says of itself that it is deprecated
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning"),

@@ -19,7 +19,7 @@ import numpy as np
 import oracle
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks"
 
 if not FOLDER.is_dir():
@@ -176,7 +176,7 @@ def test_it_stops_in_time(modules: Any, monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 def truth_of(case: Any, d: Any) -> list[tuple[Any, Any]]:
-    """tests/oracle.py's values and scales."""
+    """tests/support/oracle.py's values and scales."""
     arrays = [None if t is None else t.float().numpy() for t in (d.dy[0] if d.dy else None, d.x[0], d.weight, d.bias)]
     if case.dtype == "float64":
         arrays = [None if t is None else t.numpy() for t in (d.dy[0] if d.dy else None, d.x[0], d.weight, d.bias)]

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks"
 FILES = sorted(FOLDER.glob("bench_*.py"))
 # what asv takes for a benchmark

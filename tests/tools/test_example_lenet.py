@@ -20,7 +20,7 @@ for package in ("sklearn", "matplotlib", "tqdm"):
     pytest.importorskip(package, reason=f"{package} is not installed: the example needs it, the [examples] extra")
 torch: Any = pytest.importorskip("torch", reason="torch is not installed: the example trains with it")
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "lenet_batchnorm.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "lenet_batchnorm.py"
 TRAIN_X, TRAIN_Y = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 TEST_X, TEST_Y = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
 

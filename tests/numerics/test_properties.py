@@ -3,7 +3,7 @@
 The tables of the other tests name what is known to be hard; here hypothesis draws what nobody thought of. The same examples
 come in every run. NUMBANORM_EXAMPLES=2000 asks for so many of each test, and for other ones each time:
 
-    NUMBANORM_EXAMPLES=2000 python -m pytest tests/test_properties.py
+    NUMBANORM_EXAMPLES=2000 python -m pytest tests/numerics/test_properties.py
 
 A failure prints the smallest example that fails; no database of examples is kept.
 """

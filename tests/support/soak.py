@@ -1,7 +1,7 @@
 """Random calls from many threads at once, for as long as is asked: each must have the bits, or the words of refusal, of a
 serial run, and the memory of the process must stay as it is.
 
-    python tests/soak.py --minutes 10 --threads 8 --seed 0
+    python tests/support/soak.py --minutes 10 --threads 8 --seed 0
 
 In rounds. In each, the calls of a hundred new seeds are made by one thread with one thread of Numba's, and then by all threads
 at once, each in an order of its own and with a number of Numba's threads of its own. Ends with one line and exit code 0, or 1,

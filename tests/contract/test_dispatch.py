@@ -425,6 +425,6 @@ def test_layers_that_carry(rng: np.random.Generator) -> None:
 
 def test_what_is_told_of_the_extras() -> None:
     """The error names extras that there are."""
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     named = set(re.findall(r"numbanorm\[(\w+)\]", dispatch.INSTALL))
     assert named == {"cuda12", "cuda13"} <= set(project["optional-dependencies"])

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import cases
@@ -173,10 +172,8 @@ def forget() -> None:
 
 
 def child(code: str, *before: str, seconds: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A fresh interpreter that can import these files; `before` is a program to run it under."""
-    here = Path(__file__).parent
-    paths = (str(here), str(here.parent), os.environ.get("PYTHONPATH", ""))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p), **environment}
+    """A fresh interpreter that can import what tests do; `before` is a program to run it under."""
+    environment = {**os.environ, **environment}
     command = [*before, sys.executable, "-c", code]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
 

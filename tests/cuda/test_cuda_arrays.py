@@ -480,8 +480,6 @@ def test_out_overlaps_by_addresses(x: Any, out: Any, weight: Any) -> None:
 # --- Numba's own simulator ---
 
 SIMULATED = """
-import sys
-sys.path.insert(0, {tests!r})
 import ml_dtypes, numpy as np, numba
 import device_fakes as fakes, numbanorm
 from numba import cuda
@@ -514,9 +512,8 @@ print("done", numba.cuda.implementation if hasattr(numba.cuda, "implementation")
 
 def test_numba_simulator() -> None:
     """Device arrays of the simulator, in a process of its own: the simulator must be chosen before Numba is imported."""
-    code = SIMULATED.format(tests=os.path.dirname(__file__))
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
+        [sys.executable, "-W", "error", "-c", SIMULATED],
         capture_output=True,
         text=True,
         env=os.environ | {"NUMBA_ENABLE_CUDASIM": "1"},

@@ -18,7 +18,7 @@ import numbanorm
 from numbanorm import cli
 from numbanorm.commands import normalize as normalize_file
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 # norm, shape, what is typed, what is called, length of weight and bias (None: without)
 CASES = [

@@ -11,15 +11,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import cases
+import digest as program
 import numba
 import numpy as np
 import pytest
 from cases import DTYPES, METHODS, Case, call, call_backward
-from digest import SHARED
 from llvmlite.binding import get_host_cpu_features
 from numpy.typing import NDArray
 
@@ -32,7 +31,6 @@ Array = NDArray[Any]
 
 SCHEDULES = [importlib.import_module(f"numbanorm.cpu.schedule.{name}") for name in ("forward", "backward")]
 
-DIGEST = Path(__file__).parent / "digest.py"
 # what runs code for them: AVX2; AVX without fused multiply-add; SSE2, or what else is the least
 CPUS = {"haswell": "avx2", "sandybridge": "avx", "generic": ""}
 
@@ -41,8 +39,8 @@ every_method = pytest.mark.parametrize("method", METHODS)
 
 
 def start(code: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
-    """A fresh interpreter that finds the modules of this folder."""
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(DIGEST.parent), *sys.path])} | environment
+    """A fresh interpreter."""
+    env = os.environ | environment
     return subprocess.Popen([sys.executable, *code], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -53,7 +51,7 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def digest(environment: dict[str, str], *threads: int) -> subprocess.Popen[str]:
-    return start([str(DIGEST), *map(str, threads)], environment)
+    return start([program.__file__, *map(str, threads)], environment)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +112,7 @@ def kernel_of(run: Callable[..., Any]) -> str:
 
 @every_method
 @every_dtype
-@pytest.mark.parametrize("case", SHARED, ids=lambda c: c.name)
+@pytest.mark.parametrize("case", program.SHARED, ids=lambda c: c.name)
 def test_threads_and_runs(case: Case, dtype: np.dtype[Any], method: str) -> None:
     """In this process: with one thread, and with all of them time and again."""
     a = cases.arguments(case, dtype)
@@ -148,7 +146,7 @@ def set_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]
     forget()
 
 
-@pytest.mark.parametrize("case", [*SHARED, *cases.TABLE[::8]], ids=lambda c: c.name)
+@pytest.mark.parametrize("case", [*program.SHARED, *cases.TABLE[::8]], ids=lambda c: c.name)
 def test_any_size_of_the_caches(case: Case, set_cache: Callable[[int], None]) -> None:
     expected = {(d, m): bits(case, cases.arguments(case, d), m) for d in DTYPES for m in METHODS}
     for size in (2**9, 2**15, 2**40):
@@ -326,7 +324,7 @@ def test_measured_or_normalized(case: Case, dtype: np.dtype[Any]) -> None:
 
 def test_python_threads_in_this_process() -> None:
     """Different norms and types at once, and their gradients, each with results of its own."""
-    jobs = [(case, cases.arguments(case, dtype), METHODS[0]) for case in SHARED for dtype in DTYPES]
+    jobs = [(case, cases.arguments(case, dtype), METHODS[0]) for case in program.SHARED for dtype in DTYPES]
     alone = [bits(*job) for job in jobs]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda job: bits(*job), jobs)) == alone
