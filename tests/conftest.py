@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytest.register_assert_rewrite("bad_input", "close", "ptx_programs")  # so that they say what was unequal
 SLOW = "NUMBANORM_SLOW"
 FOLDER = pytest.StashKey[str]()  # for kernels
 SUPPORT = str(Path(__file__).parent / "support")  # what tests import from; pyproject.toml has it for pytest's own process

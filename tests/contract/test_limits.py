@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bad_input import NO_GROUPS, STEPS, overlapping_itself
 from cases import METHODS
 from numpy.lib.stride_tricks import as_strided, sliding_window_view
 from numpy.typing import NDArray
@@ -100,15 +101,6 @@ def test_gradients_of_nothing_as_in_torch(shape: tuple[int, ...]) -> None:
         getattr(torch.nn.functional, theirs)(leaves[0], *more, *leaves[1:]).sum().backward()
         assert [g.shape for g in found] == [tuple(leaf.grad.shape) for leaf in leaves]
         assert not any(g.any() for g in found)
-
-
-def no_groups() -> Iterator[tuple[str, Callable[[], Any]]]:
-    """The call in words, and the call."""
-    for shape in ((2, 6, 4), (2, 0, 4), (0, 0)):
-        yield f"group_norm(zeros({shape}), 0)", partial(numbanorm.group_norm, zeros(*shape), 0)
-
-
-NO_GROUPS = list(no_groups())
 
 
 @pytest.mark.parametrize("call", [call for _, call in NO_GROUPS], ids=[words for words, _ in NO_GROUPS])
@@ -282,21 +274,11 @@ def test_what_is_written_in_the_memory_of_another(make: Any, name: str, kind: An
     assert taken == (1 if make is forward else 2)
 
 
-# dtype, and bytes from one channel's number to the next
-STEPS = [("f4", 0), ("f4", 2), ("f4", 1), ("f4", -3), ("f8", 4)]
-
-
-def overlapping_itself(dtype: str, step: int) -> tuple[Array, Array]:
-    """Room, and running statistics in it."""
-    room = np.ones(2 * C, dtype)
-    return room, as_strided(room[C:], (C,), (step,))
-
-
 @pytest.mark.parametrize(("dtype", "step"), STEPS)
 def test_statistics_that_overlap_themselves(dtype: str, step: int) -> None:
     """Each channel must have a number of its own to be updated."""
-    x, var = np.ones((3, C), np.float32), np.ones(C)
     room, mean = overlapping_itself(dtype, step)
+    x, var = np.ones((3, mean.size), np.float32), np.ones(mean.size)
     with pytest.raises(ValueError, match=r"running_mean must have memory for every channel: got a .*view.*; pass running_m"):
         numbanorm.batch_norm(x, mean, var, training=True)
     assert (room == 1).all()

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 import rings
 from cases import DTYPES, FLOAT32, METHODS, Arguments, Case, call, call_backward, check_gradients
+from close import check_close
 from rings import Array, Host, Ring, check_same
-from test_forward import check_close
 
 import numbanorm
 from numbanorm import Stats

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from ptx import Memory, Program
 from ptx_ops import fma
-from test_ptx_ops import HEAD, HOSTILE, nearest, same, written
+from ptx_programs import HEAD, HOSTILE, nearest, same, written
 
 # --- control and memory, by hand -------------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +10,8 @@ import numpy as np
 import oracle
 import pytest
 from cases import DTYPES, METHODS, Case, call, needs_long_double
+from close import STATISTICS, check_close, check_statistics
+from hostile import KINDS, groups_of, hostile, members
 from numpy.typing import NDArray
 
 import numbanorm
@@ -18,63 +19,6 @@ import numbanorm
 pytestmark = needs_long_double
 
 Array = NDArray[Any]
-
-# half an ulp, and 0.01 for a float64 evaluation near the middle of two numbers
-ROUNDED_ONCE = 0.51
-# float64 cannot round an exact value: the distance to the mean, rstd, the product with the weight and the sum each round, by
-# half an eps of |x^ * weight| + |bias|
-FLOAT64_EPS = 2.0
-# the statistics are float64 sums of at most 2**24 terms
-STATISTICS = 1e-12
-
-# offset at std 1, smallest scale, largest scale, outlier, ends of a uniform set. float64: as far as a long double can tell,
-# and the variance is in range (test_extreme goes on)
-NUMBERS = {
-    "float32": (1e8, 1e-30, 1e30, 1e8, 3e38),
-    "bfloat16": (1e8, 1e-30, 1e30, 1e8, 3e38),
-    "float16": (6e4, 1e-4, 1e3, 6e4, 6.5e4),
-    "float64": (9e5, 1e-150, 1e150, 1e8, 1e150),
-}
-KINDS = ["offset", "large_offset", "small", "large", "lognormal", "outlier", "cancelling", "widest", "denormal"]
-
-
-def hostile(kind: str, dtype: np.dtype[Any], rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """A set of numbers of one kind, finite in `dtype`."""
-    offset, small, large, outlier, widest = NUMBERS[dtype.name]
-    digits, lowest = oracle.FORMATS[dtype.name]
-    x = rng.standard_normal(shape)
-    if kind == "offset":
-        x += 100
-    elif kind == "large_offset":
-        x += offset
-    elif kind in ("small", "large"):
-        x *= small if kind == "small" else large
-    elif kind == "lognormal":
-        x = np.minimum(np.exp(2 * x), 6e4)
-    elif kind == "outlier":
-        x.flat[x.size // 2] = outlier
-    elif kind == "cancelling":
-        x = np.resize([outlier, 1.0, -outlier, 1.0], shape)
-    elif kind == "widest":
-        x = rng.uniform(-widest, widest, shape)
-    else:
-        x = rng.integers(1, 2 ** (digits - 1), shape) * 2.0 ** (lowest - digits + 1)
-    return x.astype(dtype)
-
-
-def groups_of(n: int) -> Iterator[Case]:
-    """Every norm with groups of n elements, in both kernel families."""
-    yield Case("layer", (3, n))
-    yield Case("rms", (3, n))
-    if n == 1:  # no variance for the others: an error
-        return
-    yield Case("instance", (2, 3, n))
-    yield Case("instance", (2, n, 3), channel_axis=-1)
-    yield Case("batch", (n, 3))
-    if n % 2 == 0:
-        yield Case("batch", (2, 3, n // 2))
-        yield Case("group", (2, 6, n // 2), groups=3)
-        yield Case("group", (1, n // 2, 6), groups=3, channel_axis=-1)
 
 
 def combinations() -> list[Any]:
@@ -90,24 +34,6 @@ def combinations() -> list[Any]:
     return chosen
 
 
-def check_close(y: Array, truth: Array, weight: Any, terms: Any) -> None:
-    if y.dtype == np.float64:
-        assert oracle.eps_error(y, truth, terms) <= FLOAT64_EPS
-    else:
-        assert oracle.ulp_error(y, truth, weight) <= ROUNDED_ONCE
-
-
-def check_statistics(stats: Any, truth: oracle.Truth, eps: float) -> None:
-    std = np.sqrt(truth.var)
-    with np.errstate(divide="ignore"):  # a constant group with eps=0
-        rstd = 1 / np.sqrt(truth.var + np.longdouble(eps))
-    finite = np.isfinite(rstd)
-    assert np.array_equal(np.isfinite(stats.rstd), finite)
-    assert oracle.relative_error(stats.rstd[finite], rstd[finite]) <= STATISTICS
-    if truth.mean is not None:
-        assert oracle.relative_error(stats.mean, truth.mean, std) <= STATISTICS
-
-
 @pytest.mark.parametrize(("case", "kind", "dtype"), combinations())
 def test_rounded_once(case: Case, kind: str, dtype: np.dtype[Any], rng: np.random.Generator) -> None:
     a = replace(cases.arguments(case, dtype), x=hostile(kind, dtype, rng, case.shape))
@@ -116,7 +42,7 @@ def test_rounded_once(case: Case, kind: str, dtype: np.dtype[Any], rng: np.rando
         truth = cases.expected(case, a, eps)
         for method in METHODS:
             y, stats = call(case, a, eps=eps, method=method, return_stats=True)
-            check_close(y, truth.y, truth.weight, truth.terms)
+            check_close(y, truth)
             check_statistics(stats, truth, eps)
 
 
@@ -151,6 +77,9 @@ LARGE_SETS = [
 ]
 
 
+ONE = np.ones(())  # of a result without a weight: its scale
+
+
 def one_group_of(n: int) -> list[Case]:
     return [
         Case("layer", (1, n), affine=False),
@@ -174,7 +103,7 @@ def test_largest_group(n: int, kind: str, name: str, rng: np.random.Generator) -
             y, stats = call(case, cases.Arguments(x.reshape(case.shape)), method=method, return_stats=True)
             y = y.ravel()
             off = np.flatnonzero(y != nearest)  # elsewhere it is the nearest number already
-            check_close(y[off], truth.y[off], 1.0, 1.0)
+            check_close(y[off], truth._replace(y=truth.y[off], weight=ONE, terms=ONE))
             check_statistics(stats._replace(mean=stats.mean.reshape(()), rstd=stats.rstd.reshape(())), truth, 1e-5)
 
 
@@ -189,7 +118,7 @@ def test_mean_that_float64_does_not_hold(n: int, seed: int, method: str) -> None
     assert oracle.ulp_error(plain, truth.y) > 0.6, "these numbers are no longer hard"
     for case in one_group_of(n):
         y = call(case, cases.Arguments(x.reshape(case.shape)), method=method)
-        check_close(y.ravel(), truth.y, 1.0, 1.0)
+        check_close(y.ravel(), truth)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "cancelling"])
@@ -204,7 +133,7 @@ def test_given_statistics(norm: str, shape: tuple[int, ...], dtype: np.dtype[Any
     a = replace(cases.arguments(case, dtype), x=hostile(kind, dtype, rng, shape))
     a = replace(a, running_mean=other.mean(axis=0), running_var=other.var(axis=0))
     truth = cases.expected(case, a)
-    check_close(call(case, a), truth.y, truth.weight, truth.terms)
+    check_close(call(case, a), truth)
 
 
 SHAPES = [case for n in (49, 1000, 40000) for case in groups_of(n) if case.norm != "rms"]
@@ -242,21 +171,6 @@ def test_constant_without_eps_is_nan(case: Case, dtype: np.dtype[Any], method: s
     y = call(case, replace(a, x=x), eps=0.0, method=method)
     assert np.isnan(y[group]).all()
     assert y[~group].tobytes() == clean[~group].tobytes()
-
-
-def members(case: Case) -> Array:
-    """Mask of the elements that share the second statistic of the last sample."""
-    mask = np.zeros(case.shape, bool)
-    if case.norm in ("layer", "rms"):
-        mask[1] = True
-        return mask
-    per_group = case.shape[case.channel_axis] // case.groups if case.norm == "group" else 1
-    channels = np.moveaxis(mask, case.channel_axis, 0)[per_group : 2 * per_group]
-    if case.norm == "batch":
-        channels[...] = True
-    else:
-        channels[:, -1] = True
-    return mask
 
 
 @pytest.mark.parametrize("method", METHODS)

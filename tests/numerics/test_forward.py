@@ -11,18 +11,12 @@ import numpy as np
 import oracle
 import pytest
 from cases import DTYPES, FLOAT32, METHODS, Case, call, needs_long_double
+from close import STATISTICS, check_close
 from layouts import LAYOUTS, possible
 
 import numbanorm
 
 pytestmark = needs_long_double
-
-# y is the true value rounded once (half an ulp); 0.01 is left for a float64 evaluation near the middle of two numbers
-ROUNDED_ONCE = 0.51
-# float64 cannot round an exact value: see test_exact
-FLOAT64_EPS = 2.0
-# the statistics are float64 sums of at most 2**24 terms
-STATISTICS = 1e-12
 
 
 def every_combination() -> Iterator[Any]:
@@ -33,13 +27,6 @@ def every_combination() -> Iterator[Any]:
             for layout in ("C",) if plain else LAYOUTS:
                 if possible(layout, np.empty(0, dtype)):
                     yield pytest.param(case, dtype, layout, id=f"{case.name}-{dtype.name}-{layout}")
-
-
-def check_close(y: np.ndarray, truth: oracle.Truth) -> None:
-    if y.dtype == np.float64:
-        assert oracle.eps_error(y, truth.y, truth.terms) <= FLOAT64_EPS
-    else:
-        assert oracle.ulp_error(y, truth.y, truth.weight) <= ROUNDED_ONCE
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import pickle
 from functools import reduce
 from operator import add
@@ -13,6 +12,7 @@ import numpy as np
 import oracle
 import pytest
 from cases import DTYPES, METHODS, needs_long_double
+from close import STATISTICS, definition, same
 from layouts import LAYOUTS, possible
 from numpy.typing import NDArray
 
@@ -22,8 +22,6 @@ Array = NDArray[Any]
 
 pytestmark = needs_long_double
 
-# float64 sums of at most 2**24 terms
-STATISTICS = 1e-12
 # a merge rounds delta, its share and three sums: about 4 half units of 2**-53 for each of some ten merges
 MERGED = 1e-14
 
@@ -47,14 +45,6 @@ def subsets(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     return [chosen for n in range(len(shape) + 1) for chosen in itertools.combinations(axes, n)]
 
 
-def definition(x: Array, axes: tuple[int, ...]) -> tuple[int, Array, Array]:
-    """Count, mean and sum of squares about it, in long double, without the axes that were reduced."""
-    wide = oracle.widen(x)
-    mean, d = oracle.centred(wide, axes)
-    kept = tuple(n for axis, n in enumerate(x.shape) if axis not in axes)
-    return math.prod(x.shape[axis] for axis in axes), mean.reshape(kept), oracle.total(d * d, axes).reshape(kept)
-
-
 def check(m: Moments, x: Array, axes: tuple[int, ...], tolerance: float = STATISTICS) -> None:
     count, mean, m2 = definition(x, axes)
     assert m.count == count
@@ -63,13 +53,6 @@ def check(m: Moments, x: Array, axes: tuple[int, ...], tolerance: float = STATIS
     assert m.mean.dtype == m.m2.dtype == np.float64
     assert oracle.relative_error(m.mean, mean, np.sqrt(m2 / count)) <= tolerance
     assert oracle.relative_error(m.m2, m2) <= tolerance
-
-
-def same(a: Moments, b: Moments) -> bool:
-    return a.count == b.count and all(
-        np.shape(p) == np.shape(q) and np.asarray(p).tobytes() == np.asarray(q).tobytes()
-        for p, q in ((a.mean, b.mean), (a.m2, b.m2))
-    )
 
 
 @every_method

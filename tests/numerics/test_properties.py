@@ -17,18 +17,18 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import cases
+import close
 import numba
 import numpy as np
 import oracle
-import test_moments
-import test_running
 from cases import DTYPES, METHODS, Arguments, Case, call, call_backward, needs_long_double
+from close import check_close, check_statistics
+from hostile import KINDS
+from hostile import numbers as hostile
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from layouts import LAYOUTS, possible
 from numpy.typing import NDArray
-from test_backward_exact import numbers as hostile
-from test_exact import KINDS, check_close, check_statistics
 
 import numbanorm
 
@@ -158,7 +158,7 @@ def test_norm(g: Given) -> None:
     """The true value rounded once; the same bits from any memory, and into any."""
     y, stats = call(g.case, g.a, **g.options, return_stats=True)
     truth = cases.expected(g.case, g.a, g.eps)
-    check_close(y, truth.y, truth.weight, truth.terms)
+    check_close(y, truth)
     if g.case.training:
         check_statistics(stats, truth, g.eps)
     a, _ = elsewhere(g)
@@ -216,14 +216,14 @@ def test_running_statistics(g: Given, own: Any, momentum: float | None, conventi
     three = by_channel.reshape(by_channel.shape[0], case.shape[axis], -1)
     share = np.longdouble(0.25 if momentum is None else momentum)
     share = 1 - share if convention == "keras" and momentum is not None else share
-    batch = test_running.of_batch(case.norm, three, ddof=1 if convention == "torch" else 0)
+    batch = close.of_batch(case.norm, three, ddof=1 if convention == "torch" else 0)
     for new, before, of_batch in zip(buffers, old, batch, strict=True):
         assert new is not None
         if case.norm == "instance" and new.dtype == np.float64:  # of many samples, whose mean is a sum too
             true = (1 - share) * before + share * of_batch
-            assert oracle.relative_error(new, true, np.abs(before) + np.abs(of_batch)) <= test_moments.STATISTICS
+            assert oracle.relative_error(new, true, np.abs(before) + np.abs(of_batch)) <= close.STATISTICS
         else:
-            test_running.check_step(new.astype(before.dtype), before, of_batch, share)
+            close.check_step(new.astype(before.dtype), before, of_batch, share)
 
 
 @needs_long_double
@@ -236,18 +236,18 @@ def test_moments_of_any_axes(
     axes = tuple(data.draw(st.lists(st.integers(0, len(shape) - 1), unique=True), label="axes"))
     x = numbers(kind, dtype, np.random.default_rng(seed), tuple(shape))
     found = numbanorm.moments(x, axes, method=method)
-    count, mean, m2 = test_moments.definition(x, axes)
+    count, mean, m2 = close.definition(x, axes)
     assert found.count == count
-    assert oracle.relative_error(found.mean, mean, np.sqrt(m2 / count)) <= test_moments.STATISTICS
-    assert oracle.relative_error(found.m2, m2) <= test_moments.STATISTICS
-    assert test_moments.same(numbanorm.moments(moved(x, layout), axes, method=method), found)
+    assert oracle.relative_error(found.mean, mean, np.sqrt(m2 / count)) <= close.STATISTICS
+    assert oracle.relative_error(found.m2, m2) <= close.STATISTICS
+    assert close.same(numbanorm.moments(moved(x, layout), axes, method=method), found)
     if axes and kind == "normal":
         cut = x.shape[axes[0]] // 3
         parts = (numbanorm.moments(v, axes, method=method) for v in np.split(x, [cut], axis=axes[0]))
         together = sum(parts, numbanorm.Moments())
         assert together.count == count
-        assert oracle.relative_error(together.mean, mean, np.sqrt(m2 / count)) <= test_moments.STATISTICS
-        assert oracle.relative_error(together.m2, m2, mean * mean) <= test_moments.STATISTICS
+        assert oracle.relative_error(together.mean, mean, np.sqrt(m2 / count)) <= close.STATISTICS
+        assert oracle.relative_error(together.m2, m2, mean * mean) <= close.STATISTICS
 
 
 # --- laws, of norms and gradients alike: (y, mean, rstd, dx, dweight, dbias) -------------------------------------------------

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import oracle
 import pytest
 from cases import DTYPES, METHODS, needs_long_double
+from close import check_step, of_batch
 from layouts import LAYOUTS, possible
 from numpy.typing import NDArray
 
@@ -15,10 +15,6 @@ import numbanorm
 
 Array = NDArray[Any]
 
-# a buffer is the true value rounded once; 0.01 for a float64 evaluation near the middle of two numbers
-ROUNDED_ONCE = 0.51
-# float64: both weights, both products and the sum round
-FLOAT64_EPS = 4.0
 # ten such steps one after the other
 TEN_STEPS = 1e-14
 
@@ -35,26 +31,8 @@ def batches(rng: np.random.Generator, count: int = 10, dtype: Any = np.float32) 
     return [rng.normal(k - 3.0, 1.0 + k, shape).astype(dtype) for k, shape in enumerate(shapes)]
 
 
-def of_batch(norm: str, x: Array, ddof: int) -> tuple[Array, Array]:
-    """Mean and variance of a batch for each channel; instance norm averages those of the samples."""
-    wide = oracle.widen(x)
-    if norm == "batch":
-        return wide.mean(axis=(0, 2)), wide.var(axis=(0, 2), ddof=ddof)
-    return wide.mean(axis=2).mean(axis=0), wide.var(axis=2, ddof=ddof).mean(axis=0)
-
-
 def step(norm: str, x: Array, mean: Array | None, var: Array | None, **options: Any) -> Array:
     return NORMS[norm](x, mean, var, **OWN[norm], **options)
-
-
-def check_step(new: Array, old: Array, batch: Array, share: np.longdouble) -> None:
-    """running = (1 - share) * running + share * batch, rounded to the buffer's type."""
-    kept, added = (1 - share) * oracle.widen(old), share * batch
-    scale = np.maximum(np.abs(kept), np.abs(added))
-    if new.dtype == np.float64:
-        assert oracle.eps_error(new, kept + added, scale) <= FLOAT64_EPS
-    else:
-        assert oracle.ulp_error(new, kept + added, scale) <= ROUNDED_ONCE
 
 
 @needs_long_double

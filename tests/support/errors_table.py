@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
+import bad_gradients
+import bad_input
+import layer_cases
 import numpy as np
-import test_backward_bad_input
-import test_bad_input
-import test_layers
-import test_limits
 
 import numbanorm
 
@@ -59,7 +58,7 @@ class Tensor:
 
 @contextmanager
 def without_torch() -> Iterator[None]:
-    with mock.patch.object(test_bad_input, "torch_tensor", return_value=Tensor()):
+    with mock.patch.object(bad_input, "torch_tensor", return_value=Tensor()):
         yield
 
 
@@ -90,7 +89,7 @@ def written(value: Any) -> str:
 
 def of_functions() -> Iterator[Row]:
     """Of norms, gradients and moments."""
-    for module, ending in ((test_bad_input, "_norm"), (test_backward_bad_input, "_norm_backward")):
+    for module, ending in ((bad_input, "_norm"), (bad_gradients, "_norm_backward")):
         for name, row in module.TABLE:
             if np.dtype(np.longdouble).name in row.what:  # another type on another platform
                 continue
@@ -102,27 +101,27 @@ def of_functions() -> Iterator[Row]:
 
 
 def of_limits() -> Iterator[Row]:
-    for words, call in test_limits.NO_GROUPS:
+    for words, call in bad_input.NO_GROUPS:
         yield Row("group_norm", "no groups", words, *refusal(call))
-    x = np.ones((3, test_limits.C), np.float32)
-    for dtype, step in test_limits.STEPS:
-        _, mean = test_limits.overlapping_itself(dtype, step)
+    x = np.ones((3, bad_input.C), np.float32)
+    for dtype, step in bad_input.STEPS:
+        _, mean = bad_input.overlapping_itself(dtype, step)
         call = f"batch_norm(..., running_mean=<{mean.dtype} view with a step of {step} bytes>, training=True)"
-        made = refusal(lambda m=mean: numbanorm.batch_norm(x, m, np.ones(test_limits.C), training=True))
+        made = refusal(lambda m=mean: numbanorm.batch_norm(x, m, np.ones(bad_input.C), training=True))
         yield Row("batch_norm", "statistics that overlap themselves", call, *made)
 
 
 def of_layers() -> Iterator[Row]:
     """Constructors, calls and states."""
-    for make, args, options, *_ in test_layers.WRONG_ARGUMENTS:
+    for make, args, options, *_ in layer_cases.WRONG_ARGUMENTS:
         given = ", ".join([*map(written, args), *(f"{k}={written(v)}" for k, v in options.items())])
         made = refusal(lambda m=make, a=args, o=options: m(*a, **o))
         yield Row(make.__name__, "argument of the layer", f"{make.__name__}({given})", *made)
-    for layer, shape, _ in test_layers.MESSAGES:
+    for layer, shape, _ in layer_cases.MESSAGES:
         name = type(layer).__name__
         made = refusal(lambda f=layer, s=shape: f(np.ones(s, np.float32)))
         yield Row(name, "shape of x", f"{short(layer)}(<x of shape {shape}>)", *made)
-    for state, *_ in test_layers.WRONG_STATES:
+    for state, *_ in layer_cases.WRONG_STATES:
         made = refusal(lambda s=state: numbanorm.BatchNorm1d(3).load_state_dict(s))
         yield Row("BatchNorm1d", "state", f"BatchNorm1d(3).load_state_dict({written(state)})", *made)
     yield from of_calls_of_layers()
@@ -137,14 +136,14 @@ def short(layer: Any) -> str:
 def of_calls_of_layers() -> Iterator[Row]:
     """One layer of each class."""
     seen = set()
-    for name in test_layers.CASES:
+    for name in layer_cases.CASES:
         kind = re.match(r"\w+", name)[0]
         if kind in seen:
             continue
         seen.add(kind)
-        layer, x, _ = test_layers.made(name, np.random.default_rng(0))
+        layer, x, _ = layer_cases.made(name, np.random.default_rng(0))
         layer(x)
-        for what, call in test_layers.WRONG_CALLS.items():
+        for what, call in layer_cases.WRONG_CALLS.items():
             words = re.search(r"lambda layer, x: (.*),\n", inspect.getsource(call))
             assert words is not None
             yield Row(kind, what, f"x = {written(x)}; {words[1]}", *refusal(lambda c=call, f=layer, v=x: c(f, v)))

@@ -28,17 +28,17 @@ from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
+import bad_gradients
+import bad_input
 import cases
+import layer_cases
 import numba
 import numpy as np
-import test_backward_bad_input
-import test_bad_input
-import test_layers
 from cases import DTYPES, METHODS, Arguments, Case, call, call_backward
 from digest import SHARED
+from hostile import KINDS, hostile
 from layouts import LAYOUTS, possible
 from numpy.typing import NDArray
-from test_exact import KINDS, hostile
 
 import numbanorm
 import numbanorm.cpu.backend
@@ -53,12 +53,7 @@ GROWTH = 0.05
 # a rule, what came, and a remedy
 WORDS = re.compile(r".+: .+; .+", re.DOTALL)
 TABLE = (*cases.TABLE, *SHARED)
-WRONG = [
-    (module, name, row)
-    for module in (test_bad_input, test_backward_bad_input)
-    for name, row in module.TABLE
-    if "Tensor" not in row.what
-]
+WRONG = [(module, name, row) for module in (bad_input, bad_gradients) for name, row in module.TABLE if "Tensor" not in row.what]
 
 
 def one_of(rng: Rng, choices: Any) -> Any:
@@ -195,8 +190,8 @@ def moments(rng: Rng) -> tuple[str, Callable[[], Any]]:
 
 def layer(rng: Rng) -> tuple[str, Callable[[], Any]]:
     """Two steps of a layer, in training or not."""
-    name, dtype, train = one_of(rng, list(test_layers.CASES)), one_of(rng, DTYPES), bool(rng.integers(2))
-    made, x, dy = test_layers.made(name, rng, dtype, method=one_of(rng, METHODS))
+    name, dtype, train = one_of(rng, list(layer_cases.CASES)), one_of(rng, DTYPES), bool(rng.integers(2))
+    made, x, dy = layer_cases.made(name, rng, dtype, method=one_of(rng, METHODS))
     made.train(train)
 
     def run() -> Any:
@@ -210,17 +205,17 @@ def refused(rng: Rng) -> tuple[str, Callable[[], Any]]:
     """A row of the tables of bad arguments, for the function or for `explain`."""
     module, name, row = one_of(rng, WRONG)
     function, given = module.FUNCTIONS[name], module.arguments(name, row)
-    if name in test_bad_input.NORMS.split() and rng.random() < 0.2:
+    if name in bad_input.NORMS.split() and rng.random() < 0.2:
         function = partial(numbanorm.explain, function)
     return f"bad {name}: {row.what}", lambda: function(**given)
 
 
 def refused_layer(rng: Rng) -> tuple[str, Callable[[], Any]]:
     """A bad call of a good layer."""
-    name, wrong = one_of(rng, list(test_layers.CASES)), one_of(rng, list(test_layers.WRONG_CALLS))
-    made, x, _ = test_layers.made(name, rng)
+    name, wrong = one_of(rng, list(layer_cases.CASES)), one_of(rng, list(layer_cases.WRONG_CALLS))
+    made, x, _ = layer_cases.made(name, rng)
     made(x)
-    return f"bad {name}: {wrong}", lambda: test_layers.WRONG_CALLS[wrong](made, x + 1)
+    return f"bad {name}: {wrong}", lambda: layer_cases.WRONG_CALLS[wrong](made, x + 1)
 
 
 JOBS = (norm, norm, norm, norm, layer, moments, explained, refused, refused, refused_layer)
