@@ -187,7 +187,7 @@ def geometry(case: Case) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, .
 
 
 def reference(case: Case, d: Data) -> list[tuple[Tensor, Tensor]]:
-    """Each result of set 0 from its definition, in two passes, and the scale of its terms (tests/oracle.py), in float64."""
+    """Each result of set 0 by its definition, in two passes of float64, and the scale of its terms: tests/support/oracle.py."""
     import torch
 
     split, axes, params = geometry(case)

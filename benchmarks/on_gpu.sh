@@ -12,7 +12,7 @@ mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 1
 cd "$(dirname "$0")/.." || exit 1
 python=${PYTHON:-python3}
 budget=${BUDGET:-570}
-lost=66 # of tests/gpu_tools.py
+lost=66 # of tests/support/gpu_tools.py
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
@@ -89,7 +89,7 @@ tests() {
 
 several=""
 "$python" -c 'import xdist' 2>/dev/null && several="-n 8"
-files="tests/test_cuda_gpu.py tests/test_cuda_gpu_interop.py"
+files="tests/cuda/test_cuda_gpu.py tests/cuda/test_cuda_gpu_interop.py"
 # these need no device of their own; run by several processes, they also compile the kernels that the others want
 shared="aligned or written or in_numba_out or cupy_in or carried"
 
@@ -102,10 +102,10 @@ if [ "$last" -le 1 ] && [ -s "$out/facts.json" ]; then
 fi
 parallel=$several tests shared 130 $files -k "$shared"
 parallel="" tests gpu 120 $files -k "not sanitizer and not ($shared)"
-if [ -e tests/test_cuda_table.py ]; then
-    parallel=$several tests table 110 tests/test_cuda_table.py
+if [ -e tests/cuda/test_cuda_table.py ]; then
+    parallel=$several tests table 110 tests/cuda/test_cuda_table.py
 fi
-parallel="" tests sanitizer 70 tests/test_cuda_gpu.py -k sanitizer
+parallel="" tests sanitizer 70 tests/cuda/test_cuda_gpu.py -k sanitizer
 rest=$(left 600)
 quick=$([ "$rest" -lt 200 ] && echo --quick)
 part benchmark 600 "$python" benchmarks/gpu.py --json "$out/benchmark.json" --seconds $((rest - 15)) $quick

@@ -13,14 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytest.register_assert_rewrite("bad_input", "close", "ptx_programs")  # so that they say what was unequal
 SLOW = "NUMBANORM_SLOW"
 FOLDER = pytest.StashKey[str]()  # for kernels
+SUPPORT = str(Path(__file__).parent / "support")  # what tests import from; pyproject.toml has it for pytest's own process
 
 
 def pytest_configure(config: pytest.Config) -> None:
     # what a script starts in the background ignores SIGINT, and so would every program that a test starts and interrupts
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SUPPORT, os.environ.get("PYTHONPATH")]))  # of what they start
     if not any(name in os.environ for name in ("NUMBA_CACHE_DIR", "NUMBANORM_CACHE")) and not has_home():
         config.stash[FOLDER] = os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp()
 
