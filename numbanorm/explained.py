@@ -10,6 +10,7 @@ from typing import Any
 from . import functional, gradients
 from .backends import dispatch
 from .execute import backward, forward
+from .moments import moments
 from .spec import checks, plan
 from .spec.call import Which
 from .spec.norms import NORMS, Norm
@@ -51,7 +52,8 @@ def explain(function: Any, *args: Any, **kwargs: Any) -> str:
     except TypeError:  # nothing that can be a key
         name = None
     if name is None:
-        raise TypeError(f"explain wants one of the norms: got {shown(function)}; write explain(layer_norm, x, 768)")
+        got = "moments" if function is moments else shown(function)
+        raise TypeError(f"explain wants one of the norms: got {got}; write explain(layer_norm, x, 768)")
     bound = inspect.signature(function).bind(*args, **kwargs)
     bound.apply_defaults()
     asked = (of_norm if function in FUNCTIONS else of_gradients)(name, bound.arguments)

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 import numbanorm
 import numbanorm.cpu.backend
-from numbanorm.backends import dispatch
 
 Array = NDArray[Any]
 
@@ -145,7 +144,6 @@ def tiny_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     def forget() -> None:
         numbanorm.cpu.backend.prepared.cache_clear()
-        numbanorm.cpu.backend.prepared_backward.cache_clear()
 
     for module in (forward, backward):
         monkeypatch.setattr(module, "cache_bytes", lambda level: 1024)
@@ -170,8 +168,7 @@ def test_out_past_the_cache(case: Case, dtype: np.dtype[Any], request: pytest.Fi
     a = cases.arguments(case, dtype)
     expected = call(case, a)
     request.getfixturevalue("tiny_cache")
-    with pytest.raises(dispatch.Explained, match="y is written past the cache"):
-        call(case, a, backend=dispatch.Explaining(None))
+    assert "y is written past the cache" in numbanorm.explain(cases.norm_of(case, a))
     for shift in (0, 1, 3, 16, 31):
         room = np.zeros(case.size + 64, dtype)
         out = room[shift : shift + case.size].reshape(case.shape)

@@ -67,7 +67,7 @@ def test_the_cases_above_are_cut_in_every_way(monkeypatch: pytest.MonkeyPatch) -
         return s
 
     monkeypatch.setattr(cpu, "cut_backward", watched)
-    cpu.prepared_backward.cache_clear()
+    cpu.prepared.cache_clear()
     for case in CASES:
         a, dy = cases.arguments(case, FLOAT32), cases.upstream(case, FLOAT32)
         _, stats = cases.call(case, a, return_stats=True)

@@ -414,7 +414,7 @@ def test_key_changes_with(change: str, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(compiler, "__file__", str(folder / "compile.py"))
     assert compiler.source_key() == key
     if change == "a comment":
-        for path in [*folder.rglob("*.py"), tmp_path / "spec" / "tree.py"]:
+        for path in [*folder.rglob("*.py"), tmp_path / "spec" / "tree.py", tmp_path / "spec" / "sources.py"]:
             before = path.read_text()
             path.write_text(before + "# changed\n")
             assert compiler.source_key() != key, path
@@ -429,8 +429,8 @@ def test_key_changes_with(change: str, tmp_path: Path, monkeypatch: pytest.Monke
         assert compiler.source_key() != key
 
 
-# what kernels see lies in their folder, or is the tree; all else that is imported there is Python's business alone
-OUTSIDE = {"spec.tree", "spec.plan", "runtime.cache", "runtime.uninterrupted"}
+# what kernels see lies in their folder, or is the tree or a source; all else that is imported there is Python's business alone
+OUTSIDE = {"spec.tree", "spec.sources", "spec.call", "spec.plan", "runtime.cache", "runtime.uninterrupted"}
 
 
 @pytest.mark.parametrize("part", ["cpu", "cuda"])

@@ -17,7 +17,8 @@ import numbanorm
 from numbanorm.backends import host
 from numbanorm.cpu import backend as cpu
 from numbanorm.cpu.entry import objects
-from numbanorm.spec import plan
+from numbanorm.spec import call as spec
+from numbanorm.spec.sources import OWN, TRACKED
 
 USUAL = [
     Case("layer", (4, 20)), Case("layer", (3, 4, 5), dims=2), Case("layer", (4, 20), affine=False), Case("rms", (4, 20)),
@@ -67,8 +68,8 @@ def test_the_long_way_gives_the_same_bits(case: Case, monkeypatch: pytest.Monkey
     results = []
     for short in (True, False):
         if not short:
-            monkeypatch.setattr(host, "at_once", lambda *_: None)
-            monkeypatch.setattr(host, "differentiate_at_once", lambda *_: None)
+            monkeypatch.setattr(host, "try_forward", lambda *_: None)
+            monkeypatch.setattr(host, "try_backward", lambda *_: None)
         for dtype in DTYPES:
             a = cases.arguments(case, dtype)
             y, stats = call(case, a, return_stats=True)
@@ -135,8 +136,8 @@ def test_what_is_odd_is_not_touched(what: str, place: str) -> None:
     odd = ODD[what](20 if place == "out" else 4)
     given = {**own, place: folded(odd)}
     out, weight, bias, mean, var = (given[k] for k in ("out", "weight", "bias", "mean", "var"))
-    p = plan.batch((5, 4), 1)
-    assert host.at_once(p, x, out, weight, bias, 1e-5, True, "two_pass", True, mean, var, (0.9, 0.1)) is None
+    call_ = spec.forward("batch_norm", x.shape, x.dtype, ((), 1), TRACKED, "two_pass", (True, True), False)
+    assert host.try_forward(call_, x, out, weight, bias, 1e-5, (mean, var, (0.9, 0.1), None), True) is None
     assert all(np.array_equal(own[k], before[k]) for k in own)
 
 
@@ -148,19 +149,20 @@ def test_odd_gradients_are_not_touched(what: str, place: str) -> None:
     own |= {"out": np.full((5, 4), 7, np.float32)}
     odd = ODD[what](20 if place in ("dy", "out") else 4 if place == "weight" else 5)
     given = {**own, place: folded(odd)}
-    p, stats = plan.trailing((5, 4), (4,)), (given["mean"], given["rstd"])
-    assert host.differentiate_at_once(p, x, given["dy"], stats, given["weight"], (True,) * 3, given["out"], True, False) is None
+    call_ = spec.backward("layer_norm", x.shape, x.dtype, ((4,), 0), OWN, (True,) * 3, False)
+    assert host.try_backward(call_, x, given["dy"], (given["mean"], given["rstd"]), given["weight"], given["out"]) is None
     assert np.array_equal(own["out"], np.full((5, 4), 7, np.float32))
 
 
 def test_shared_memory_is_seen() -> None:
     """To the byte: neighbours are fine, one element in common is not."""
     memory = np.ones(200, np.float32)
-    x, near, p = memory[:20].reshape(5, 4), memory[20:40].reshape(5, 4), plan.batch((5, 4), 1)
+    x, near = memory[:20].reshape(5, 4), memory[20:40].reshape(5, 4)
 
     def accepted(out: Any, weight: Any, mean: Any = None, var: Any = None) -> bool:
-        done = host.at_once(p, x, out, weight, None, 1e-5, True, "two_pass", False, mean, var, (0.9, 0.1))
-        return done is not None
+        source, present = OWN if mean is None else TRACKED, (weight is not None, False)
+        call_ = spec.forward("batch_norm", x.shape, x.dtype, ((), 1), source, "two_pass", present, out is x)
+        return host.try_forward(call_, x, out, weight, None, 1e-5, (mean, var, (0.9, 0.1), None), False) is not None
 
     assert accepted(near, memory[40:44], memory[44:48], memory[48:52])
     assert accepted(x, memory[20:24])

@@ -15,6 +15,7 @@ import numbanorm
 from numbanorm.cpu import backend as cpu
 from numbanorm.cpu import threads
 from numbanorm.cpu.threads import GUARD, LONGEST, SLACK, Launch
+from numbanorm.spec.call import Call
 
 USUAL = 4e-3  # seconds of a launch that finds its cores free
 LATE = 2.5  # in place of the package's own, which other tests are spared
@@ -122,17 +123,13 @@ def test_calls_stay_in_one_thread_while_cores_are_busy(
     x, dy = rng.normal(size=(2, 64, 768)).astype(np.float32)
     expected, stats = numbanorm.layer_norm(x, 768, return_stats=True)
     gradient = numbanorm.layer_norm_backward(dy, x, 768, stats)[0]
-    seen, ways = [], {name: getattr(cpu, name) for name in ("prepared", "prepared_backward")}
+    seen, prepared = [], cpu.prepared
 
-    def watch(name: str) -> Callable[..., Any]:
-        def watched(*args: Any) -> Any:
-            seen.append(args[-1])
-            return ways[name](*args)
+    def watched(asked: Call, threads: int) -> Any:
+        seen.append(threads)
+        return prepared(asked, threads)
 
-        return watched
-
-    for name in ways:
-        monkeypatch.setattr(cpu, name, watch(name))
+    monkeypatch.setattr(cpu, "prepared", watched)
     monkeypatch.setattr(GUARD, "threads", lambda: 2)
     told = numbanorm.explain(numbanorm.layer_norm, x, 768)
     if busy:

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import cases
@@ -24,7 +23,6 @@ from numpy.typing import NDArray
 
 import numbanorm
 import numbanorm.cpu.backend
-from numbanorm.backends import dispatch
 from numbanorm.spec import plan
 
 Array = NDArray[Any]
@@ -103,13 +101,6 @@ def bits(case: Case, a: cases.Arguments, method: str) -> bytes:
     return b"".join(v.tobytes() for v in (y, *stats, *found) if v is not None)
 
 
-def kernel_of(run: Callable[..., Any]) -> str:
-    """What `explain` says of a call."""
-    with pytest.raises(dispatch.Explained) as told:
-        run(backend=dispatch.Explaining(None))
-    return str(told.value)
-
-
 @every_method
 @every_dtype
 @pytest.mark.parametrize("case", program.SHARED, ids=lambda c: c.name)
@@ -119,8 +110,9 @@ def test_threads_and_runs(case: Case, dtype: np.dtype[Any], method: str) -> None
     everyone = numba.get_num_threads()
     _, stats = call(case, a, return_stats=True)
     # the case would prove nothing if it ran in one thread anyway
-    for run in (partial(call, case, a, method=method), partial(call_backward, case, a, cases.upstream(case, dtype), stats)):
-        assert f" {everyone} of {everyone} threads" in kernel_of(run)
+    dy = cases.upstream(case, dtype)
+    for run in (cases.norm_of(case, a, method=method), cases.gradient_of(case, a, dy, stats)):
+        assert f" {everyone} of {everyone} threads" in numbanorm.explain(run)
     numba.set_num_threads(1)
     try:
         alone = bits(case, a, method)
@@ -135,7 +127,6 @@ def set_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]
 
     def forget() -> None:
         numbanorm.cpu.backend.prepared.cache_clear()
-        numbanorm.cpu.backend.prepared_backward.cache_clear()
 
     def pretend(size: int) -> None:
         for module in SCHEDULES:
@@ -219,16 +210,16 @@ def test_streaming_can_be_asked_for(set_cache: Callable[[int], None]) -> None:
     """What the three tests above rely on."""
     jobs = importlib.import_module("numbanorm.cpu.layout")
     case = Case("layer", (3, 1500))
-    run, p = partial(call, case, cases.arguments(case, DTYPES[0])), plan.trailing(case.shape, case.parameter_shape)
+    run, p = cases.norm_of(case, cases.arguments(case, DTYPES[0])), plan.trailing(case.shape, case.parameter_shape)
 
     def streamed() -> bool:
         steps = SCHEDULES[1].cut_backward(p, 4, jobs.WRITE | jobs.STREAM, 1).steps
         return any(flags & jobs.STREAM for _, flags, *_ in steps)
 
-    assert "through the cache" in kernel_of(run)
+    assert "through the cache" in numbanorm.explain(run)
     assert not streamed()
     set_cache(2**9)
-    assert "past the cache" in kernel_of(run)
+    assert "past the cache" in numbanorm.explain(run)
     assert streamed()
 
 

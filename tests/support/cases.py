@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import ml_dtypes
@@ -264,38 +264,48 @@ def rms_eps(dtype: np.dtype[Any]) -> float:
     return epsilon(np.dtype(np.float64 if dtype == np.float64 else np.float32))
 
 
-def call(case: Case, a: Arguments, **options: Any) -> Any:
-    """The package's function for the case; `options` are eps, method, out, return_stats ..."""
+def norm_of(case: Case, a: Arguments, **options: Any) -> partial[Any]:
+    """The package's function for the case, and its arguments; `options` are eps, method, out, return_stats ..."""
     if case.norm == "layer":
-        return numbanorm.layer_norm(a.x, case.parameter_shape, a.weight, a.bias, **options)
+        return partial(numbanorm.layer_norm, a.x, case.parameter_shape, a.weight, a.bias, **options)
     if case.norm == "rms":
-        return numbanorm.rms_norm(a.x, case.parameter_shape, a.weight, **options)
+        return partial(numbanorm.rms_norm, a.x, case.parameter_shape, a.weight, **options)
     axis = case.channel_axis
     if case.norm == "group":
-        return numbanorm.group_norm(a.x, case.groups, a.weight, a.bias, channel_axis=axis, **options)
+        return partial(numbanorm.group_norm, a.x, case.groups, a.weight, a.bias, channel_axis=axis, **options)
     if case.norm == "instance":
         options["use_input_stats"] = case.training
         norm: Callable[..., Any] = numbanorm.instance_norm
     else:
         options["training"] = case.training
         norm = numbanorm.batch_norm
-    return norm(a.x, a.running_mean, a.running_var, a.weight, a.bias, channel_axis=axis, **options)
+    return partial(norm, a.x, a.running_mean, a.running_var, a.weight, a.bias, channel_axis=axis, **options)
 
 
-def call_backward(case: Case, a: Arguments, dy: Array, stats: Any, **options: Any) -> Any:
-    """The gradients of `call`; `options` are needs (of three; RMS norm is told the first two), out, backend."""
+def gradient_of(case: Case, a: Arguments, dy: Array, stats: Any, **options: Any) -> partial[Any]:
+    """The backward function of `norm_of`, likewise; `options` are needs (of three; RMS norm is told two), out, backend."""
     if case.norm == "rms":
         if "needs" in options:
             options["needs"] = options["needs"][:2]
-        return numbanorm.rms_norm_backward(dy, a.x, case.parameter_shape, stats, a.weight, **options)
+        return partial(numbanorm.rms_norm_backward, dy, a.x, case.parameter_shape, stats, a.weight, **options)
     if case.norm == "layer":
-        return numbanorm.layer_norm_backward(dy, a.x, case.parameter_shape, stats, a.weight, **options)
+        return partial(numbanorm.layer_norm_backward, dy, a.x, case.parameter_shape, stats, a.weight, **options)
     options["channel_axis"] = case.channel_axis
     if case.norm == "group":
-        return numbanorm.group_norm_backward(dy, a.x, case.groups, stats, a.weight, **options)
+        return partial(numbanorm.group_norm_backward, dy, a.x, case.groups, stats, a.weight, **options)
     if case.norm == "instance":
-        return numbanorm.instance_norm_backward(dy, a.x, stats, a.weight, use_input_stats=case.training, **options)
-    return numbanorm.batch_norm_backward(dy, a.x, stats, a.weight, training=case.training, **options)
+        return partial(numbanorm.instance_norm_backward, dy, a.x, stats, a.weight, use_input_stats=case.training, **options)
+    return partial(numbanorm.batch_norm_backward, dy, a.x, stats, a.weight, training=case.training, **options)
+
+
+def call(case: Case, a: Arguments, **options: Any) -> Any:
+    """The result of `norm_of`."""
+    return norm_of(case, a, **options)()
+
+
+def call_backward(case: Case, a: Arguments, dy: Array, stats: Any, **options: Any) -> Any:
+    """The result of `gradient_of`."""
+    return gradient_of(case, a, dy, stats, **options)()
 
 
 def gradients(case: Case, a: Arguments, dy: Array, method: str = METHODS[0], eps: float | None = None) -> Any:

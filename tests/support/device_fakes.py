@@ -29,6 +29,7 @@ if find_spec("numba_cuda") is None:  # the package imports it; what is tested wi
     package.backend = sys.modules["numbanorm.cuda.backend"] = ModuleType("numbanorm.cuda.backend")
 
 from numbanorm.cuda.arrays.described import DeviceArray
+from numbanorm.spec.call import Call, Known
 
 Array = NDArray[Any]
 CALLS: list[str] = []  # what the kinds were asked to do beside describing and making arrays
@@ -358,51 +359,45 @@ def kept(x: DeviceArray, values: Array) -> DeviceArray:
     return a
 
 
-def normalize(plan: Any, x: Any, y: Any, w: Any, b: Any, eps: Any, center: Any, given: Any, one_read: Any) -> DeviceArray:
-    whole(x, y, w, b, *(given or ()))
+def normalize(call: Call, x: Any, y: Any, w: Any, b: Any, eps: Any, known: Known) -> DeviceArray:
+    whole(x, y, w, b, *known[:2])
     x_ = memory(x)
     y_ = x_ if y is x else memory(y)
     assert y is x or x.size == 0 or not np.shares_memory(x_, y_), "in place is when y is x"
-    given = given and (wide(given[0]), wide(given[1]))
-    return kept(x, host.module().normalize(plan, x_, y_, wide(w), wide(b), eps, center, given, one_read))
+    assert call.in_place is (y is x)
+    given = (wide(known[0]), wide(known[1]), None, None)
+    return kept(x, host.backend().normalize(call, x_, y_, wide(w), wide(b), eps, given))
 
 
-def measure(plan: Any, x: Any, one_read: Any) -> DeviceArray:
-    return kept(x, host.module().measure(plan, memory(x), one_read))
+def measure(call: Call, x: Any) -> DeviceArray:
+    return kept(x, host.backend().measure(call, memory(x)))
 
 
-def differentiate(
-    plan: Any, x: Any, dy: Any, dx: Any, w: Any, mean: Any, rstd: Any, center: Any, given: Any, parameters: Any, grads: Any
-) -> None:
-    whole(x, dy, dx, w, mean, rstd, grads)
+def differentiate(call: Call, x: Any, dy: Any, dx: Any, w: Any, stats: Any, grads: Any) -> None:
+    whole(x, dy, dx, w, *stats, grads)
     x_, dy_ = memory(x), memory(dy)
     dx_ = x_ if dx is x else dy_ if dx is dy else memory(dx)
-    assert (grads is None) is (not any(parameters))
-    onto = memory(grads)
-    host.module().differentiate(plan, x_, dy_, dx_, wide(w), wide(mean), wide(rstd), center, given, parameters, onto)
+    assert (grads is None) is (not call.affine)
+    assert call.in_place is (dx is not None and (dx is x or dx is dy))
+    mean, rstd = stats
+    host.backend().differentiate(call, x_, dy_, dx_, wide(w), (wide(mean), wide(rstd)), memory(grads))
 
 
 def update_running(stats: Any, samples: Any, channels: Any, n: Any, mean: Any, var: Any, counter: Any, shares: Any) -> None:
     whole(stats, mean, var, counter)
     assert stats.shape == (4, samples * channels)
     assert counter is None or counter.dtype.name == "int64"
-    values = [memory(a) for a in (mean, var)]
-    number = memory(counter)
-    host.update(memory(stats), samples, n, *values, number, shares)  # type: ignore[arg-type]
+    tracked = SimpleNamespace(mean=memory(mean), var=memory(var), counter=memory(counter), shares=shares, unbiased=False)
+    host.update(memory(stats), SimpleNamespace(B=samples, count=n), tracked)  # type: ignore[arg-type]
 
 
-def explain(plan: Any, x: Any, center: Any, given: Any, one_read: Any, affine: Any) -> str:
-    return f"cuda, {x.kind.library}, aligned {x.address % 16 == 0}"
-
-
-def explain_backward(plan: Any, x: Any, center: Any, given: Any, needs: Any) -> str:
-    return f"cuda backward, {x.kind.library}"
+def describe(call: Call, x: Any) -> str:
+    return f"cuda{' backward' * call.backward}, {x.kind.library}, aligned {x.address % 16 == 0 or not x.contiguous}"
 
 
 BACKEND = SimpleNamespace(
-    normalize=normalize, measure=measure, differentiate=differentiate, update_running=update_running, explain=explain,
-    explain_backward=explain_backward,
-)  # fmt: skip
+    normalize=normalize, measure=measure, differentiate=differentiate, update_running=update_running, describe=describe
+)
 ONTO = {"torch": Tensor, "cupy": CupyArray, "numba": Simulated, "numpy": lambda a: a}
 
 

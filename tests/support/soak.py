@@ -42,7 +42,7 @@ from numpy.typing import NDArray
 
 import numbanorm
 import numbanorm.cpu.backend
-from numbanorm.spec import plan
+from numbanorm.spec import call as spec
 
 Array = NDArray[Any]
 Rng = np.random.Generator
@@ -268,11 +268,9 @@ def compile_elsewhere() -> None:
 
 
 def forget() -> None:
-    """Plans and programs of the last thousands of shapes are kept: they would grow in number for as long as a soak lasts."""
-    for kept in (plan.trailing, plan.batch, plan.group, plan.instance, plan.over_axes):
+    """Calls and programs of the last thousands of shapes are kept: they would grow in number for as long as a soak lasts."""
+    for kept in (spec.forward, spec.backward, spec.moments, spec.sums_of, spec.scaling_of, numbanorm.cpu.backend.prepared):
         kept.cache_clear()
-    numbanorm.cpu.backend.prepared.cache_clear()
-    numbanorm.cpu.backend.prepared_backward.cache_clear()
 
 
 @dataclass
