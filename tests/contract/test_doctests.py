@@ -8,7 +8,17 @@ import importlib
 import pytest
 
 
-@pytest.mark.parametrize("name", ["numbanorm.functional", "numbanorm.gradients", "numbanorm.moments", "numbanorm.layers.norms"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "numbanorm.functional",
+        "numbanorm.gradients",
+        "numbanorm.moments",
+        "numbanorm.layers.norms",
+        "numbanorm.layers.running",
+        "numbanorm.explained",
+    ],
+)
 def test_examples(name: str) -> None:
     outcome = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
     assert outcome.attempted > 0

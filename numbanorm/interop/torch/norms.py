@@ -47,7 +47,7 @@ def layer_norm(
     """
     if has_torch_function_variadic(input, weight, bias):
         return handle_torch_function(layer_norm, (input, weight, bias), input, normalized_shape, weight, bias, eps)
-    return _apply("layer_norm", input, list(normalized_shape), weight, bias, eps)
+    return _apply("layer_norm", input, list(normalized_shape), (weight, bias), eps)
 
 
 def rms_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
@@ -74,7 +74,7 @@ def rms_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | No
     """
     if has_torch_function_variadic(input, weight):
         return handle_torch_function(rms_norm, (input, weight), input, normalized_shape, weight, eps)
-    return _apply("rms_norm", input, list(normalized_shape), weight, None, eps)
+    return _apply("rms_norm", input, list(normalized_shape), (weight, None), eps)
 
 
 def group_norm(
@@ -102,7 +102,7 @@ def group_norm(
     """
     if has_torch_function_variadic(input, weight, bias):
         return handle_torch_function(group_norm, (input, weight, bias), input, num_groups, weight, bias, eps)
-    return _apply("group_norm", input, [num_groups], weight, bias, eps)
+    return _apply("group_norm", input, [num_groups], (weight, bias), eps)
 
 
 def instance_norm(
@@ -141,7 +141,7 @@ def instance_norm(
     if has_torch_function_variadic(*tensors):
         return handle_torch_function(instance_norm, tensors, *tensors, use_input_stats, momentum, eps)
     running = (running_mean, running_var, None)
-    return _apply("instance_norm", input, [], weight, bias, eps, running, use_input_stats, momentum)
+    return _apply("instance_norm", input, [], (weight, bias), eps, running, use_input_stats, momentum)
 
 
 def batch_norm(
@@ -179,7 +179,7 @@ def batch_norm(
     tensors = (input, running_mean, running_var, weight, bias)
     if has_torch_function_variadic(*tensors):
         return handle_torch_function(batch_norm, tensors, *tensors, training, momentum, eps)
-    return _apply("batch_norm", input, [], weight, bias, eps, (running_mean, running_var, None), training, momentum)
+    return _apply("batch_norm", input, [], (weight, bias), eps, (running_mean, running_var, None), training, momentum)
 
 
 def _counted_batch_norm(
@@ -191,7 +191,7 @@ def _counted_batch_norm(
     if has_torch_function_variadic(*tensors):
         return handle_torch_function(_counted_batch_norm, tensors, *tensors, training, eps, num_batches_tracked)
     running = (running_mean, running_var, num_batches_tracked)
-    return _apply("batch_norm", input, [], weight, bias, eps, running, training, None)
+    return _apply("batch_norm", input, [], (weight, bias), eps, running, training, None)
 
 
 class _Batch(_BatchNorm):
@@ -274,10 +274,11 @@ register(MODULES, (layer_norm, rms_norm, group_norm, instance_norm, batch_norm))
 
 
 def _apply(
-    kind: str, input: Tensor, size: list[int], weight: Tensor | None, bias: Tensor | None, eps: float | None,
+    kind: str, input: Tensor, size: list[int], parameters: tuple[Tensor | None, Tensor | None], eps: float | None,
     running: tuple[Tensor | None, ...] = (None, None, None), own: bool = True, momentum: float | None = 0.0,
 ) -> Tensor:  # fmt: skip
-    """Check what NumPy cannot see, normalize, and update the running statistics."""
+    """Check what NumPy cannot see, normalize, and update the running statistics. parameters: weight and bias."""
+    weight, bias = parameters
     _check(input=input, weight=weight, bias=bias, running_mean=running[0], running_var=running[1])
     if eps is None:
         eps = torch.finfo(torch.float64 if input.dtype == torch.float64 else torch.float32).eps
