@@ -9,7 +9,7 @@ from ..runtime.uninterrupted import unbroken
 from ..spec.call import Call
 from .arith.vectors import STORAGE
 from .compile import types
-from .entry.calls import BACKWARD, FORWARD, Program, program, run_backward, run_forward, spread
+from .entry.calls import BACKWARD, FORWARD, Program, deal, program, run_backward, run_forward
 from .families.columns import columns
 from .families.columns_backward import columns_backward
 from .families.rows_backward import rows_backward
@@ -53,7 +53,7 @@ def dealer(backward: bool) -> int:
     if not GUARD.layer:
         GUARD.load()  # which Numba would do as it compiles, in whatever thread that is
     arguments = (ANY, ANY, ANY, *GRADIENT_ARGUMENTS) if backward else (ANY, ANY, *ARGUMENTS)
-    return unbroken(machine_code, spread, *[types.int64] * 5, types.BaseTuple.from_types(arguments))
+    return unbroken(machine_code, deal, *[types.int64] * 5, types.BaseTuple.from_types(arguments))
 
 
 @cache

@@ -54,7 +54,7 @@ class Head(NamedTuple):
     """A program's first integers; the ids of `objects.identities`, the steps, the family's sizes and two shapes follow."""
 
     kernel: int  # address of the family's machine code
-    dealer: int  # and of what deals its pieces to threads
+    dealer: int  # and of `deal`, which deals its pieces to threads
     steps: int  # four integers each
     work: int  # float64 of work space
     kept: int  # and of blocks' moments
@@ -69,8 +69,8 @@ class Head(NamedTuple):
     shapes: int  # where they stand: (ndim, *sizes) of the parameters and of the statistics
 
 
-KNOWN = len(Head._fields)  # where the ids stand, and where the steps begin
-STEPS = KNOWN + 5
+IDS = len(Head._fields)  # where the ids stand, and where the steps begin
+STEPS = IDS + 5
 
 
 def program(s: Schedule, addresses: tuple[int, int], call: Call, places: int, count: int, times: int) -> Program:
@@ -110,7 +110,7 @@ def invoke_by_default(tc: Any, address: Any, args: Any) -> Any:
 
 
 @kernel(parallel=True)
-def spread(address, n, threads, phase, todo, args):
+def deal(address, n, threads, phase, todo, args):
     """Pieces 0 .. n - 1 of the kernel at `address`, which takes `args` and (lo, hi, slot), dealt to `threads` threads."""
     for i in prange(threads):
         slot = int64(i)  # prange counts in unsigned integers
@@ -118,10 +118,10 @@ def spread(address, n, threads, phase, todo, args):
 
 
 @device()
-def run_steps(program, h, args):
-    """All steps; `spread` is called by its address too, for to load it starts the threading layer."""
+def run_steps(words, h, args):
+    """All steps; `deal` is called by its address too, for to load it starts the threading layer."""
     for s in range(STEPS, STEPS + 4 * h.steps, 4):
-        phase, todo, n, threads = program[s], program[s + 1], program[s + 2], program[s + 3]
+        phase, todo, n, threads = words[s], words[s + 1], words[s + 2], words[s + 3]
         if threads == 1:
             invoke(h.kernel, (phase, todo, *args, int64(0), n, int64(0)))
         else:
@@ -135,9 +135,9 @@ def work_space(n):
 
 
 @device(inline=False)
-def widen(a, known, n, out):
+def widen(a, ids, n, out):
     """n elements of an array of any of the dtypes -> out, float64."""
-    code = code_of(a, known)
+    code = code_of(a, ids)
     if code == 0:
         convert(elements(a, float32), n, out)
     elif code == 1:
@@ -149,9 +149,9 @@ def widen(a, known, n, out):
 
 
 @device(inline=False)
-def narrow(values, n, a, known):
+def narrow(values, n, a, ids):
     """n float64 -> elements of an array of any of the dtypes, rounded once."""
-    code = code_of(a, known)
+    code = code_of(a, ids)
     if code == 0:
         convert(values, n, elements(a, float32))
     elif code == 1:
@@ -163,18 +163,18 @@ def narrow(values, n, a, known):
 
 
 @device(inline=False)
-def bytes_of(p, n, known):
+def bytes_of(p, n, ids):
     """Memory of n parameters, none if they are None."""
     if not there(p):
         return 0
-    code = code_of(p, known)
+    code = code_of(p, ids)
     return n << (2 if code == 0 else 3 if code == 1 else 1)
 
 
 @device(inline=False)
-def clear_of(a, nbytes, p, n, known):
+def clear_of(a, nbytes, p, n, ids):
     """Whether an array of so many bytes shares none with a parameter of n elements, or one of them is None."""
-    return apart(a, nbytes, p, bytes_of(p, n, known))
+    return apart(a, nbytes, p, bytes_of(p, n, ids))
 
 
 @device()
@@ -184,59 +184,59 @@ def in_place(x, y):
 
 
 @device(inline=False)
-def acceptable(x, y, w, b, mean, var, program, h):
+def acceptable(x, y, w, b, mean, var, words, h):
     """Whether the arguments of a forward call fit, and what is written shares memory with nothing else but x with y."""
-    known, shape, nbytes, n = advance(program, KNOWN), advance(program, h.shapes), h.nbytes, h.places
+    ids, shape, nbytes, n = advance(words, IDS), advance(words, h.shapes), h.nbytes, h.places
     tracked = h.source == TRACKED
     flags = WRITABLE if tracked else READABLE
-    if field(x, FLAGS) & READABLE != READABLE or not like(y, x, WRITABLE, known) or not same_or_apart(x, y, nbytes):
+    if field(x, FLAGS) & READABLE != READABLE or not like(y, x, WRITABLE, ids) or not same_or_apart(x, y, nbytes):
         return False
     for p, wanted in ((w, READABLE), (b, READABLE), (mean, flags), (var, flags)):
-        if not (fits(p, wanted, shape, known) and clear_of(y, nbytes, p, n, known)):
+        if not (fits(p, wanted, shape, ids) and clear_of(y, nbytes, p, n, ids)):
             return False
     if not tracked:
         return True
     for p in (mean, var):
-        of_p = bytes_of(p, n, known)
-        if not (clear_of(x, nbytes, p, n, known) and clear_of(p, of_p, w, n, known) and clear_of(p, of_p, b, n, known)):
+        of_p = bytes_of(p, n, ids)
+        if not (clear_of(x, nbytes, p, n, ids) and clear_of(p, of_p, w, n, ids) and clear_of(p, of_p, b, n, ids)):
             return False
-    return clear_of(mean, bytes_of(mean, n, known), var, n, known)
+    return clear_of(mean, bytes_of(mean, n, ids), var, n, ids)
 
 
 @device(inline=False)
-def acceptable_gradients(x, dy, dx, w, mean, rstd, grads, program, h):
+def acceptable_gradients(x, dy, dx, w, mean, rstd, grads, words, h):
     """Whether the arguments of a backward call fit, and dx shares memory with nothing else, or is x or dy."""
-    known, shape, nbytes = advance(program, KNOWN), advance(program, h.shapes), h.nbytes
-    if field(x, FLAGS) & READABLE != READABLE or not like(dy, x, READABLE, known) or not fits(w, READABLE, shape, known):
+    ids, shape, nbytes = advance(words, IDS), advance(words, h.shapes), h.nbytes
+    if field(x, FLAGS) & READABLE != READABLE or not like(dy, x, READABLE, ids) or not fits(w, READABLE, shape, ids):
         return False
     shape = advance(shape, 1 + shape[0])
     for a in (mean, rstd):
-        if not fits(a, READABLE, shape, known) or (there(a) and code_of(a, known) != 1):
+        if not fits(a, READABLE, shape, ids) or (there(a) and code_of(a, ids) != 1):
             return False
-    if there(grads) and code_of(grads, known) < 0:
+    if there(grads) and code_of(grads, ids) < 0:
         return False
     if not there(dx):
         return True
-    if not (like(dx, x, WRITABLE, known) and same_or_apart(dx, x, nbytes) and same_or_apart(dx, dy, nbytes)):
+    if not (like(dx, x, WRITABLE, ids) and same_or_apart(dx, x, nbytes) and same_or_apart(dx, dy, nbytes)):
         return False
-    apart_from_stats = clear_of(dx, nbytes, mean, h.units, known) and clear_of(dx, nbytes, rstd, h.units, known)
-    return apart_from_stats and clear_of(dx, nbytes, w, h.places, known)
+    apart_from_stats = clear_of(dx, nbytes, mean, h.units, ids) and clear_of(dx, nbytes, rstd, h.units, ids)
+    return apart_from_stats and clear_of(dx, nbytes, w, h.places, ids)
 
 
 @device(inline=False)
-def read(a, known, n, missing, out):
+def read(a, ids, n, missing, out):
     """n parameters -> out, float64; `missing` stands for those of None."""
     if there(a):
-        widen(a, known, n, out)
+        widen(a, ids, n, out)
     else:
         fill(out, 0, n, missing)
 
 
 @device(inline=False)
-def track(batch, running, known, channels, samples, n, old, new, own):
+def track(batch, running, ids, channels, samples, n, old, new, own):
     """running (C,) = old * running + new * batch / n; batch: (samples * C,), averaged over the samples in their order."""
     if there(running):
-        widen(running, known, channels, own)
+        widen(running, ids, channels, own)
         for c in range(channels):
             total = batch[c]
             for u in range(channels + c, samples * channels, channels):
@@ -244,21 +244,21 @@ def track(batch, running, known, channels, samples, n, old, new, own):
             if samples > 1:
                 total /= samples
             own[c] = own[c] * old + total / n * new
-        narrow(own, channels, running, known)
+        narrow(own, channels, running, ids)
 
 
 @device(inline=False)
-def forward(x, y, w, b, mean, var, stats, told, checked, eps, n, old, new):
-    """x, y: (size,); w, b: weight_shape; mean, var: (G,), see `program`; stats: float64 (4, units) of zeros; told: a program.
+def forward(x, y, w, b, mean, var, stats, program, checked, eps, n, old, new):
+    """x, y: (size,); w, b: weight_shape; mean, var: (G,), or (units,) for rstd; stats: float64 (4, units) of zeros; a program.
 
     What is None of w is 1, of b -0, which changes not even the sign of a zero; stats are None where nobody asks for them.
     n, old, new: for `track`.
     """
-    program = elements(told, int64)
-    h = named(program, Head)
-    known, places, units, groups = advance(program, KNOWN), h.places, h.units, h.groups
+    words = elements(program, int64)
+    h = named(words, Head)
+    ids, places, units, groups = advance(words, IDS), h.places, h.units, h.groups
     guarded = h.source in (OWN, TRACKED) and h.nbytes == 8 * units * h.members  # float64, and not given
-    if not checked and (not acceptable(x, y, w, b, mean, var, program, h) or (guarded and in_place(x, y))):
+    if not checked and (not acceptable(x, y, w, b, mean, var, words, h) or (guarded and in_place(x, y))):
         return REFUSED
     space = work_space(2 * places + h.work + h.kept + 4 * units)
     weights = pointer(space)
@@ -268,36 +268,36 @@ def forward(x, y, w, b, mean, var, stats, told, checked, eps, n, old, new):
         fill(table, 0, 4 * units, 0.0)
     if h.source == GIVEN:
         for u in range(0, units, groups):  # the same for all samples
-            widen(mean, known, groups, advance(table, MEAN * units + u))
-            widen(var, known, groups, advance(table, M2 * units + u))
+            widen(mean, ids, groups, advance(table, MEAN * units + u))
+            widen(var, ids, groups, advance(table, M2 * units + u))
     elif h.source == RSTD_ALONE:
-        widen(var, known, units, advance(table, RSTD * units))
-    read(w, known, places, 1.0, weights)
-    read(b, known, places, -0.0, biases)
-    args = (weights, biases, carray(table, (4, units)), rest, advance(rest, h.work), advance(program, STEPS + 4 * h.steps))
-    run_steps(program, h, (elements(x, uint8), elements(y, uint8), *args, float64(h.members), eps))
+        widen(var, ids, units, advance(table, RSTD * units))
+    read(w, ids, places, 1.0, weights)
+    read(b, ids, places, -0.0, biases)
+    args = (weights, biases, carray(table, (4, units)), rest, advance(rest, h.work), advance(words, STEPS + 4 * h.steps))
+    run_steps(words, h, (elements(x, uint8), elements(y, uint8), *args, float64(h.members), eps))
     if guarded:
         squares, roots = advance(table, M2 * units), advance(table, RSTD * units)
         if not in_range(squares, roots, units, elements(x, float64), groups, h.runs, h.members // h.runs):
             return OUT_OF_RANGE
     if h.source == TRACKED:
-        track(table, mean, known, groups, units // groups, 1.0, old, new, weights)
-        track(advance(table, M2 * units), var, known, groups, units // groups, n, old, new, weights)
+        track(table, mean, ids, groups, units // groups, 1.0, old, new, weights)
+        track(advance(table, M2 * units), var, ids, groups, units // groups, n, old, new, weights)
     keep(space)
     return DONE
 
 
 @device(inline=False)
-def backward(x, dy, dx, w, mean, rstd, grads, told, checked):
-    """x, dy, dx: (size,); w: weight_shape, None for 1; mean, rstd: float64, stats_shape, a mean of None for 0; told: a program.
+def backward(x, dy, dx, w, mean, rstd, grads, program, checked):
+    """x, dy, dx: (size,); w: weight_shape, None for 1; mean, rstd: float64, stats_shape, a mean of None for 0; a program.
 
     grads: (2, places), or None.
     """
-    program = elements(told, int64)
-    h = named(program, Head)
-    known, places, units = advance(program, KNOWN), h.places, h.units
+    words = elements(program, int64)
+    h = named(words, Head)
+    ids, places, units = advance(words, IDS), h.places, h.units
     guarded = h.nbytes == 8 * units * h.members
-    if not checked and not acceptable_gradients(x, dy, dx, w, mean, rstd, grads, program, h):
+    if not checked and not acceptable_gradients(x, dy, dx, w, mean, rstd, grads, words, h):
         return REFUSED
     if not checked and guarded and (in_place(x, dx) or in_place(dy, dx)):
         return REFUSED
@@ -305,17 +305,17 @@ def backward(x, dy, dx, w, mean, rstd, grads, told, checked):
     weights, anchors, roots = pointer(space), elements(mean, float64), elements(rstd, float64)
     total = advance(weights, h.times * places)
     table = advance(total, 2 * places)
-    read(w, known, places, 1.0, total)
+    read(w, ids, places, 1.0, total)
     for k in range(h.times * places):
         weights[k] = total[k // h.times]
     for u in range(units):
         table[UNIT * u + ANCHOR] = anchors[u] if there(mean) else 0.0
         table[UNIT * u + ROOT] = roots[u]
-    rest, family_sizes = advance(table, UNIT * units), advance(program, STEPS + 4 * h.steps)
+    rest, family_sizes = advance(table, UNIT * units), advance(words, STEPS + 4 * h.steps)
     args = (weights, table, advance(rest, h.work), total, rest, family_sizes, float64(h.members))
-    run_steps(program, h, (elements(x, uint8), elements(dy, uint8), elements(dx, uint8), *args))
+    run_steps(words, h, (elements(x, uint8), elements(dy, uint8), elements(dx, uint8), *args))
     if there(grads):
-        narrow(total, 2 * places, grads, known)
+        narrow(total, 2 * places, grads, ids)
     status = DONE
     if guarded:
         n, each = places if there(grads) else 0, h.members // h.runs
@@ -326,32 +326,32 @@ def backward(x, dy, dx, w, mean, rstd, grads, told, checked):
 
 
 @device(inline=False)
-def tracking(stats, mean, var, told, samples, n, old, new):
-    """`track` for those of mean and var (C,) that are not None. stats: float64 (4, samples * C); told: identities, C."""
-    known, batch = elements(told, int64), elements(stats, float64)
-    channels = known[STEPS - KNOWN]
+def tracking(stats, mean, var, program, samples, n, old, new):
+    """`track` for those of mean and var (C,) that are not None. stats: float64 (4, samples * C); program: identities, C."""
+    ids, batch = elements(program, int64), elements(stats, float64)
+    channels = ids[STEPS - IDS]
     own = np.empty(channels)
-    track(batch, mean, known, channels, samples, 1.0, old, new, pointer(own))
-    track(advance(batch, M2 * samples * channels), var, known, channels, samples, n, old, new, pointer(own))
+    track(batch, mean, ids, channels, samples, 1.0, old, new, pointer(own))
+    track(advance(batch, M2 * samples * channels), var, ids, channels, samples, n, old, new, pointer(own))
     keep(own)
 
 
 @kernel()
-def run_forward(x, y, w, b, mean, var, stats, told, checked, eps, n, old, new):
+def run_forward(x, y, w, b, mean, var, stats, program, checked, eps, n, old, new):
     """`forward`, in the default floating-point environment."""
-    return call_by_default(forward, (x, y, w, b, mean, var, stats, told, checked, eps, n, old, new))
+    return call_by_default(forward, (x, y, w, b, mean, var, stats, program, checked, eps, n, old, new))
 
 
 @kernel()
-def run_backward(x, dy, dx, w, mean, rstd, grads, told, checked):
+def run_backward(x, dy, dx, w, mean, rstd, grads, program, checked):
     """`backward`, in the default floating-point environment."""
-    return call_by_default(backward, (x, dy, dx, w, mean, rstd, grads, told, checked))
+    return call_by_default(backward, (x, dy, dx, w, mean, rstd, grads, program, checked))
 
 
 @kernel()
-def run_tracking(stats, mean, var, told, samples, n, old, new):
+def run_tracking(stats, mean, var, program, samples, n, old, new):
     """`tracking`, in the default floating-point environment."""
-    call_by_default(tracking, (stats, mean, var, told, samples, n, old, new))
+    call_by_default(tracking, (stats, mean, var, program, samples, n, old, new))
 
 
 FORWARD = (*[OBJECT] * 8, types.boolean, *[types.float64] * 4)

@@ -89,42 +89,42 @@ def dimensions(a):
 
 def identities() -> list[int]:
     """Ids of np.ndarray and of the four dtype objects; 0 for bfloat16 before it is imported."""
-    known = []
+    ids = []
     for name in DTYPES:
         try:
-            known.append(id(np.dtype(name)))
+            ids.append(id(np.dtype(name)))
         except TypeError:
-            known.append(0)
-    return [id(np.ndarray), *known]
+            ids.append(0)
+    return [id(np.ndarray), *ids]
 
 
 @device(inline=False)
-def code_of(a, known):
-    """Which of `DTYPES` an array has, or -1; known: what `identities` gave."""
+def code_of(a, ids):
+    """Which of `DTYPES` an array has, or -1; ids: what `identities` gave."""
     for k in range(4):
-        if field(a, DESCR) == known[1 + k]:
+        if field(a, DESCR) == ids[1 + k]:
             return k
     return -1
 
 
 @device(inline=False)
-def fits(a, flags, shape, known):
+def fits(a, flags, shape, ids):
     """Whether `a` is None, or an array with these flags, one of `DTYPES` and a shape. shape: (ndim, *sizes)."""
     if not there(a):
         return True
     # the number of axes before their sizes: an array without axes has none to read
-    if field(a, TYPE) != known[0] or field(a, FLAGS) & flags != flags or dimensions(a) != shape[0]:
+    if field(a, TYPE) != ids[0] or field(a, FLAGS) & flags != flags or dimensions(a) != shape[0]:
         return False
     differ = 0
     for k in range(shape[0]):
         differ += size(a, k) != shape[1 + k]
-    return differ == 0 and code_of(a, known) >= 0
+    return differ == 0 and code_of(a, ids) >= 0
 
 
 @device(inline=False)
-def like(a, x, flags, known):
+def like(a, x, flags, ids):
     """Whether `a` is an array with these flags, and the dtype and shape of the array x."""
-    if field(a, TYPE) != known[0] or field(a, FLAGS) & flags != flags:
+    if field(a, TYPE) != ids[0] or field(a, FLAGS) & flags != flags:
         return False
     if field(a, DESCR) != field(x, DESCR) or dimensions(a) != dimensions(x):
         return False
