@@ -17,7 +17,6 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils
 from numba.core.registry import cpu_target
-from numba.extending import models, register_model
 
 from ..compile import intrinsic, types
 
@@ -29,20 +28,6 @@ STORAGE = {"float32": "float32", "float64": "float64", "float16": "uint16", "bfl
 F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 I1, I8, I16, I32, I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
 MEMORY = {types.float32: F32, types.float64: F64, types.uint16: I16, types.int16: I16}
-
-
-class Vec(types.Type):
-    """`lanes * parts` float64: `parts` 1 is plain, 2 an unevaluated sum (all the high parts first, then the low)."""
-
-    def __init__(self, lanes: int = LANES, parts: int = 1) -> None:
-        self.lanes, self.parts = lanes, parts
-        super().__init__(name=f"Vec({lanes}x{parts})")
-
-
-@register_model(Vec)
-class VecModel(models.PrimitiveModel):
-    def __init__(self, dmm: Any, fe_type: Vec) -> None:
-        super().__init__(dmm, fe_type, vector(F64, fe_type.lanes * fe_type.parts))
 
 
 def vector(element: ir.Type, lanes: int = LANES) -> ir.VectorType:
@@ -63,6 +48,11 @@ def broadcast(b: ir.IRBuilder, value: Any, lanes: int = LANES) -> Any:
     vt = vector(value.type, lanes)
     v = b.insert_element(ir.Constant(vt, ir.Undefined), value, ir.Constant(I32, 0))
     return b.shuffle_vector(v, v, ir.Constant(vector(I32, lanes), [0] * lanes))
+
+
+def take(b: ir.IRBuilder, v: Any, lanes: list[int]) -> Any:
+    """These lanes of a vector, in this order."""
+    return b.shuffle_vector(v, v, ir.Constant(vector(I32, len(lanes)), lanes))
 
 
 def first_lanes(b: ir.IRBuilder, n: Any) -> Any:
