@@ -207,6 +207,8 @@ def squares_about(tc: Any, acc: Any, n: Any, high: Any, low: Any, mean: Any) -> 
     of = acc.arithmetic
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        # d = high - mean
+        # return acc + n * d * (d + 2 * low)
         n_ = broadcast(b, a[1], acc.lanes)
         high_, low_, mean_ = a[2:] if acc.lanes > 1 else (broadcast(b, v, 1) for v in a[2:])
         d, sums = of.distance(b, high_, mean_), of.split(b, a[0])

@@ -72,7 +72,7 @@ class Exact:
         return [q, b.fdiv(fused(b, b.fneg(q), n, x[0]), n)]
 
     def less_square(self, b: ir.IRBuilder, ratio: Number, d: Any) -> Number:
-        """What `ratio` gave, less d * d that is tiny beside it."""
+        """Two parts that `ratio` gave, less d * d, which is tiny beside them."""
         return [ratio[0], b.fsub(ratio[1], b.fmul(d, d))]
 
     def rounded(self, b: ir.IRBuilder, x: Number) -> Any:

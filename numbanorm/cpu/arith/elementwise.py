@@ -46,6 +46,9 @@ def share(tc: Any, low: Any, rstd: Any) -> Any:
 
 def aligned_sixteens(b: ir.IRBuilder, streaming: Any, y: Elements, i: Any, n: Any, step: Any) -> None:
     """`sixteens` over y[i : i + n]; when streaming, what stands before the first aligned address is a step apart."""
+    # start = elements before the first aligned one if streaming else 0
+    # step(0, start)
+    # for e in range(start, n, 16): step(e, None or n - e)
     start = b.select(streaming, smaller(b, n, misaligned(b, y.type.dtype, y.pointer, i)), integer(0))
     with b.if_then(b.icmp_signed(">", start, integer(0))):
         step(integer(0), start)
@@ -167,7 +170,7 @@ def gradient_run(tc: Any, streaming: Any, x: Any, dy: Any, dx: Any, i: Any, n: A
 
 @intrinsic
 def rows_of_parameters(tc: Any, x: Any) -> Any:
-    """How many numbers `gradient_columns` takes for each column."""
+    """Count of the numbers that `gradient_columns` takes for each column."""
     return types.intp(x), lambda ctx, b, sig, a: integer(1 + 3 * arithmetic_of(x.dtype).parts)
 
 

@@ -23,6 +23,9 @@ def inverse_root(tc: Any, high: Any, low: Any, eps: Any) -> Any:
     """
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        # v, error = high + low + eps and what it lost
+        # r = 1 / sqrt(v)
+        # return r + r / 2 * (1 - (v + error) * r * r)
         v, error = two_sum(b, a[0], unless_nan(b, a[1]))
         v, more = two_sum(b, v, whole(b, a[2], high))
         error = b.fadd(error, more)

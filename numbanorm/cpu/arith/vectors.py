@@ -78,6 +78,9 @@ def widened_half(b: ir.IRBuilder, h: Any) -> Any:
     """Bits of float16 -> float64; without the CPU's help, shift the fields into place and repair the exponent by a product."""
     if F16C:
         return b.fpext(b.bitcast(h, vector(F16)), vector(F64))
+    # magnitude = (h & 0x7fff) << 13
+    # value = magnitude | 0x7f800000 if h is inf or nan else bits of (the float32 of magnitude) * 2**112
+    # return value | (h & 0x8000) << 16
     w = b.zext(h, vector(I32))
     magnitude = b.shl(b.and_(w, constant(I32, 0x7FFF)), constant(I32, 13))
     value = b.fmul(b.bitcast(magnitude, vector(F32)), constant(F32, 2.0**112))
@@ -93,6 +96,8 @@ def round_to_odd(b: ir.IRBuilder, v: Any, single: Any) -> Any:
     A second rounding to fewer bits is then the only one: S. Boldo, G. Melquiond, "Emulation of FMA and correctly rounded sums:
     proved algorithms using rounding to odd", 2008.
     """
+    # if single == v or bits & 1: return bits
+    # return bits - 1 if abs(single) > abs(v) else bits + 1
     back = b.fpext(single, vector(F64))
     bits = b.bitcast(single, vector(I32))
     even = b.icmp_signed("==", b.and_(bits, constant(I32, 1)), constant(I32, 0))
@@ -109,6 +114,8 @@ def bits_to_round(b: ir.IRBuilder, v: Any, dropped: int) -> Any:
     To round twice is wrong only where the first result lies half way between two of the second. All bits below that one are 0
     then, in one vector of hundreds, and only such a vector is rounded to odd (float16 1.4, bfloat16 1.25 times as fast).
     """
+    # bits = bits of float32(v)
+    # if any(bits & ((1 << dropped - 1) - 1) == 0): bits = round_to_odd(v)
     single = b.fptrunc(v, vector(F32))
     bits = b.bitcast(single, vector(I32))
     place = cgutils.alloca_once_value(b, bits)
@@ -120,6 +127,7 @@ def bits_to_round(b: ir.IRBuilder, v: Any, dropped: int) -> Any:
 
 def to_bfloat(b: ir.IRBuilder, v: Any) -> Any:
     """float64 -> bits of bfloat16, to nearest even."""
+    # return (bits | 0x400000 if nan else bits + 0x7fff + (bits >> 16 & 1)) >> 16
     bits = bits_to_round(b, v, 16)
     single = b.bitcast(bits, vector(F32))
     lsb = b.and_(b.lshr(bits, constant(I32, 16)), constant(I32, 1))
@@ -135,6 +143,8 @@ def to_half(b: ir.IRBuilder, v: Any) -> Any:
     bits = bits_to_round(b, v, 13)
     if F16C:
         return b.bitcast(b.fptrunc(b.bitcast(bits, vector(F32)), vector(F16)), vector(I16))
+    # h = bits of (magnitude + 0.5), less those of 0.5, if the result is denormal, else magnitude, rounded, with 15 in place
+    # of 127 added to its exponent; inf from 2**16 on, or nan; and the sign
     sign = b.and_(bits, constant(I32, -0x80000000))
     magnitude = b.xor(bits, sign)
     lsb = b.and_(b.lshr(magnitude, constant(I32, 13)), constant(I32, 1))
@@ -231,7 +241,7 @@ def prefetch(b: ir.IRBuilder, p: Any, i: Any, write: bool = False) -> None:
 
 
 def misaligned(b: ir.IRBuilder, element: Any, p: Any, i: Any) -> Any:
-    """How many elements lie between `i` and the next address that is a multiple of 16 elements: 0 to 15."""
+    """Elements between `i` and the next address that is a multiple of 16 elements: 0 to 15."""
     index = b.udiv(b.ptrtoint(b.gep(p, [i]), I64), ir.Constant(I64, element.bitwidth // 8))
     return b.and_(b.neg(index), ir.Constant(I64, LANES - 1))
 
@@ -246,6 +256,8 @@ def smaller(b: ir.IRBuilder, x: Any, y: Any) -> Any:
 
 def sixteens(b: ir.IRBuilder, start: Any, stop: Any, step: Any) -> None:
     """`step(e, None)` for whole vectors from `start` on, then `step(e, n)` for the n < 16 elements that remain."""
+    # for e in range(start, stop - 15, 16): step(e, None)
+    # if (stop - start) % 16: step(stop - (stop - start) % 16, (stop - start) % 16)
     rest = b.and_(b.sub(stop, start), integer(LANES - 1))
     whole = b.sub(stop, rest)
     with cgutils.for_range_slice(b, start, whole, integer(LANES), intp=I64) as (e, _):
@@ -286,6 +298,8 @@ def repeat(tc: Any, p: Any, i: Any, n: Any, copies: Any) -> Any:
     """Write p[i : i + n], float64, so many times side by side, of which the first is there."""
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        # for k in range(n):
+        #     for at in range(n, n * copies, n): p[i + at + k] = p[i + k]
         p, i, n, copies = a
 
         def step(k: Any, m: Any) -> None:
