@@ -1,1 +1,1 @@
-"""How numbers are computed: vectors, numbers of two parts, accumulators, statistics, elements."""
+"""Numbers and how they are computed: vectors, arithmetics, stages of an element, accumulators, statistics, results."""

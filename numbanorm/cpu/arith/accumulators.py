@@ -1,7 +1,6 @@
 """Sums in a fixed order: accumulators, and the adjacent-pairs tree that joins them.
 
-An accumulator is a `Vec`. Elements of 32 bits or fewer are summed in float64; float64 elements in an unevaluated pair
-of float64 (see `numbers`), so that a mean keeps its low part. Every function here takes either, in 16 lanes or in one.
+An accumulator is a `Vec`, a number of some arithmetic in 16 lanes or in one. Every function here takes any.
 """
 
 from __future__ import annotations
@@ -13,173 +12,155 @@ from numba.core import cgutils
 
 from ...spec import tree
 from ..compile import device, intrinsic, types
-from .numbers import add_parts, distance, divide, multiply, rounded, two_sum
+from .arithmetic import Exact, Number, Vec, arithmetic_of
+from .stages import Elements, enter
 from .vectors import (
     F64,
     I32,
     I64,
     LANES,
-    Vec,
     broadcast,
     call,
     constant,
     first_lanes,
-    fused,
     integer,
     load,
     prefetch,
     sixteens,
     smaller,
+    take,
     vector,
 )
 
 TILE = tree.TILE
+N = types.intp
 
 
-def take(b: ir.IRBuilder, v: Any, lanes: list[int]) -> Any:
-    return b.shuffle_vector(v, v, ir.Constant(vector(I32, len(lanes)), lanes))
-
-
-def split(b: ir.IRBuilder, v: Any, t: Vec) -> list[Any]:
-    """The parts of an accumulator, high first, each <lanes x double>."""
-    return [take(b, v, list(range(p * t.lanes, (p + 1) * t.lanes))) for p in range(t.parts)]
-
-
-def join(b: ir.IRBuilder, parts: list[Any]) -> Any:
-    if len(parts) == 1:
-        return parts[0]
-    return b.shuffle_vector(*parts, ir.Constant(vector(I32, 2 * parts[0].type.count), list(range(2 * parts[0].type.count))))
-
-
-def add_term(b: ir.IRBuilder, acc: list[Any], high: Any, low: Any = None) -> list[Any]:
-    """One term more; `low` is the term's own error. The low part needs no renormalizing until it is joined."""
-    if len(acc) == 1:
-        return [b.fadd(acc[0], high)]
-    s, e = two_sum(b, acc[0], high)
-    return [s, b.fadd(acc[1], e if low is None else b.fadd(e, low))]
-
-
-def product_term(b: ir.IRBuilder, acc: list[Any], x: list[Any], y: list[Any]) -> list[Any]:
-    """acc + x * y"""
-    if len(acc) == 1:
-        return [fused(b, x[0], y[0], acc[0])]
-    return add_term(b, acc, *multiply(b, x, y, 2))
-
-
-def places_for(b: ir.IRBuilder, parts: list[Any]) -> list[Any]:
-    """Variables that hold the parts of an accumulator."""
-    return [cgutils.alloca_once_value(b, part) for part in parts]
-
-
-def update(b: ir.IRBuilder, places: list[Any], add: Any) -> None:
-    """Replace the accumulator whose parts stand in `places` by what `add` makes of it."""
-    for place, part in zip(places, add([b.load(place) for place in places]), strict=True):
-        b.store(part, place)
-
-
-def parts_for(p: Any) -> int:
-    """Parts of the accumulators for elements behind the pointer type `p`."""
-    return 2 if p.dtype == types.float64 else 1
-
-
-@intrinsic
-def zero(tc: Any, ptr: Any) -> Any:
-    """Empty accumulator of one lane for elements of `ptr`."""
-    t = Vec(1, parts_for(ptr))
-    return t(ptr), lambda ctx, b, sig, a: constant(F64, 0.0, t.parts)
+@intrinsic(prefer_literal=True)
+def empty(tc: Any, x: Any, n: Any) -> Any:
+    """Empty accumulator of n lanes for elements of `x`: 1 for one sum, 16 for sums of columns, 4 for those of gradients."""
+    t = Vec(n.literal_value, arithmetic_of(x.dtype))
+    return t(x, n), lambda ctx, b, sig, a: t.zero()
 
 
 @intrinsic
 def plus(tc: Any, x: Any, y: Any) -> Any:
     """The sum of two accumulators, lane by lane."""
+    of = x.arithmetic
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        return join(b, add_parts(b, split(b, a[0], x), split(b, a[1], y)))
+        return of.join(b, of.add(b, *(of.split(b, v) for v in a)))
 
     return x(x, y), codegen
 
 
-def fold(b: ir.IRBuilder, x: list[Any], y: list[Any]) -> list[Any]:
+# --- in variables, while code is emitted that adds elements -------------------------------------------------------------
+
+
+class Running:
+    """An accumulator of 16 lanes in variables, one for each part."""
+
+    def __init__(self, b: ir.IRBuilder, of: Exact, start: Number | None = None) -> None:
+        self.of = of
+        self.places = [cgutils.alloca_once_value(b, part) for part in start or [constant(F64, 0.0)] * of.parts]
+
+    def now(self, b: ir.IRBuilder) -> Number:
+        return [b.load(place) for place in self.places]
+
+    def put(self, b: ir.IRBuilder, acc: Number) -> None:
+        for place, part in zip(self.places, acc, strict=True):
+            b.store(part, place)
+
+    def add(self, b: ir.IRBuilder, x: Number) -> None:
+        self.put(b, self.of.add(b, self.now(b), x))
+
+    def add_term(self, b: ir.IRBuilder, *term: Any) -> None:
+        self.put(b, self.of.add_term(b, self.now(b), *term))
+
+    def add_product(self, b: ir.IRBuilder, x: Number, y: Number) -> None:
+        self.put(b, self.of.product_term(b, self.now(b), x, y))
+
+
+def fold(b: ir.IRBuilder, x: Running, y: Running) -> Number:
     """32 lanes (x the first 16, y the others) to one, by halves: l += l+16, +8, +4, +2, +1."""
-    parts, n = add_parts(b, x, y), LANES
+    # for half in 16, 8, 4, 2, 1:
+    #     for l in range(half): lane[l] += lane[l + half]
+    parts, n = x.of.add(b, x.now(b), y.now(b)), LANES
     while n > 1:
         n //= 2
         low, high = ([take(b, p, list(range(k, k + n))) for p in parts] for k in (0, n))
-        parts = add_parts(b, low, high)
+        parts = x.of.add(b, low, high)
     return parts
 
 
-def add_elements(b: ir.IRBuilder, places: list[Any], v: Any, mean: Any, n: Any) -> None:
-    """Add 16 elements to the accumulator whose parts stand in `places`: the elements, or with `mean` their squared distances.
-
-    Only the first `n` are there, if it is given; an absent element adds nothing.
-    """
-    if mean is None:
-        update(b, places, lambda acc: add_term(b, acc, v))
-        return
-    d = distance_of_first(b, v, mean, n, len(places))
-    update(b, places, lambda acc: product_term(b, acc, d, d))
-
-
-def distance_of_first(b: ir.IRBuilder, v: Any, mean: Any, n: Any, parts: int) -> list[Any]:
+def distance(b: ir.IRBuilder, of: Exact, v: Any, mean: Any, n: Any) -> Number:
     """v - mean; 0 from the lane n on, if it is given."""
-    d = distance(b, v, mean, parts)
+    d = of.distance(b, v, mean)
     return d if n is None else [b.select(first_lanes(b, n), part, constant(F64, 0.0)) for part in d]
 
 
-def tile(b: ir.IRBuilder, t: Vec, element: Any, args: Any, mean: Any = None) -> Any:
-    """args: p, i, n. Sum of the tile p[i : i + n], n <= 256: 8 steps x 32 lanes, each in order from +0.0, lanes by halves."""
-    p, i, n = args
-    halves = [places_for(b, [constant(F64, 0.0)] * t.parts) for _ in range(2)]
+def add_elements(b: ir.IRBuilder, acc: Running, x: Elements, i: Any, n: Any, mean: Any) -> None:
+    """Add the 16 elements of x from `i` on: the elements, or with `mean` their squared distances.
 
-    def enter(at: Any, rest: Any = None) -> None:
-        for half, places in enumerate(halves):
+    Only the first `n` are there, if it is given; an absent element adds nothing.
+    """
+    v = enter(b, x, i, n)
+    if mean is None:
+        acc.add_term(b, v)
+    else:
+        d = distance(b, acc.of, v, mean, n)
+        acc.add_product(b, d, d)
+
+
+# --- tiles --------------------------------------------------------------------------------------------------------------
+
+
+def tile(b: ir.IRBuilder, x: Elements, i: Any, n: Any, mean: Any = None) -> Any:
+    """Sum of the tile x[i : i + n], n <= 256: 8 steps x 32 lanes, each in order from +0.0, lanes by halves."""
+    # for k in range(n): lane[k % 32] += x[i + k]    or (x[i + k] - mean)**2
+    # return fold(lane)
+    of = x.arithmetic
+    halves = [Running(b, of) for _ in range(2)]
+
+    def add(at: Any, rest: Any = None) -> None:
+        for half, acc in enumerate(halves):
             start, left = b.add(at, integer(16 * half)), None if rest is None else b.sub(rest, integer(16 * half))
-            add_elements(b, places, load(b, element, p, start, left), mean, left)
+            add_elements(b, acc, x, start, left, mean)
 
     rest = b.and_(n, integer(31))
     last = b.add(i, b.sub(n, rest))
     with b.if_else(b.icmp_signed("==", n, integer(TILE))) as (whole, part):
         with whole:
             for k in range(0, TILE, 32):
-                enter(b.add(i, integer(k)))
+                add(b.add(i, integer(k)))
         with part, cgutils.for_range_slice(b, i, last, integer(32), intp=I64) as (at, _):
-            enter(at)
+            add(at)
     with b.if_then(b.icmp_signed(">", rest, integer(0))):
-        enter(last, rest)
-    return join(b, fold(b, *([b.load(place) for place in places] for places in halves)))
+        add(last, rest)
+    return of.join(b, fold(b, *halves))
 
 
 @intrinsic
 def tile_sum(tc: Any, p: Any, i: Any, n: Any) -> Any:
     """Sum of the tile p[i : i + n], n <= 256."""
-    t = Vec(1, parts_for(p))
-    return t(p, types.intp, types.intp), lambda ctx, b, sig, a: tile(b, t, p.dtype, a)
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        return tile(b, Elements(p, a[0]), a[1], a[2])
+
+    return Vec(1, arithmetic_of(p.dtype))(p, N, N), codegen
 
 
 @intrinsic
 def tile_squares(tc: Any, p: Any, i: Any, n: Any, mean: Any) -> Any:
     """Sum of (p[i : i + n] - mean) ** 2, n <= 256."""
-    t = Vec(1, parts_for(p))
-    signature = t(p, types.intp, types.intp, types.float64)
-    return signature, lambda ctx, b, sig, a: tile(b, t, p.dtype, a[:3], broadcast(b, a[3]))
-
-
-@intrinsic
-def ratio(tc: Any, s: Any, n: Any) -> Any:
-    """s / n as (high, low), high the rounded quotient."""
-    part = in_lanes(s)
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        n_ = broadcast(b, a[1], s.lanes)
-        both = divide(b, split(b, a[0], s), n_)
-        if s.parts == 1:
-            both.append(b.fdiv(fused(b, b.fneg(both[0]), n_, a[0]), n_))
-        if s.lanes == 1:
-            both = [b.extract_element(p, ir.Constant(I32, 0)) for p in both]
-        return ctx.make_tuple(b, sig.return_type, both)
+        return tile(b, Elements(p, a[0]), a[1], a[2], broadcast(b, a[3]))
 
-    return types.UniTuple(part, 2)(s, types.float64), codegen
+    return Vec(1, arithmetic_of(p.dtype))(p, N, N, types.float64), codegen
+
+
+# --- what sums become ---------------------------------------------------------------------------------------------------
 
 
 def in_lanes(s: Vec) -> Any:
@@ -192,16 +173,28 @@ def whole(b: ir.IRBuilder, x: Any, t: Any) -> Any:
     return broadcast(b, x, t.lanes) if isinstance(t, Vec) else x
 
 
+def of_lanes(b: ir.IRBuilder, v: Any) -> Any:
+    """A vector as a value of the type `in_lanes`."""
+    return v if v.type.count > 1 else b.extract_element(v, ir.Constant(I32, 0))
+
+
+@intrinsic
+def ratio(tc: Any, s: Any, n: Any) -> Any:
+    """s / n as (high, low), high the rounded quotient."""
+    of = s.arithmetic
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        both = of.ratio(b, of.split(b, a[0]), broadcast(b, a[1], s.lanes))
+        return ctx.make_tuple(b, sig.return_type, [of_lanes(b, p) for p in both])
+
+    return types.UniTuple(in_lanes(s), 2)(s, types.float64), codegen
+
+
 @intrinsic
 def value(tc: Any, s: Any) -> Any:
     """Accumulator -> float64, or a vector of them."""
-    result = in_lanes(s)
-
-    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        total = rounded(b, split(b, a[0], s))
-        return total if isinstance(result, Vec) else b.extract_element(total, ir.Constant(I32, 0))
-
-    return result(s), codegen
+    of = s.arithmetic
+    return in_lanes(s)(s), lambda ctx, b, sig, a: of_lanes(b, of.rounded(b, of.split(b, a[0])))
 
 
 @intrinsic
@@ -211,48 +204,58 @@ def squares_about(tc: Any, acc: Any, n: Any, high: Any, low: Any, mean: Any) -> 
     acc + n * a * (a + 2 * low), a = high - mean. With (a + low)**2 in its place, what low is off would be lost: 4e-9 of the
     variance where mean/std is 1e12.
     """
+    of = acc.arithmetic
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        # d = high - mean
+        # return acc + n * d * (d + 2 * low)
         n_ = broadcast(b, a[1], acc.lanes)
         high_, low_, mean_ = a[2:] if acc.lanes > 1 else (broadcast(b, v, 1) for v in a[2:])
-        d, sums = distance(b, high_, mean_, acc.parts), split(b, a[0], acc)
-        twice = [b.fadd(low_, low_), ir.Constant(low_.type, [0.0] * acc.lanes)][: acc.parts]
-        square = multiply(b, d, add_parts(b, d, twice), acc.parts)
-        return join(b, add_term(b, sums, *multiply(b, square, [n_], acc.parts)))
+        d, sums = of.distance(b, high_, mean_), of.split(b, a[0])
+        twice = [b.fadd(low_, low_), constant(F64, 0.0, acc.lanes)][: of.parts]
+        square = of.multiply(b, d, of.add(b, d, twice))
+        return of.join(b, of.add_term(b, sums, *of.multiply(b, square, [n_])))
 
     return acc(acc, types.float64, high, low, mean), codegen
 
 
+# --- work space ---------------------------------------------------------------------------------------------------------
+
+
 def slot(b: ir.IRBuilder, p: Any, i: Any, t: Vec) -> Any:
-    return b.bitcast(b.gep(p, [b.mul(i, integer(t.parts))]), vector(F64, t.lanes * t.parts).as_pointer())
+    """Pointer to the accumulator at element `i` of work space; the parts of one lane are neighbours there."""
+    return b.bitcast(b.gep(p, [b.mul(i, integer(t.arithmetic.parts))]), vector(F64, t.count).as_pointer())
+
+
+def parts_apart(b: ir.IRBuilder, v: Any, t: Vec) -> Any:
+    """The vector of an accumulator from what stands in work space."""
+    parts = t.arithmetic.parts
+    return take(b, v, [k * parts + part for part in range(parts) for k in range(t.lanes)])
 
 
 def read(b: ir.IRBuilder, p: Any, i: Any, t: Vec) -> Any:
-    """The accumulator at element `i` of work space; the parts of one lane are neighbours in memory."""
-    v = b.load(slot(b, p, i, t), align=8)
-    return v if t.parts == 1 else take(b, v, [2 * k + part for part in (0, 1) for k in range(t.lanes)])
+    """The accumulator at element `i` of work space."""
+    return parts_apart(b, b.load(slot(b, p, i, t), align=8), t)
 
 
-def masked_read(b: ir.IRBuilder, p: Any, i: Any, n: Any, t: Vec) -> Any:
+def read_first(b: ir.IRBuilder, p: Any, i: Any, n: Any, t: Vec) -> Any:
     """`read`, of which only the first n are there; 0 stands for the others."""
-    count = t.lanes * t.parts
-    indices = ir.Constant(vector(I64, count), list(range(count)))
-    mask = b.icmp_signed("<", indices, broadcast(b, b.mul(n, integer(t.parts)), count))
-    args = [slot(b, p, i, t), ir.Constant(I32, 8), mask, constant(F64, 0.0, count)]
-    v = call(b, f"llvm.masked.load.v{count}f64.p0", vector(F64, count), args)
-    return v if t.parts == 1 else take(b, v, [2 * k + part for part in (0, 1) for k in range(t.lanes)])
+    indices = ir.Constant(vector(I64, t.count), list(range(t.count)))
+    mask = b.icmp_signed("<", indices, broadcast(b, b.mul(n, integer(t.arithmetic.parts)), t.count))
+    args = [slot(b, p, i, t), ir.Constant(I32, 8), mask, t.zero()]
+    return parts_apart(b, call(b, f"llvm.masked.load.v{t.count}f64.p0", vector(F64, t.count), args), t)
 
 
-def write(b: ir.IRBuilder, p: Any, i: Any, s: Any, t: Vec) -> None:
-    if t.parts == 2:
-        s = take(b, s, [k + part * t.lanes for k in range(t.lanes) for part in (0, 1)])
-    b.store(s, slot(b, p, i, t), align=8)
+def write(b: ir.IRBuilder, p: Any, i: Any, v: Any, t: Vec) -> None:
+    """The reverse of `read`."""
+    parts_together = [part * t.lanes + k for k in range(t.lanes) for part in range(t.arithmetic.parts)]
+    b.store(take(b, v, parts_together), slot(b, p, i, t), align=8)
 
 
 @intrinsic
 def get(tc: Any, p: Any, i: Any, like: Any) -> Any:
     """The accumulator at element `i` of work space."""
-    return like(p, types.intp, like), lambda ctx, b, sig, a: read(b, a[0], a[1], like)
+    return like(p, N, like), lambda ctx, b, sig, a: read(b, a[0], a[1], like)
 
 
 @intrinsic
@@ -261,25 +264,26 @@ def get_first(tc: Any, p: Any, i: Any, n: Any, like: Any) -> Any:
 
     What was never written may look like denormal numbers, on which a division takes a hundred times as long.
     """
-    return like(p, types.intp, types.intp, like), lambda ctx, b, sig, a: masked_read(b, a[0], a[1], a[2], like)
+    return like(p, N, N, like), lambda ctx, b, sig, a: read_first(b, a[0], a[1], a[2], like)
 
 
 @intrinsic
 def tile_of_sums(tc: Any, p: Any, i: Any, n: Any, like: Any) -> Any:
     """As `tile`, of n <= 256 accumulators from element `i` of work space on; `like`: one of one lane."""
-    t = Vec(LANES, like.parts)
+    of, t = like.arithmetic, Vec(LANES, like.arithmetic)
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        # for k in range(n): lane[k % 32] += p[i + k]
+        # return fold(lane)
         p, first, n, _ = a
-        halves = [places_for(b, [constant(F64, 0.0)] * t.parts) for _ in range(2)]
+        halves = [Running(b, of) for _ in range(2)]
         with cgutils.for_range_slice(b, integer(0), n, integer(32), intp=I64) as (k, _):
-            for half, places in enumerate(halves):
+            for half, acc in enumerate(halves):
                 at = b.add(k, integer(16 * half))
-                there = split(b, masked_read(b, p, b.add(first, at), b.sub(n, at), t), t)
-                update(b, places, lambda acc, there=there: add_parts(b, acc, there))
-        return join(b, fold(b, *([b.load(place) for place in places] for places in halves)))
+                acc.add(b, of.split(b, read_first(b, p, b.add(first, at), b.sub(n, at), t)))
+        return of.join(b, fold(b, *halves))
 
-    return like(p, types.intp, types.intp, like), codegen
+    return like(p, N, N, like), codegen
 
 
 @intrinsic
@@ -290,7 +294,7 @@ def put(tc: Any, p: Any, i: Any, s: Any) -> Any:
         write(b, a[0], a[1], a[2], s)
         return ctx.get_dummy_value()
 
-    return types.void(p, types.intp, s), codegen
+    return types.void(p, N, s), codegen
 
 
 @intrinsic
@@ -298,9 +302,12 @@ def advance_by(tc: Any, ptr: Any, n: Any, like: Any) -> Any:
     """Work space from its element `n` on, an element being a lane of accumulators like `like`."""
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        return b.gep(a[0], [b.mul(a[1], integer(like.parts))])
+        return b.gep(a[0], [b.mul(a[1], integer(like.arithmetic.parts))])
 
-    return ptr(ptr, types.intp, like), codegen
+    return ptr(ptr, N, like), codegen
+
+
+# --- adjacent pairs -----------------------------------------------------------------------------------------------------
 
 
 @device()
@@ -332,29 +339,41 @@ def drain(stack, at, stride, leaves, like):
 block_rows = device()(tree.block_rows)
 
 
-def so_far(b: ir.IRBuilder, first: Any, stored: Any) -> Any:
-    """An accumulator that begins at 0 with row 0 and goes on from what is stored with others: no pass to clear memory."""
-    return b.select(b.icmp_signed("==", first, integer(0)), constant(F64, 0.0, stored.type.count), stored)
+# --- rows ---------------------------------------------------------------------------------------------------------------
 
 
-def add_rows(b: ir.IRBuilder, element: Any, args: Any, means: Any = None) -> None:
-    """args: p, i, rows, together, stride, width, out. out[c] = sum over rows of column c, in order, `together` at a time.
+def running_at(b: ir.IRBuilder, t: Vec, out: Any, columns: list[Any], fresh: Any) -> list[Running]:
+    """The accumulators of 16 columns each in work space, to add rows to; from 0 on if `fresh`: no pass to clear memory."""
+    stored = [t.arithmetic.split(b, read(b, out, column, t)) for column in columns]
+    return [Running(b, t.arithmetic, [b.select(fresh, constant(F64, 0.0), part) for part in acc]) for acc in stored]
+
+
+def write_back(b: ir.IRBuilder, t: Vec, out: Any, columns: list[Any], sums: list[Running]) -> None:
+    """The reverse of `running_at`."""
+    for column, acc in zip(columns, sums, strict=True):
+        write(b, out, column, t.arithmetic.join(b, acc.now(b)), t)
+
+
+def add_rows(b: ir.IRBuilder, x: Elements, args: Any, means: Any = None) -> None:
+    """args: i, rows, together, stride, width, out. out[c] = sum over rows of column c, in order, `together` at a time.
 
     More rows together mean less traffic to `out`, but eight that stand a multiple of 4096 bytes apart fill a set of an 8-way
     cache. Eight took 5 to 15 % less time than four, for rows of 256 to 25088 float32.
     """
-    p, i, rows, together, stride, width, out = args
-    t = Vec(LANES, 2 if element == types.float64 else 1)
+    # for r in range(rows):
+    #     for c in range(width): out[c] += x[i + r * stride + c]    or (x[i + r * stride + c] - means[c])**2
+    i, rows, together, stride, width, out = args
+    t = Vec(LANES, x.arithmetic)
 
     def step(first: Any, count: Any, c: Any, n: Any) -> None:
-        acc = places_for(b, [so_far(b, first, part) for part in split(b, read(b, out, c, t), t)])
+        sums = running_at(b, t, out, [c], b.icmp_signed("==", first, integer(0)))
         mean = None if means is None else load(b, types.float64, means, c, n)
         start = b.add(b.add(i, c), b.mul(first, stride))
         with cgutils.for_range(b, count, intp=I64) as row:
             at = b.add(start, b.mul(row.index, stride))
-            prefetch(b, p, b.add(at, b.mul(together, stride)))
-            add_elements(b, acc, load(b, element, p, at, n), mean, n)
-        write(b, out, c, join(b, [b.load(place) for place in acc]), t)
+            prefetch(b, x.pointer, b.add(at, b.mul(together, stride)))
+            add_elements(b, sums[0], x, at, n, mean)
+        write_back(b, t, out, [c], sums)
 
     with cgutils.for_range_slice(b, integer(0), rows, together, intp=I64) as (first, _):
         count = smaller(b, together, b.sub(rows, first))
@@ -366,10 +385,10 @@ def add_row_sums(tc: Any, p: Any, i: Any, rows: Any, together: Any, stride: Any,
     """out[c] = p[i + c] + p[i + stride + c] + ..., for `width` columns."""
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        add_rows(b, p.dtype, a)
+        add_rows(b, Elements(p, a[0]), a[1:])
         return ctx.get_dummy_value()
 
-    return types.void(p, *[types.intp] * 5, out), codegen
+    return types.void(p, *[N] * 5, out), codegen
 
 
 @intrinsic
@@ -377,14 +396,7 @@ def add_row_squares(tc: Any, p: Any, i: Any, rows: Any, together: Any, stride: A
     """out[c] = (p[i + c] - means[c]) ** 2 + ..., for `width` columns."""
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        add_rows(b, p.dtype, a[:7], a[7])
+        add_rows(b, Elements(p, a[0]), a[1:7], a[7])
         return ctx.get_dummy_value()
 
-    return types.void(p, *[types.intp] * 5, out, means), codegen
-
-
-@intrinsic
-def zeros(tc: Any, p: Any) -> Any:
-    """Empty accumulator of 16 lanes for elements of `p`."""
-    t = Vec(LANES, parts_for(p))
-    return t(p), lambda ctx, b, sig, a: constant(F64, 0.0, t.lanes * t.parts)
+    return types.void(p, *[N] * 5, out, means), codegen

@@ -17,9 +17,10 @@ from numba.core import cgutils
 
 from ..compile import intrinsic, types
 from ..layout import ANCHOR, OFFSET, ROOT, SHIFT, SHIFT_LOW, SLOPE, SLOPE_LOW
-from .accumulators import add_term, join, parts_for, places_for, product_term, read, split, update, write
-from .numbers import distance, multiply
-from .vectors import F64, I64, Vec, broadcast, constant, fused, integer, load, misaligned, prefetch, sixteens, smaller, store
+from .accumulators import running_at, write_back
+from .arithmetic import PAIRS, Exact, Number, Vec, arithmetic_of
+from .stages import Elements, enter, finish
+from .vectors import I64, broadcast, fused, integer, load, misaligned, prefetch, sixteens, smaller
 
 
 def scale_and_shift(b: ir.IRBuilder, rstd: Any, c: Any, weight: Any, bias: Any) -> tuple[Any, Any]:
@@ -43,9 +44,12 @@ def share(tc: Any, low: Any, rstd: Any) -> Any:
     return rstd(low, rstd), lambda ctx, b, sig, a: b.fneg(b.fmul(*a))
 
 
-def aligned_sixteens(b: ir.IRBuilder, element: Any, streaming: Any, y: Any, i: Any, n: Any, step: Any) -> None:
+def aligned_sixteens(b: ir.IRBuilder, streaming: Any, y: Elements, i: Any, n: Any, step: Any) -> None:
     """`sixteens` over y[i : i + n]; when streaming, what stands before the first aligned address is a step apart."""
-    start = b.select(streaming, smaller(b, n, misaligned(b, element, y, i)), integer(0))
+    # start = elements before the first aligned one if streaming else 0
+    # step(0, start)
+    # for e in range(start, n, 16): step(e, None or n - e)
+    start = b.select(streaming, smaller(b, n, misaligned(b, y.type.dtype, y.pointer, i)), integer(0))
     with b.if_then(b.icmp_signed(">", start, integer(0))):
         step(integer(0), start)
     sixteens(b, start, n, step)
@@ -62,20 +66,22 @@ def affine_run(
     pointwise = isinstance(w, types.CPointer)
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        streaming, xp, yp, i, n, ahead = a[:6]
-        mean = broadcast(b, a[6])
+        # for e in range(n):
+        #     scale, shift = rstd * w[e], c * w[e] + b[e]
+        #     y[i + e] = (x[i + e] - mean) * scale + shift
+        xs, ys = map(Elements, (x, y), a[1:3])
+        streaming, i, n, ahead, mean = a[0], a[3], a[4], a[5], broadcast(b, a[6])
         rstd, c = (broadcast(b, v) for v in a[7:9])
         fixed = None if pointwise else [broadcast(b, v) for v in scale_and_shift(b, *a[7:])]
 
         def step(e: Any, n: Any) -> None:
             at = b.add(i, e)
             if n is None:
-                prefetch(b, xp, b.add(at, ahead))
+                prefetch(b, xs.pointer, b.add(at, ahead))
             scale, shift = fixed or scale_and_shift(b, rstd, c, *(load(b, types.float64, p, e, n) for p in a[9:]))
-            d = b.fsub(load(b, x.dtype, xp, at, n), mean)
-            store(b, x.dtype, yp, at, fused(b, d, scale, shift), n, streaming)
+            finish(b, ys, at, xs.arithmetic.affine(b, enter(b, xs, at, n), mean, scale, shift), n, streaming)
 
-        aligned_sixteens(b, x.dtype, streaming, yp, i, n, step)
+        aligned_sixteens(b, streaming, ys, i, n, step)
         return ctx.get_dummy_value()
 
     return types.void(types.boolean, x, y, N, N, N, R, R, R, w, b), codegen
@@ -113,12 +119,13 @@ def affine_columns(
     """`width` columns from x[i] on in `rows` rows; parameters: float64 (3, room): mean, scale, shift."""
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        xp, yp, *where, parameters, room = a
+        # for r in range(rows):
+        #     for c in range(width): y[i + r * stride + c] = (x[i + r * stride + c] - mean[c]) * scale[c] + shift[c]
+        xs, ys = map(Elements, (x, y), a)
+        *where, parameters, room = a[2:]
 
         def at_element(known: Any, at: Any, n: Any) -> None:
-            mean, scale, shift = known
-            d = b.fsub(load(b, x.dtype, xp, at, n), mean)
-            store(b, x.dtype, yp, at, fused(b, d, scale, shift), n)
+            finish(b, ys, at, xs.arithmetic.affine(b, enter(b, xs, at, n), *known), n)
 
         down_rows(b, where, lambda c, n: from_table(b, parameters, room, 3, c, n), at_element)
         return ctx.get_dummy_value()
@@ -126,45 +133,36 @@ def affine_columns(
     return types.void(x, y, N, N, N, N, N, parameters, N), codegen
 
 
-def slanted(b: ir.IRBuilder, d: list[Any], slope: list[Any], u: list[Any], shift: list[Any]) -> Any:
-    """dx = d * slope + (u + shift), u scaled with rstd: exactly 0 where u is its own mean, as in a group of one."""
-    total = b.fadd(u[0], shift[0])
-    rough = fused(b, d[0], slope[0], total)
-    if len(d) == 1:
-        return rough
-    low = fused(b, d[0], slope[1], b.fadd(u[1], shift[1]))
-    dx = fused(b, d[0], slope[0], b.fadd(total, fused(b, d[1], slope[0], low)))
-    return b.select(b.fcmp_ordered("ord", dx, dx), dx, rough)  # what is infinite has no low part
-
-
-def unit_entries(b: ir.IRBuilder, table: Any, parts: int) -> tuple[Any, Any, list[Any], list[Any]]:
+def unit_entries(b: ir.IRBuilder, table: Any, of: Exact) -> tuple[Any, Any, Number, Number]:
     """Mean, rstd, slope and shift of a unit, whose table begins here, in 16 lanes each."""
     mean, rstd, *slant = (
         broadcast(b, b.load(b.gep(table, [integer(k)]))) for k in (ANCHOR, ROOT, SLOPE, SLOPE_LOW, SHIFT, SHIFT_LOW)
     )
-    return mean, rstd, slant[:parts], slant[2 : 2 + parts]
+    return mean, rstd, slant[: of.parts], slant[2 : 2 + of.parts]
 
 
 @intrinsic
 def gradient_run(tc: Any, streaming: Any, x: Any, dy: Any, dx: Any, i: Any, n: Any, ahead: Any, w: Any, table: Any) -> Any:
     """dx[i : i + n] = (x - mean) * slope + (dy * rstd * w + shift), w a scalar; table: float64 (UNIT,), see `layout`."""
-    parts = parts_for(x)
+    of = arithmetic_of(x.dtype)
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        streaming, xp, dyp, dxp, i, n, ahead, w, table = a
-        mean, rstd, slope, shift = unit_entries(b, table, parts)
-        scale = multiply(b, [rstd], [broadcast(b, w)], parts)
+        # for e in range(i, i + n): dx[e] = (x[e] - mean) * slope + (dy[e] * (rstd * w) + shift)
+        xs, dys, dxs = map(Elements, (x, dy, dx), a[1:4])
+        streaming, (i, n, ahead, w, table) = a[0], a[4:]
+        mean, rstd, slope, shift = unit_entries(b, table, of)
+        scale = of.multiply(b, [rstd], [broadcast(b, w)])
 
         def step(e: Any, n: Any) -> None:
             at = b.add(i, e)
             if n is None:
-                for p in (xp, dyp):
-                    prefetch(b, p, b.add(at, ahead))
-            d = distance(b, load(b, x.dtype, xp, at, n), mean, parts)
-            u = multiply(b, [load(b, x.dtype, dyp, at, n)], scale, parts)
-            store(b, x.dtype, dxp, at, slanted(b, d, slope, u, shift), n, streaming)
+                for p in (xs, dys):
+                    prefetch(b, p.pointer, b.add(at, ahead))
+            d = of.distance(b, enter(b, xs, at, n), mean)
+            u = of.multiply(b, [enter(b, dys, at, n)], scale)
+            finish(b, dxs, at, of.slanted(b, d, slope, u, shift), n, streaming)
 
-        aligned_sixteens(b, x.dtype, streaming, dxp, i, n, step)
+        aligned_sixteens(b, streaming, dxs, i, n, step)
         return ctx.get_dummy_value()
 
     return types.void(types.boolean, x, dy, dx, N, N, N, R, table), codegen
@@ -172,14 +170,14 @@ def gradient_run(tc: Any, streaming: Any, x: Any, dy: Any, dx: Any, i: Any, n: A
 
 @intrinsic
 def rows_of_parameters(tc: Any, x: Any) -> Any:
-    """How many numbers `gradient_columns` takes for each column."""
-    return types.intp(x), lambda ctx, b, sig, a: integer(1 + 3 * parts_for(x))
+    """Count of the numbers that `gradient_columns` takes for each column."""
+    return types.intp(x), lambda ctx, b, sig, a: integer(1 + 3 * arithmetic_of(x.dtype).parts)
 
 
 @intrinsic
 def lost(tc: Any, x: Any, y: Any) -> Any:
     """The error of the rounded product of two float64."""
-    return R(R, R), lambda ctx, b, sig, a: multiply(b, [a[0]], [a[1]], 2)[1]
+    return R(R, R), lambda ctx, b, sig, a: PAIRS.multiply(b, [a[0]], [a[1]])[1]
 
 
 @intrinsic
@@ -190,18 +188,23 @@ def gradient_columns(
 
     parameters: float64 (`rows_of_parameters`, room): mean; scale, slope, shift; their low parts.
     """
-    parts = parts_for(x)
+    of = arithmetic_of(x.dtype)
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        xp, dyp, dxp, *where, parameters, room = a
+        # for r in range(rows):
+        #     for c in range(width):
+        #         e = i + r * stride + c
+        #         dx[e] = (x[e] - mean[c]) * slope[c] + (dy[e] * scale[c] + shift[c])
+        xs, dys, dxs = map(Elements, (x, dy, dx), a)
+        *where, parameters, room = a[3:]
 
         def at_element(known: Any, at: Any, n: Any) -> None:
             scale, slope, shift = (known[k::3] for k in (1, 2, 3))
-            d = distance(b, load(b, x.dtype, xp, at, n), known[0], parts)
-            u = multiply(b, [load(b, x.dtype, dyp, at, n)], scale, parts)
-            store(b, x.dtype, dxp, at, slanted(b, d, slope, u, shift), n)
+            d = of.distance(b, enter(b, xs, at, n), known[0])
+            u = of.multiply(b, [enter(b, dys, at, n)], scale)
+            finish(b, dxs, at, of.slanted(b, d, slope, u, shift), n)
 
-        down_rows(b, where, lambda c, n: from_table(b, parameters, room, 1 + 3 * parts, c, n), at_element)
+        down_rows(b, where, lambda c, n: from_table(b, parameters, room, 1 + 3 * of.parts, c, n), at_element)
         return ctx.get_dummy_value()
 
     return types.void(x, dy, dx, N, N, N, N, N, parameters, N), codegen
@@ -217,34 +220,38 @@ def gradient_rows(
     keep: dx = d * slope + (dy * w * rstd + shift) is wanted, w: float64 (width,).
     add: sums[c] += dy * (d * rstd + offset) and sums[room + c] += dy, row by row; `fresh` sums begin at 0.
     """
-    t = Vec(parts=parts_for(x))
+    of = arithmetic_of(x.dtype)
+    t = Vec(arithmetic=of)
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        keep, add, fresh, xp, dyp, dxp, i, rows, stride, width, w, table, apart, sums, room = a
-        nothing = constant(F64, 0.0)
+        # for r in range(rows):
+        #     for c in range(width):
+        #         e, d = i + r * stride + c, x[e] - mean[r]
+        #         if keep: dx[e] = d * slope[r] + (dy[e] * w[c] * rstd[r] + shift[r])
+        #         if add: sums[c], sums[room + c] += dy[e] * (d * rstd[r] + offset[r]), dy[e]
+        xs, dys, dxs = map(Elements, (x, dy, dx), a[3:6])
+        keep, add, fresh = a[:3]
+        i, rows, stride, width, w, table, apart, sums, room = a[6:]
 
         def step(c: Any, n: Any) -> None:
             weight, columns = load(b, types.float64, w, c, n), [c, b.add(c, room)]
-            stored = [split(b, read(b, sums, column, t), t) for column in columns]
-            acc = [places_for(b, [b.select(fresh, nothing, part) for part in parts]) for parts in stored]
+            acc = running_at(b, t, sums, columns, fresh)
             with cgutils.for_range(b, rows, intp=I64) as row:
                 at, unit = b.add(b.add(i, c), b.mul(row.index, stride)), b.mul(row.index, apart)
-
                 own = b.gep(table, [unit])
-                mean, rstd, slope, shift = unit_entries(b, own, t.parts)
-                d, g = distance(b, load(b, x.dtype, xp, at, n), mean, t.parts), load(b, x.dtype, dyp, at, n)
+                mean, rstd, slope, shift = unit_entries(b, own, of)
+                d, g = of.distance(b, enter(b, xs, at, n), mean), enter(b, dys, at, n)
                 with b.if_then(keep):
-                    u = multiply(b, multiply(b, [g], [weight], t.parts), [rstd], t.parts)
-                    store(b, x.dtype, dxp, at, slanted(b, d, slope, u, shift), n)
+                    u = of.multiply(b, of.multiply(b, [g], [weight]), [rstd])
+                    finish(b, dxs, at, of.slanted(b, d, slope, u, shift), n)
                 with b.if_then(add):
                     h = broadcast(b, b.load(b.gep(own, [integer(OFFSET)])))
                     for part in reversed(d):
                         h = fused(b, part, rstd, h)
-                    update(b, acc[0], lambda parts: product_term(b, parts, [g], [h]))
-                    update(b, acc[1], lambda parts: add_term(b, parts, g))
+                    acc[0].add_product(b, [g], [h])
+                    acc[1].add_term(b, g)
             with b.if_then(add):
-                for column, places in zip(columns, acc, strict=True):
-                    write(b, sums, column, join(b, [b.load(place) for place in places]), t)
+                write_back(b, t, sums, columns, acc)
 
         sixteens(b, integer(0), width, step)
         return ctx.get_dummy_value()

@@ -52,7 +52,7 @@ def change(b: ir.IRBuilder, value: Any, architecture: str = ARCHITECTURE) -> Non
 
 @contextmanager
 def default_environment(b: ir.IRBuilder) -> Iterator[None]:
-    """What is emitted within, the call of an opaque function, runs in the default environment.
+    """Context of the call of an opaque function, the one thing to emit within: it runs in the default environment.
 
     Nearly every caller has it, and to look takes no time; to write other content to the register, be it a flag, takes 80 ns.
     """

@@ -17,45 +17,22 @@ from numba.core import cgutils
 from ...spec.tree import LARGE_RSTD, LARGE_U
 from ..compile import device, intrinsic, types
 from ..layout import CENTER, OFFSET, ROOT, SHIFT, SHIFT_LOW, SIZE, SLOPE, SLOPE_LOW, UNIT
-from .accumulators import (
-    TILE,
-    add_term,
-    distance_of_first,
-    drain,
-    fold,
-    join,
-    parts_for,
-    places_for,
-    product_term,
-    push,
-    read,
-    so_far,
-    split,
-    take,
-    update,
-    write,
-)
-from .numbers import add_parts, divide, multiply, negative, rounded, subtract_parts
+from .accumulators import TILE, Running, distance, drain, empty, fold, push, running_at, write_back
+from .arithmetic import PAIRS, Exact, Number, Vec, arithmetic_of, negative
+from .stages import Elements, enter
 from .statistics import finite, finite_group
-from .vectors import F64, I32, I64, Vec, broadcast, call, constant, integer, load, prefetch, sixteens, smaller
+from .vectors import F64, I32, I64, broadcast, call, constant, integer, load, prefetch, sixteens, smaller, take
 
 SUMS = 3  # u, u * d, d
 N = types.intp
 
 
-@intrinsic(prefer_literal=True)
-def empty(tc: Any, x: Any, n: Any) -> Any:
-    """Empty accumulator of n lanes for elements of `x`: 4 for the three sums of a run, 16 for columns of one sum, 1 for one."""
-    t = Vec(n.literal_value, parts_for(x))
-    return t(x, n), lambda ctx, b, sig, a: constant(F64, 0.0, t.lanes * t.parts)
-
-
-def add_products(b: ir.IRBuilder, sums: list[list[Any]], v: Any, u: list[Any], mean: Any, n: Any = None) -> None:
+def add_products(b: ir.IRBuilder, sums: list[Running], v: Any, u: Number, mean: Any, n: Any = None) -> None:
     """16 elements into the three accumulators; only the first `n` are there, if it is given, and u is 0 elsewhere."""
-    d = distance_of_first(b, v, mean, n, len(sums[0]))
-    update(b, sums[0], lambda acc: add_term(b, acc, *u))
-    update(b, sums[1], lambda acc: product_term(b, acc, u, d))
-    update(b, sums[2], lambda acc: add_term(b, acc, *d))
+    d = distance(b, sums[0].of, v, mean, n)
+    sums[0].add_term(b, *u)
+    sums[1].add_product(b, u, d)
+    sums[2].add_term(b, *d)
 
 
 @intrinsic
@@ -64,46 +41,48 @@ def tile_products(tc: Any, x: Any, dy: Any, i: Any, n: Any, ahead: Any, mean: An
 
     Without weights, what lies `ahead` elements further on is asked for: a channel's next run may be far away.
     """
-    weighted, t = isinstance(w, types.CPointer), Vec(4, parts_for(x))
+    weighted, of = isinstance(w, types.CPointer), arithmetic_of(x.dtype)
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        xp, dyp, i, n, ahead, mean, wp, at = a
+        # for k in range(n):
+        #     d, u = x[i + k] - mean, dy[i + k] * w[at + k]
+        #     lane[k % 32] += u, u * d, d
+        # return fold(lane)
+        xs, dys = map(Elements, (x, dy), a)
+        i, n, ahead, mean, wp, at = a[2:]
         mean = broadcast(b, mean)
-        nothing = [constant(F64, 0.0)] * t.parts
-        halves = [[places_for(b, nothing) for _ in range(SUMS)] for _ in range(2)]
+        halves = [[Running(b, of) for _ in range(SUMS)] for _ in range(2)]
 
-        def enter(e: Any, rest: Any = None) -> None:
+        def add(e: Any, rest: Any = None) -> None:
             for half, sums in enumerate(halves):
                 start, left = b.add(e, integer(16 * half)), None if rest is None else b.sub(rest, integer(16 * half))
                 where = b.add(i, start)
                 if rest is None and not weighted:
-                    for p in (xp, dyp):
-                        prefetch(b, p, b.add(where, ahead))
-                u = [load(b, x.dtype, dyp, where, left)]
+                    for p in (xs, dys):
+                        prefetch(b, p.pointer, b.add(where, ahead))
+                u = [enter(b, dys, where, left)]
                 if weighted:
-                    u = multiply(b, u, [load(b, types.float64, wp, b.add(at, start), left)], t.parts)
-                add_products(b, sums, load(b, x.dtype, xp, where, left), u, mean, left)
+                    u = of.multiply(b, u, [load(b, types.float64, wp, b.add(at, start), left)])
+                add_products(b, sums, enter(b, xs, where, left), u, mean, left)
 
         rest = b.and_(n, integer(31))
         last = b.sub(n, rest)
         with cgutils.for_range_slice(b, integer(0), last, integer(32), intp=I64) as (e, _):
-            enter(e)
+            add(e)
         with b.if_then(b.icmp_signed(">", rest, integer(0))):
-            enter(last, rest)
-        loaded = [[[b.load(place) for place in places] for places in sums] for sums in halves]
-        totals = [fold(b, low, high) for low, high in zip(*loaded, strict=True)]
-        return beside(b, t, totals)
+            add(last, rest)
+        return beside(b, of, [fold(b, low, high) for low, high in zip(*halves, strict=True)])
 
-    return t(x, dy, N, N, N, types.float64, w, N), codegen
+    return Vec(4, of)(x, dy, N, N, N, types.float64, w, N), codegen
 
 
-def beside(b: ir.IRBuilder, t: Vec, totals: list[list[Any]]) -> Any:
+def beside(b: ir.IRBuilder, of: Exact, totals: list[Number]) -> Any:
     """Accumulators of one lane -> the lanes of one."""
 
     def lane(part: Any) -> Any:
         return b.extract_element(part, ir.Constant(I32, 0))
 
-    return join(b, [lanes(b, [lane(parts[k]) for parts in totals]) for k in range(t.parts)])
+    return of.join(b, [lanes(b, [lane(part) for part in parts]) for parts in zip(*totals, strict=True)])
 
 
 def lanes(b: ir.IRBuilder, values: list[Any]) -> Any:
@@ -117,16 +96,17 @@ def lanes(b: ir.IRBuilder, values: list[Any]) -> Any:
 @intrinsic
 def as_one(tc: Any, u: Any, product: Any, d: Any) -> Any:
     """Three accumulators of one lane as one."""
-    t = Vec(4, u.parts)
-    return t(u, product, d), lambda ctx, b, sig, a: beside(b, t, [split(b, v, u) for v in a])
+    of = u.arithmetic
+    return Vec(4, of)(u, product, d), lambda ctx, b, sig, a: beside(b, of, [of.split(b, v) for v in a])
 
 
 @intrinsic
 def numbers(tc: Any, s: Any) -> Any:
     """The sums of u and u * d."""
+    of = s.arithmetic
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        v = rounded(b, split(b, a[0], s))
+        v = of.rounded(b, of.split(b, a[0]))
         return ctx.make_tuple(b, sig.return_type, [b.extract_element(v, ir.Constant(I32, k)) for k in range(2)])
 
     return types.UniTuple(types.float64, 2)(s), codegen
@@ -135,10 +115,11 @@ def numbers(tc: Any, s: Any) -> Any:
 @intrinsic
 def weighted(tc: Any, s: Any, w: Any) -> Any:
     """The sums of u and u * d times w; that of d as it is."""
+    of = s.arithmetic
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
         factor = lanes(b, [a[1], a[1], ir.Constant(F64, 1.0)])
-        return join(b, multiply(b, split(b, a[0], s), [factor], s.parts))
+        return of.join(b, of.multiply(b, of.split(b, a[0]), [factor]))
 
     return s(s, types.float64), codegen
 
@@ -146,12 +127,14 @@ def weighted(tc: Any, s: Any, w: Any) -> Any:
 @intrinsic
 def gradients_of(tc: Any, s: Any, rstd: Any, offset: Any) -> Any:
     """The sums of u = dy and dy * d, a channel's in one sample -> what it gives to dbias and dweight, in the same lanes."""
+    of = s.arithmetic
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        parts, one, nothing = split(b, a[0], s), ir.Constant(F64, 1.0), ir.Constant(F64, 0.0)
-        product = multiply(b, parts, [lanes(b, [one, a[1]])], s.parts)
-        beside = [take(b, part, [3, 0, 3, 3]) for part in parts]  # dy where dy * d is, and the empty lane
-        return join(b, add_parts(b, product, multiply(b, beside, [lanes(b, [nothing, a[2]])], s.parts)))
+        # dbias, dweight = u, u * d * rstd + u * offset
+        parts, one, nothing = of.split(b, a[0]), ir.Constant(F64, 1.0), ir.Constant(F64, 0.0)
+        product = of.multiply(b, parts, [lanes(b, [one, a[1]])])
+        moved = [take(b, part, [3, 0, 3, 3]) for part in parts]  # u where u * d is, and the empty lane
+        return of.join(b, of.add(b, product, of.multiply(b, moved, [lanes(b, [nothing, a[2]])])))
 
     return s(s, types.float64, types.float64), codegen
 
@@ -174,24 +157,27 @@ def add_row_products(
     tc: Any, x: Any, dy: Any, i: Any, rows: Any, together: Any, stride: Any, width: Any, means: Any, out: Any, room: Any
 ) -> Any:
     """out[k * room + c] = sum k of column c over `rows` rows, in order, `together` at a time; see `accumulators.add_rows`."""
-    t = Vec(parts=parts_for(x))
+    t = Vec(arithmetic=arithmetic_of(x.dtype))
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        xp, dyp, i, rows, together, stride, width, means, out, room = a
+        # for r in range(rows):
+        #     for c in range(width):
+        #         d, u = x[i + r * stride + c] - means[c], dy[i + r * stride + c]
+        #         out[c], out[room + c], out[2 * room + c] += u, u * d, d
+        xs, dys = map(Elements, (x, dy), a)
+        i, rows, together, stride, width, means, out, room = a[2:]
 
         def step(first: Any, count: Any, c: Any, n: Any) -> None:
             columns = [b.add(c, b.mul(room, integer(k))) for k in range(SUMS)]
-            stored = [split(b, read(b, out, column, t), t) for column in columns]
-            sums = [places_for(b, [so_far(b, first, part) for part in parts]) for parts in stored]
+            sums = running_at(b, t, out, columns, b.icmp_signed("==", first, integer(0)))
             mean = load(b, types.float64, means, c, n)
             start = b.add(b.add(i, c), b.mul(first, stride))
             with cgutils.for_range(b, count, intp=I64) as row:
                 at = b.add(start, b.mul(row.index, stride))
-                for p in (xp, dyp):
-                    prefetch(b, p, b.add(at, b.mul(together, stride)))
-                add_products(b, sums, load(b, x.dtype, xp, at, n), [load(b, x.dtype, dyp, at, n)], mean, n)
-            for column, places in zip(columns, sums, strict=True):
-                write(b, out, column, join(b, [b.load(place) for place in places]), t)
+                for p in (xs, dys):
+                    prefetch(b, p.pointer, b.add(at, b.mul(together, stride)))
+                add_products(b, sums, enter(b, xs, at, n), [enter(b, dys, at, n)], mean, n)
+            write_back(b, t, out, columns, sums)
 
         with cgutils.for_range_slice(b, integer(0), rows, together, intp=I64) as (first, _):
             count = smaller(b, together, b.sub(rows, first))
@@ -201,11 +187,16 @@ def add_row_products(
     return types.void(x, dy, *[N] * 5, means, out, N), codegen
 
 
-def times_cube(b: ir.IRBuilder, c: list[Any], r: Any) -> list[Any]:
+def in_two(x: Number) -> Number:
+    """The high part and the low, which is 0 where there is none."""
+    return [*x, ir.Constant(F64, 0.0)][:2]
+
+
+def times_cube(b: ir.IRBuilder, c: Number, r: Any) -> Number:
     """c * r**3, of as many parts, and with one rounded once: a float64 gradient has no bits to lose in three products."""
-    high, low = c[0], c[1] if len(c) > 1 else ir.Constant(F64, 0.0)
+    high, low = in_two(c)
     for _ in range(3):
-        high, low = multiply(b, [high, low], [r], 2)
+        high, low = PAIRS.multiply(b, [high, low], [r])
     total = b.fadd(high, low)
     total = b.select(b.fcmp_ordered("ord", total, total), total, high)  # what is infinite has no low part
     return [total, b.fsub(low, b.fsub(total, high))][: len(c)]
@@ -215,18 +206,24 @@ def times_cube(b: ir.IRBuilder, c: list[Any], r: Any) -> list[Any]:
 def settled(tc: Any, s: Any, rstd: Any, count: Any, center: Any) -> Any:
     """The sums of a group -> (slope, shift, offset, slope's low part, shift's, size), see `settle`."""
 
+    of = s.arithmetic
+
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        # c1, c2, delta = total / n
+        # slope = -(c2 - delta * c1) * r**3
+        # shift = -c1 * r - delta * slope
+        # offset, size = -delta * r, abs(c1) + abs(c2 * r)
         total, r, n, center = a
-        averages = divide(b, split(b, total, s), broadcast(b, n, 4))
+        averages = of.divide(b, of.split(b, total), broadcast(b, n, 4))
         c1, c2, delta = ([b.extract_element(p, ir.Constant(I32, k)) for p in averages] for k in range(SUMS))
         absolute = [call(b, "llvm.fabs.f64", F64, [v]) for v in (c1[0], b.fmul(c2[0], r))]
-        nothing = ir.Constant(F64, 0.0)
-        c1, delta = ([b.select(center, p, nothing) for p in parts] for parts in (c1, delta))
-        slope = negative(b, times_cube(b, subtract_parts(b, c2, multiply(b, delta, c1, s.parts)), r))
-        shift = subtract_parts(b, negative(b, multiply(b, c1, [r], s.parts)), multiply(b, delta, slope, s.parts))
-        offset = b.fneg(rounded(b, multiply(b, delta, [r], s.parts)))
-        lows = [p[1] if s.parts == 2 else nothing for p in (slope, shift)]
-        return ctx.make_tuple(b, sig.return_type, [slope[0], shift[0], offset, *lows, b.fadd(*absolute)])
+        c1, delta = ([b.select(center, p, ir.Constant(F64, 0.0)) for p in parts] for parts in (c1, delta))
+        slope = negative(b, times_cube(b, of.subtract(b, c2, of.multiply(b, delta, c1)), r))
+        shift = of.subtract(b, negative(b, of.multiply(b, c1, [r])), of.multiply(b, delta, slope))
+        offset = b.fneg(of.rounded(b, of.multiply(b, delta, [r])))
+        (slope_high, slope_low), (shift_high, shift_low) = in_two(slope), in_two(shift)
+        found = [slope_high, shift_high, offset, slope_low, shift_low, b.fadd(*absolute)]
+        return ctx.make_tuple(b, sig.return_type, found)
 
     f8 = types.float64
     return types.UniTuple(f8, 6)(s, f8, f8, types.boolean), codegen

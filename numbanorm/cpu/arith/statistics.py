@@ -11,8 +11,8 @@ from ...spec.tree import LARGE_STAT
 from ..compile import device, intrinsic, types
 from ..layout import CENTER, LOW, M2, MEAN, RSTD, SQUARES
 from .accumulators import in_lanes, ratio, value, whole
-from .numbers import multiply, number, subtract_parts, two_sum
-from .vectors import F64, Vec, call, fused, integer, load, store
+from .arithmetic import Vec, two_sum, unless_nan
+from .vectors import F64, call, fused, integer, load, store
 
 
 @intrinsic
@@ -23,7 +23,10 @@ def inverse_root(tc: Any, high: Any, low: Any, eps: Any) -> Any:
     """
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        v, error = two_sum(b, a[0], number(b, a[1]))
+        # v, error = high + low + eps and what it lost
+        # r = 1 / sqrt(v)
+        # return r + r / 2 * (1 - (v + error) * r * r)
+        v, error = two_sum(b, a[0], unless_nan(b, a[1]))
         v, more = two_sum(b, v, whole(b, a[2], high))
         error = b.fadd(error, more)
         one, half = (whole(b, ir.Constant(F64, x), high) for x in (1.0, 0.5))
@@ -54,9 +57,7 @@ def variance(tc: Any, s: Any, high: Any, low: Any, d: Any) -> Any:
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
         _, high, low, d = a
-        square = multiply(b, [d], [d], s.parts)
-        found = [high, b.fsub(low, square[0])] if s.parts == 1 else subtract_parts(b, [high, low], square)
-        return ctx.make_tuple(b, sig.return_type, found)
+        return ctx.make_tuple(b, sig.return_type, s.arithmetic.less_square(b, [high, low], d))
 
     return types.UniTuple(high, 2)(s, high, high, high), codegen
 

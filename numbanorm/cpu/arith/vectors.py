@@ -17,7 +17,6 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils
 from numba.core.registry import cpu_target
-from numba.extending import models, register_model
 
 from ..compile import intrinsic, types
 
@@ -29,20 +28,6 @@ STORAGE = {"float32": "float32", "float64": "float64", "float16": "uint16", "bfl
 F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 I1, I8, I16, I32, I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
 MEMORY = {types.float32: F32, types.float64: F64, types.uint16: I16, types.int16: I16}
-
-
-class Vec(types.Type):
-    """`lanes * parts` float64: `parts` 1 is plain, 2 an unevaluated sum (all the high parts first, then the low)."""
-
-    def __init__(self, lanes: int = LANES, parts: int = 1) -> None:
-        self.lanes, self.parts = lanes, parts
-        super().__init__(name=f"Vec({lanes}x{parts})")
-
-
-@register_model(Vec)
-class VecModel(models.PrimitiveModel):
-    def __init__(self, dmm: Any, fe_type: Vec) -> None:
-        super().__init__(dmm, fe_type, vector(F64, fe_type.lanes * fe_type.parts))
 
 
 def vector(element: ir.Type, lanes: int = LANES) -> ir.VectorType:
@@ -63,6 +48,11 @@ def broadcast(b: ir.IRBuilder, value: Any, lanes: int = LANES) -> Any:
     vt = vector(value.type, lanes)
     v = b.insert_element(ir.Constant(vt, ir.Undefined), value, ir.Constant(I32, 0))
     return b.shuffle_vector(v, v, ir.Constant(vector(I32, lanes), [0] * lanes))
+
+
+def take(b: ir.IRBuilder, v: Any, lanes: list[int]) -> Any:
+    """These lanes of a vector, in this order."""
+    return b.shuffle_vector(v, v, ir.Constant(vector(I32, len(lanes)), lanes))
 
 
 def first_lanes(b: ir.IRBuilder, n: Any) -> Any:
@@ -88,6 +78,9 @@ def widened_half(b: ir.IRBuilder, h: Any) -> Any:
     """Bits of float16 -> float64; without the CPU's help, shift the fields into place and repair the exponent by a product."""
     if F16C:
         return b.fpext(b.bitcast(h, vector(F16)), vector(F64))
+    # magnitude = (h & 0x7fff) << 13
+    # value = magnitude | 0x7f800000 if h is inf or nan else bits of (the float32 of magnitude) * 2**112
+    # return value | (h & 0x8000) << 16
     w = b.zext(h, vector(I32))
     magnitude = b.shl(b.and_(w, constant(I32, 0x7FFF)), constant(I32, 13))
     value = b.fmul(b.bitcast(magnitude, vector(F32)), constant(F32, 2.0**112))
@@ -103,6 +96,8 @@ def round_to_odd(b: ir.IRBuilder, v: Any, single: Any) -> Any:
     A second rounding to fewer bits is then the only one: S. Boldo, G. Melquiond, "Emulation of FMA and correctly rounded sums:
     proved algorithms using rounding to odd", 2008.
     """
+    # if single == v or bits & 1: return bits
+    # return bits - 1 if abs(single) > abs(v) else bits + 1
     back = b.fpext(single, vector(F64))
     bits = b.bitcast(single, vector(I32))
     even = b.icmp_signed("==", b.and_(bits, constant(I32, 1)), constant(I32, 0))
@@ -119,6 +114,8 @@ def bits_to_round(b: ir.IRBuilder, v: Any, dropped: int) -> Any:
     To round twice is wrong only where the first result lies half way between two of the second. All bits below that one are 0
     then, in one vector of hundreds, and only such a vector is rounded to odd (float16 1.4, bfloat16 1.25 times as fast).
     """
+    # bits = bits of float32(v)
+    # if any(bits & ((1 << dropped - 1) - 1) == 0): bits = round_to_odd(v)
     single = b.fptrunc(v, vector(F32))
     bits = b.bitcast(single, vector(I32))
     place = cgutils.alloca_once_value(b, bits)
@@ -130,6 +127,7 @@ def bits_to_round(b: ir.IRBuilder, v: Any, dropped: int) -> Any:
 
 def to_bfloat(b: ir.IRBuilder, v: Any) -> Any:
     """float64 -> bits of bfloat16, to nearest even."""
+    # return (bits | 0x400000 if nan else bits + 0x7fff + (bits >> 16 & 1)) >> 16
     bits = bits_to_round(b, v, 16)
     single = b.bitcast(bits, vector(F32))
     lsb = b.and_(b.lshr(bits, constant(I32, 16)), constant(I32, 1))
@@ -145,6 +143,8 @@ def to_half(b: ir.IRBuilder, v: Any) -> Any:
     bits = bits_to_round(b, v, 13)
     if F16C:
         return b.bitcast(b.fptrunc(b.bitcast(bits, vector(F32)), vector(F16)), vector(I16))
+    # h = bits of (magnitude + 0.5), less those of 0.5, if the result is denormal, else magnitude, rounded, with 15 in place
+    # of 127 added to its exponent; inf from 2**16 on, or nan; and the sign
     sign = b.and_(bits, constant(I32, -0x80000000))
     magnitude = b.xor(bits, sign)
     lsb = b.and_(b.lshr(magnitude, constant(I32, 13)), constant(I32, 1))
@@ -241,7 +241,7 @@ def prefetch(b: ir.IRBuilder, p: Any, i: Any, write: bool = False) -> None:
 
 
 def misaligned(b: ir.IRBuilder, element: Any, p: Any, i: Any) -> Any:
-    """How many elements lie between `i` and the next address that is a multiple of 16 elements: 0 to 15."""
+    """Elements between `i` and the next address that is a multiple of 16 elements: 0 to 15."""
     index = b.udiv(b.ptrtoint(b.gep(p, [i]), I64), ir.Constant(I64, element.bitwidth // 8))
     return b.and_(b.neg(index), ir.Constant(I64, LANES - 1))
 
@@ -256,6 +256,8 @@ def smaller(b: ir.IRBuilder, x: Any, y: Any) -> Any:
 
 def sixteens(b: ir.IRBuilder, start: Any, stop: Any, step: Any) -> None:
     """`step(e, None)` for whole vectors from `start` on, then `step(e, n)` for the n < 16 elements that remain."""
+    # for e in range(start, stop - 15, 16): step(e, None)
+    # if (stop - start) % 16: step(stop - (stop - start) % 16, (stop - start) % 16)
     rest = b.and_(b.sub(stop, start), integer(LANES - 1))
     whole = b.sub(stop, rest)
     with cgutils.for_range_slice(b, start, whole, integer(LANES), intp=I64) as (e, _):
@@ -296,6 +298,8 @@ def repeat(tc: Any, p: Any, i: Any, n: Any, copies: Any) -> Any:
     """Write p[i : i + n], float64, so many times side by side, of which the first is there."""
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        # for k in range(n):
+        #     for at in range(n, n * copies, n): p[i + at + k] = p[i + k]
         p, i, n, copies = a
 
         def step(k: Any, m: Any) -> None:

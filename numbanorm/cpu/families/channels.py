@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from numba import int64
 
-from ..arith.accumulators import block_rows, drain, get, plus, push
-from ..arith.gradient_sums import empty, gradients_of, numbers, settle, weighted
+from ..arith.accumulators import block_rows, drain, empty, get, plus, push
+from ..arith.gradient_sums import gradients_of, numbers, settle, weighted
 from ..compile import device
 from ..layout import (
     OFFSET,

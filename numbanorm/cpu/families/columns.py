@@ -24,6 +24,7 @@ from ..arith.accumulators import (
     advance_by,
     block_rows,
     drain,
+    empty,
     get,
     plus,
     push,
@@ -31,8 +32,6 @@ from ..arith.accumulators import (
     ratio,
     squares_about,
     tile_of_sums,
-    zero,
-    zeros,
 )
 from ..arith.elementwise import affine_columns, parameters, share
 from ..arith.statistics import conclude, get_lanes, put_lanes, stats_of
@@ -71,16 +70,16 @@ def block_moments(kind, one_read, x, i, n, stride, width, means, kept, room, acc
         add_row_sums(x, i, n, together, stride, width, acc)
         if not one_read:
             return
-        out, about = advance_by(kept, room, zero(x)), own
+        out, about = advance_by(kept, room, empty(x, 1)), own
         for c in range(0, width, 16):
-            s = get(acc, c, zeros(x))
+            s = get(acc, c, empty(x, 16))
             put(kept, c, s)
             put(own, c, ratio(s, float(n))[0])
     elif one_read:
         for c in range(0, width, 16):
-            high, low = ratio(get(kept, c, zeros(x)), float(n))
+            high, low = ratio(get(kept, c, empty(x, 16)), float(n))
             mean = get_lanes(means, c, min(16, width - c))
-            put(acc, c, squares_about(get(kept, room + c, zeros(x)), float(n), high, low, mean))
+            put(acc, c, squares_about(get(kept, room + c, empty(x, 16)), float(n), high, low, mean))
         return
     add_row_squares(x, i, n, together, stride, width, out, about)
 
@@ -93,21 +92,21 @@ def strip_sums(kind, one_read, x, i, first, last, rows, stride, width, room, mea
     """
     step = block_rows(rows)
     acc = stack
-    own = advance_by(acc, PIECE, zero(x))
-    levels = advance_by(own, PIECE, zero(x))
+    own = advance_by(acc, PIECE, empty(x, 1))
+    levels = advance_by(own, PIECE, empty(x, 1))
     for start in range(0, width, PIECE):
         size = min(PIECE, width - start)
         for k in range(first, last):
             n, at = min(step, rows - k * step), i + k * step * stride + start
-            keep = advance_by(kept, 2 * k * room + start, zero(x))
+            keep = advance_by(kept, 2 * k * room + start, empty(x, 1))
             even = (k - first) & 1 == 0  # the first of a pair waits where it is summed
             here = levels if even else acc
             block_moments(kind, one_read, x, at, n, stride, size, advance(means, start), keep, room, here, own)
             if not even:
                 for c in range(0, size, 16):
-                    push(levels, c, int64(PIECE), k - first, get(acc, c, zeros(x)))
+                    push(levels, c, int64(PIECE), k - first, get(acc, c, empty(x, 16)))
         for c in range(0, size, 16):
-            put(out, start + c, drain(levels, c, int64(PIECE), last - first, zeros(x)))
+            put(out, start + c, drain(levels, c, int64(PIECE), last - first, empty(x, 16)))
 
 
 @device()
@@ -161,17 +160,17 @@ def join(kind, x, partials, chunks, room, width, groups, sizes, u, stats, count,
     else:
         for c in range(0, width, 16):
             for q in range(chunks):
-                push(stack, int64(0), int64(16), q, get(partials, q * room + c, zeros(x)))
-            put(sums, c, drain(stack, int64(0), int64(16), chunks, zeros(x)))
+                push(stack, int64(0), int64(16), q, get(partials, q * room + c, empty(x, 16)))
+            put(sums, c, drain(stack, int64(0), int64(16), chunks, empty(x, 16)))
     if length == 1 and (fold == 1 or all_groups % 16 == 0):
         for g in range(0, groups, 16):
-            totals = zeros(x)
+            totals = empty(x, 16)
             if kind & (CENTER | SQUARES):
                 totals = columns_total(sums, g, fold, all_groups, totals)
             conclude(kind, totals, stats, u + g, min(16, groups - g), count, eps)
         return
     for g in range(groups):
-        total = zero(x)
+        total = empty(x, 1)
         if kind & (CENTER | SQUARES):
             total = group_total(sums, g * length, length, fold, all_groups * length, total, scratch)
         conclude(kind, total, stats, u + g, int64(1), count, eps)
@@ -222,9 +221,9 @@ def columns(phase, todo, x, y, w, b, stats, work, kept, sizes, count, eps, lo, h
     blocks = (rows + step - 1) // step
     one_read = boolean(todo & ONE_READ)
     stack = advance(work, slot * scratch)
-    sums = advance_by(stack, stack_size, zero(x))
-    lane_sums = advance_by(sums, room, zero(x))
-    table = advance_by(lane_sums, LANE_ROOM, zero(x))
+    sums = advance_by(stack, stack_size, empty(x, 1))
+    lane_sums = advance_by(sums, room, empty(x, 1))
+    table = advance_by(lane_sums, LANE_ROOM, empty(x, 1))
     partials = advance(work, slots * scratch)
     whole = phase in (FUSED, JOIN)
     copies = max(fold, beside)
@@ -235,13 +234,13 @@ def columns(phase, todo, x, y, w, b, stats, work, kept, sizes, count, eps, lo, h
         u, i, first = sample * all_groups + g, sample * rows * fold * stride + g * length, g * (length // t)
         width = groups * length * fold
         k0, k1 = (0, blocks) if whole else (chunk * per_chunk, min(blocks, (chunk + 1) * per_chunk))
-        keep = advance_by(kept, (slot if phase == FUSED else unit) * 2 * blocks * room, zero(x))
-        out = sums if phase == FUSED else advance_by(partials, (unit * chunks + chunk) * room, zero(x))
+        keep = advance_by(kept, (slot if phase == FUSED else unit) * 2 * blocks * room, empty(x, 1))
+        out = sums if phase == FUSED else advance_by(partials, (unit * chunks + chunk) * room, empty(x, 1))
         for kind in (CENTER, SQUARES):
             if todo & kind:
                 if phase in (FUSED, MEASURE):
                     if kind == SQUARES:
-                        expand(stats, u, w, b, first, groups, length, t, copies, room, 1, table, zeros(x))
+                        expand(stats, u, w, b, first, groups, length, t, copies, room, 1, table, empty(x, 16))
                     strip_sums(kind, one_read, x, i, k0, k1, rows, stride * fold, width, room, table, keep, stack, out)
                 if whole:
                     n = int64(1) if phase == FUSED else chunks
@@ -249,7 +248,7 @@ def columns(phase, todo, x, y, w, b, stats, work, kept, sizes, count, eps, lo, h
         if whole and not todo & (CENTER | SQUARES):
             join(int64(0), x, out, int64(1), room, width, groups, sizes, u, stats, count, eps, stack, sums, lane_sums)
         if todo & WRITE and phase != JOIN:
-            expand(stats, u, w, b, first, groups, length, t, copies, room, 3, table, zeros(x))
+            expand(stats, u, w, b, first, groups, length, t, copies, room, 3, table, empty(x, 16))
             n, at = (min(rows, k1 * step) - k0 * step) * fold, i + k0 * step * fold * stride
             if beside == 1:
                 affine_columns(x, y, at, n, together, stride, groups * length, table, room)

@@ -9,14 +9,14 @@ import math
 
 from numba import int64
 
-from ..arith.accumulators import advance_by, block_rows, drain, get, push, put
+from ..arith.accumulators import advance_by, block_rows, drain, empty, get, push, put
 from ..arith.elementwise import (
     affine_columns,
     gradient_columns,
     lost,
     rows_of_parameters,
 )
-from ..arith.gradient_sums import SUMS, add_row_products, as_one, empty
+from ..arith.gradient_sums import SUMS, add_row_products, as_one
 from ..arith.vectors import advance, fill, named, repeat
 from ..compile import device, kernel
 from ..layout import (

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from numba import boolean, int64
 
-from ..arith.accumulators import advance_by, block_rows, drain, get, push, put, value
+from ..arith.accumulators import advance_by, block_rows, drain, empty, get, push, put, value
 from ..arith.elementwise import (
     gradient_rows,
 )
-from ..arith.gradient_sums import empty, settle, span_products
+from ..arith.gradient_sums import settle, span_products
 from ..arith.vectors import advance, named
 from ..compile import device, kernel
 from ..layout import (

@@ -19,6 +19,7 @@ from ..arith.accumulators import (
     advance_by,
     block_rows,
     drain,
+    empty,
     get,
     get_first,
     plus,
@@ -28,8 +29,6 @@ from ..arith.accumulators import (
     squares_about,
     tile_squares,
     tile_sum,
-    zero,
-    zeros,
 )
 from ..arith.elementwise import affine_run, share
 from ..arith.statistics import conclude
@@ -57,8 +56,8 @@ def span_sum(kind, one_read, x, i, n, mean, kept, first, stack):
                 put(kept, place, s)
                 put(kept, place + 1, tile_squares(x, at, size, ratio(s, float(size))[0]))
         elif one_read:
-            high, low = ratio(get(kept, place, zero(x)), float(size))
-            s = squares_about(get(kept, place + 1, zero(x)), float(size), high, low, mean)
+            high, low = ratio(get(kept, place, empty(x, 1)), float(size))
+            s = squares_about(get(kept, place + 1, empty(x, 1)), float(size), high, low, mean)
         else:
             s = tile_squares(x, at, size, mean)
         if tiles == 1:
@@ -121,7 +120,7 @@ def conclude_all(kind, totals, x, stats, u, n, count, eps):
     """Groups u .. u + n - 1 from `totals`, sixteen at a time: one by one took a third of a short row's time."""
     for k in range(0, n, 16):
         some = min(16, n - k)
-        conclude(kind, get_first(totals, k, some, zeros(x)), stats, u + k, some, count, eps)
+        conclude(kind, get_first(totals, k, some, empty(x, 16)), stats, u + k, some, count, eps)
 
 
 @device(inline=False)
@@ -134,7 +133,7 @@ def whole_rows(todo, x, y, w, b, stats, kept, sizes, count, eps, stack, lo, hi, 
     groups, length, t, ahead = sizes.groups, sizes.length, sizes.t, sizes.ahead
     one_read, streaming = boolean(todo & ONE_READ), boolean(todo & STREAM)
     tiles, per_group, batch = (length + TILE - 1) // TILE, length // t, rows_together(length)
-    totals = advance_by(stack, 2 * LEVELS, zero(x))
+    totals = advance_by(stack, 2 * LEVELS, empty(x, 1))
     g = lo % groups
     for u in range(lo, hi, batch):
         n = min(batch, hi - u)
@@ -146,7 +145,7 @@ def whole_rows(todo, x, y, w, b, stats, kept, sizes, count, eps, stack, lo, hi, 
                         mean = stats[MEAN, u + r]
                         put(totals, r, span_sum(kind, one_read, x, (u + r) * length, length, mean, kept, first, stack))
                 if n == 1:
-                    conclude(kind, get(totals, 0, zero(x)), stats, u, n, count, eps)
+                    conclude(kind, get(totals, 0, empty(x, 1)), stats, u, n, count, eps)
                 else:
                     conclude_all(kind, totals, x, stats, u, n, count, eps)
         far = batch * length if ahead else 0
@@ -196,7 +195,7 @@ def runs(phase, todo, x, y, w, b, stats, work, kept, sizes, count, eps, lo, hi, 
     if phase == FUSED and group == 1 and spans == 1:
         whole_rows(todo, x, y, w, b, stats, kept, sizes, count, eps, stack, lo, hi, slot)
     elif phase == FUSED:
-        partials = advance_by(stack, 2 * LEVELS, zero(x))
+        partials = advance_by(stack, 2 * LEVELS, empty(x, 1))
         for u in range(lo, hi):
             for kind in (CENTER, todo & SQUARES):
                 if kind & todo == kind:
@@ -210,7 +209,9 @@ def runs(phase, todo, x, y, w, b, stats, work, kept, sizes, count, eps, lo, hi, 
                                 place += 1
                             i += groups * length
                             first += tiles
-                    conclude(kind, group_sum(partials, zero(x), int64(1), group, spans, stack), stats, u, int64(1), count, eps)
+                    conclude(
+                        kind, group_sum(partials, empty(x, 1), int64(1), group, spans, stack), stats, u, int64(1), count, eps
+                    )
             if todo & WRITE:
                 i, first = first_run(u, sizes), u % groups * (length // t)
                 for _ in range(group):
@@ -219,7 +220,7 @@ def runs(phase, todo, x, y, w, b, stats, work, kept, sizes, count, eps, lo, hi, 
     elif phase == JOIN:
         partials = advance(work, slots * scratch)
         for u in range(lo, hi):
-            total = zero(x)
+            total = empty(x, 1)
             if todo & (CENTER | SQUARES):
                 total = group_sum(advance_by(partials, u * group * spans, total), total, int64(1), group, spans, stack)
             conclude(todo, total, stats, u, int64(1), count, eps)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from numba import boolean, int64
 
-from ..arith.accumulators import advance_by, put
+from ..arith.accumulators import advance_by, empty, put
 from ..arith.elementwise import (
     affine_run,
     gradient_run,
 )
-from ..arith.gradient_sums import empty, span_products
+from ..arith.gradient_sums import span_products
 from ..arith.vectors import advance, named
 from ..compile import device, kernel
 from ..layout import (

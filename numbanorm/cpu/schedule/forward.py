@@ -65,7 +65,7 @@ def power_of_two_above(n: int) -> int:
 
 
 def parts_of(itemsize: int) -> int:
-    """float64 numbers that an accumulator takes a lane; see `accumulators.parts_for`."""
+    """float64 numbers that an accumulator takes a lane; see `arithmetic.arithmetic_of`."""
     return 2 if itemsize == 8 else 1
 
 
