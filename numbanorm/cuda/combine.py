@@ -13,7 +13,7 @@ outer ones by the row tree or the run tree. `join` takes partial sums, and its k
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from numba import cuda, float64
 
@@ -24,6 +24,7 @@ from .arith.tiles import deposit, drain, push, withdraw
 from .partial_sums import BLOCK, get_sum, put_sum
 
 CENTER, SPREAD, SQUARE, CHANNEL, GRADIENTS = 0, 1, 2, 3, 4
+PLANES = {CENTER: 1, SPREAD: 1, SQUARE: 1, CHANNEL: 3, GRADIENTS: 2}  # accumulators that each takes
 MOST = 1024  # threads of a block
 ROOM = 2 * MOST
 LEVELS = 48
@@ -116,16 +117,28 @@ def tree(parts: int, by_rows: bool, leaf: Any) -> Any:
     return device(total)
 
 
+class Strides(NamedTuple):
+    """Places of partial sums (planes, ...): units are `groups` of a sample, outer sums rows of `columns`, inner ones parts."""
+
+    groups: int
+    plane: int
+    sample: int
+    group: int
+    columns: int
+    row: int
+    part: int
+
+
 def partial_sums(parts: int) -> Any:
-    """Leaves: partials (planes, ...) at strides `others` = (groups, a plane, a sample, a group, columns, a row, a part)."""
+    """Leaves: partial sums at `strides`."""
     zero = (0.0,) * parts
 
-    def leaf(sums, plane, u, o, i, others):
-        groups, size, of_sample, of_group, columns, of_row, of_part = others
+    def leaf(sums, plane, u, o, i, strides):
+        groups, of_plane, of_sample, of_group, columns, of_row, of_part = strides
         sample = quotient(u, groups)
         row = quotient(o, columns)
         at = sample * of_sample + (u - sample * groups) * of_group + row * of_row + (o - row * columns) + i * of_part
-        return get_sum(sums, plane * size + at, zero)
+        return get_sum(sums, plane * of_plane + at, zero)
 
     return device(leaf)
 
@@ -135,10 +148,10 @@ def join(kind: int, parts: int, by_rows: bool) -> Any:
     total, zero = tree(parts, by_rows, partial_sums(parts)), (0.0,) * parts
     keep = kind == CHANNEL
 
-    def kernel(sums, out, low, units, count, eps, outer, inner, width, rows, groups, size, sample, group, columns, row, part):
+    def kernel(sums, out, low, units, count, eps, outer, inner, width, rows, groups, plane, sample, group, columns, row, part):
         room, stack = cuda.shared.array(ROOM, float64), cuda.shared.array(STACK, float64)
         positions = cuda.shared.array(POSITIONS, float64)
-        u, others = block(), (groups, size, sample, group, columns, row, part)
+        u, others = block(), (groups, plane, sample, group, columns, row, part)
         one = total(room, stack, positions, sums, 0, u, outer, inner, width, rows, others)
         two, three = zero, zero
         if kind in (CHANNEL, GRADIENTS):
