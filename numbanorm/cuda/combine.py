@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 from numba import cuda, float64
 
 from .arith.accumulators import empty, multiply, plus, ratio, settled, spread, value
+from .arith.arithmetic import Arithmetic
 from .arith.device import barrier, block, device, quotient, read1, store1, thread, threads
-from .arith.elementwise import LEFT, LOW, M2, MEAN, OFFSET, RSTD, SHIFT, SHIFT_LOW, SIZE, SLOPE, SLOPE_LOW
+from .arith.elementwise import LEFT, LOW, M2, MEAN, OFFSET, RSTD, table_rows
 from .arith.tiles import deposit, drain, push, withdraw
 from .partial_sums import BLOCK, get_sum, put_sum
 
@@ -82,9 +83,9 @@ def run_tree(room, positions, n, like):
     return a
 
 
-def tree(parts: int, by_rows: bool, leaf: Any) -> Any:
+def tree(arithmetic: Arithmetic, by_rows: bool, leaf: Any) -> Any:
     """The function that joins leaf(sums, plane, u, o, i, ...) over all o < outer and i < inner; thread 0 has the total."""
-    zero = (0.0,) * parts
+    zero = arithmetic.zero
 
     def total(room, stack, positions, sums, plane, u, outer, inner, width, rows, others):
         together = quotient(threads(), width)
@@ -129,9 +130,9 @@ class Strides(NamedTuple):
     part: int
 
 
-def partial_sums(parts: int) -> Any:
+def partial_sums(arithmetic: Arithmetic) -> Any:
     """Leaves: partial sums at `strides`."""
-    zero = (0.0,) * parts
+    zero = arithmetic.zero
 
     def leaf(sums, plane, u, o, i, strides):
         groups, of_plane, of_sample, of_group, columns, of_row, of_part = strides
@@ -143,9 +144,9 @@ def partial_sums(parts: int) -> Any:
     return device(leaf)
 
 
-def join(kind: int, parts: int, by_rows: bool) -> Any:
+def join(kind: int, arithmetic: Arithmetic, by_rows: bool) -> Any:
     """Partial sums -> statistics (4, units), the sums of channels (3, units, parts), or dweight and dbias (2, units)."""
-    total, zero = tree(parts, by_rows, partial_sums(parts)), (0.0,) * parts
+    total, zero = tree(arithmetic, by_rows, partial_sums(arithmetic)), arithmetic.zero
     keep = kind == CHANNEL
 
     def kernel(sums, out, low, units, count, eps, outer, inner, width, rows, groups, plane, sample, group, columns, row, part):
@@ -184,9 +185,9 @@ def join(kind: int, parts: int, by_rows: bool) -> Any:
     return kernel
 
 
-def settle(parts: int, center: bool, is_weighted: bool) -> Any:
+def settle(arithmetic: Arithmetic, center: bool, is_weighted: bool) -> Any:
     """Sums of channels (3, units * channels, parts), each with its weight -> what dx takes: table (3 or 6, units)."""
-    zero = (0.0,) * parts
+    zero, rows_of_table, rescales = arithmetic.zero, arithmetic.rows, arithmetic.rescales
 
     def leaf(sums, plane, u, o, i, others):
         groups, channels, w, size = others
@@ -195,7 +196,7 @@ def settle(parts: int, center: bool, is_weighted: bool) -> Any:
             return multiply(acc, (read1(w, (u - quotient(u, groups) * groups) * channels + o),), acc)
         return acc
 
-    total = tree(parts, True, device(leaf))
+    total = tree(arithmetic, True, device(leaf))
 
     def kernel(sums, w, rstd, table, units, count, outer, width, rows, groups):
         room, stack = cuda.shared.array(ROOM, float64), cuda.shared.array(STACK, float64)
@@ -204,23 +205,18 @@ def settle(parts: int, center: bool, is_weighted: bool) -> Any:
         two = total(room, stack, stack, sums, 1, u, outer, 1, width, rows, others)
         three = total(room, stack, stack, sums, 2, u, outer, 1, width, rows, others)
         if thread() == 0:
-            slope, shift, offset, size = settled(center, one, two, three, count, read1(rstd, u))
-            store1(table, SLOPE * units + u, slope[0])
-            store1(table, SHIFT * units + u, shift[0])
-            store1(table, OFFSET * units + u, offset)
-            if parts == 2:
-                store1(table, SLOPE_LOW * units + u, slope[parts - 1])
-                store1(table, SHIFT_LOW * units + u, shift[parts - 1])
-                store1(table, SIZE * units + u, size)
-                if u == 0:
-                    store1(table, LEFT * units, 0.0)
+            values = table_rows(settled(center, one, two, three, count, read1(rstd, u)))
+            for k in range(rows_of_table):
+                store1(table, k * units + u, values[k])
+            if rescales and u == 0:
+                store1(table, LEFT * units, 0.0)
 
     return kernel
 
 
-def reduce(parts: int, center: bool) -> Any:
+def reduce(arithmetic: Arithmetic, center: bool) -> Any:
     """Sums of the samples' channels (3, samples * channels, parts) -> grads (2, channels): dweight and dbias."""
-    zero = (0.0,) * parts
+    zero = arithmetic.zero
 
     def leaf(sums, plane, u, o, i, others):
         rstd, table, channels, groups, size, units = others
@@ -231,7 +227,7 @@ def reduce(parts: int, center: bool) -> Any:
         product = get_sum(sums, size + o * channels + u, zero)
         return plus(multiply(product, (read1(rstd, at),), zero), multiply(acc, (offset,), zero))
 
-    total = tree(parts, True, device(leaf))
+    total = tree(arithmetic, True, device(leaf))
 
     def kernel(sums, rstd, table, grads, channels, outer, width, rows, groups):
         room, stack = cuda.shared.array(ROOM, float64), cuda.shared.array(STACK, float64)
@@ -259,9 +255,9 @@ def eight(v, n):
     return a
 
 
-def pairs(parts: int) -> Any:
+def pairs(arithmetic: Arithmetic) -> Any:
     """sums (a, n, columns, parts) -> out (a, n / FACTOR rounded up, columns, parts), in adjacent pairs."""
-    zero = (0.0,) * parts
+    zero = arithmetic.zero
 
     @device
     def leaf(sums, at, step, k, n):

@@ -16,6 +16,7 @@ from ..spec.tree import FLOOR, LARGE_RSTD, LARGE_STAT, LARGE_U
 from .arith.accumulators import less, multiply, plus, product, ratio, settled, spread, term, value
 from .arith.device import block, device, div, exchange, fma, load1, mul, quotient, read1, root, store1, thread
 from .arith.elementwise import LEFT, LOW, M2, MEAN, OFFSET, RSTD, SIZE, normalized, share, slanted
+from .arith.stages import finish_one
 from .rescale_sums import (
     DISTANCES,
     PRODUCTS,
@@ -92,7 +93,7 @@ def normalize_again(center: bool, one_read: bool, columns: bool, weighted: bool,
                     scale = read1(w, own + quotient(e, t))
                 if biased:
                     shift = read1(b, own + quotient(e, t))
-                store1(y, i, fma(x_at(data, i) - data[2], mul(rstd, scale), fma(c, scale, shift)))
+                finish_one(y, i, fma(x_at(data, i) - data[2], mul(rstd, scale), fma(c, scale, shift)))
 
     @device
     def put_stats(stats, units, u, mean, low, m2, rstd, down, up, eps):
@@ -184,7 +185,7 @@ def gradients_again(by_rows: bool, columns: bool, center: bool, weighted: bool, 
                     w = read1(data[5], data[6] + quotient(e, data[7]))
                 g, d = (dy_at(data, i),), less(x_at(data, i), data[2], ZERO)
                 u = multiply(multiply(g, (w,), ZERO), (r,), ZERO) if by_rows else multiply(g, multiply((r,), (w,), ZERO), ZERO)
-                store1(dx, i, scaled(slanted(d, slope, u, shift), by))
+                finish_one(dx, i, scaled(slanted(d, slope, u, shift), by))
 
     @device
     def again(inner, outer, upper, x, dy, dx, w, mean, rstd, table, u, units, groups, sizes, count):

@@ -12,14 +12,16 @@ from numba import float64
 
 from ..spec.tree import TILE
 from .arith.accumulators import across, less, multiply, plus, product, ratio, squares_about, term
-from .arith.device import device, exchange, load1, mul, quotient, read1, thread
+from .arith.arithmetic import PAIRS
+from .arith.device import device, exchange, mul, quotient, read1, thread
+from .arith.stages import enter_one
 from .arith.tiles import drain, push
 
 WARP = 32
 LEVELS = 32  # of a pairs tree, whose leaves are tiles or blocks of rows
 STACK = 2 * LEVELS * WARP
 STEPS = TILE // WARP
-ZERO = (0.0, 0.0)
+ZERO = PAIRS.zero
 SUM, SQUARES, U, PRODUCTS, DISTANCES = 0, 1, 2, 3, 4
 
 
@@ -75,12 +77,12 @@ def warp_total(a):
 
 @device
 def x_at(data, i):
-    return scaled(load1(data[0], i), data[1])
+    return scaled(enter_one(data[0], i), data[1])
 
 
 @device
 def dy_at(data, i):
-    return scaled(load1(data[3], i), data[4])
+    return scaled(enter_one(data[3], i), data[4])
 
 
 def entering(kind: int, weighted: bool = False) -> Any:
@@ -198,7 +200,7 @@ def largest(p, at, stride, rows, length):
     size = 0.0
     for r in range(rows):
         for e in range(thread(), length, WARP):
-            size = larger(size, abs(load1(p, at + r * stride + e)))
+            size = larger(size, abs(enter_one(p, at + r * stride + e)))
     for h in (16, 8, 4, 2, 1):
         size = larger(size, exchange(size, h))
     return size

@@ -10,21 +10,19 @@ from typing import Any
 from numba import cuda, float64
 
 from ..arith.accumulators import plus
+from ..arith.arithmetic import Arithmetic
 from ..arith.device import barrier, block, device, quotient, read1, thread
 from ..arith.elementwise import (
     SHIFT,
     SHIFT_LOW,
     SLOPE,
     SLOPE_LOW,
-    four_affine,
     four_normalized,
     four_shares,
-    four_slanted,
     four_slants,
 )
 from ..arith.tiles import (
     deposit,
-    fetch,
     four,
     four_distances,
     four_lesses,
@@ -36,7 +34,6 @@ from ..arith.tiles import (
     four_terms,
     hold,
     present,
-    put,
     recall,
     same,
     withdraw,
@@ -146,16 +143,16 @@ def row_present(there, row, last):
     return there
 
 
-def columns(kind: int, wide: bool, parts: int, center: bool, corrected: bool = False) -> Any:
+def columns(kind: int, wide: bool, arithmetic: Arithmetic, center: bool, corrected: bool = False) -> Any:
     """x (and dy): (samples, rows, width) -> sums down `per` blocks of rows, out (planes, samples, chunks, width, parts).
 
     mean (and rstd, offsets): float64, of `groups` of `length` columns each, the columns `real` wide before folding; of a
     sample, or (WEIGHTS) of each row, with offsets if `corrected`. A block of threads takes `span` columns and as many blocks of
     rows as it has rows of threads, BLOCK / (span / 4).
     """
-    nothing = ((0.0,) * parts,) * 4
+    nothing, enter = (arithmetic.zero,) * 4, arithmetic.enter
     centered, two = center and kind in (SQUARES, PRODUCTS), kind in (PRODUCTS, WEIGHTS)
-    planes, batch = PLANES[kind], BATCH // parts if two else BATCH  # rows loaded at once; more made float64 spill
+    planes, batch = PLANES[kind], BATCH // arithmetic.parts if two else BATCH  # rows loaded at once; more made float64 spill
 
     def kernel(x, dy, mean, rstd, offsets, out, samples, rows, width, real, length, groups, span, per_block, chunks, per):
         room = cuda.shared.array(ROOM, float64)
@@ -177,9 +174,9 @@ def columns(kind: int, wide: bool, parts: int, center: bool, corrected: bool = F
         for row in range(first, last, batch):
             for j in range(batch):
                 here = row_present(there, row + j, last)
-                hold(held, j, fetch(wide, x, four_next(at, j * width), here, 0))
+                hold(held, j, enter(wide, x, four_next(at, j * width), here, 0))
                 if two:
-                    hold(given, j, fetch(wide, dy, four_next(at, j * width), here, 0))
+                    hold(given, j, enter(wide, dy, four_next(at, j * width), here, 0))
             for j in range(batch):
                 here, v = present(row_present(there, row + j, last), 0), recall(held, j)
                 if kind == WEIGHTS:
@@ -207,7 +204,7 @@ def columns(kind: int, wide: bool, parts: int, center: bool, corrected: bool = F
             at = four_next(column, (sample * rows + first) * width)
             for row in range(first, last, batch):
                 for j in range(batch):
-                    hold(held, j, fetch(wide, x, four_next(at, j * width), row_present(there, row + j, last), 0))
+                    hold(held, j, enter(wide, x, four_next(at, j * width), row_present(there, row + j, last), 0))
                 for j in range(batch):
                     d = four_distances(q, recall(held, j), means, present(row_present(there, row + j, last), 0))
                     q = four_products(q, d, d)
@@ -239,9 +236,10 @@ def column_weight(column, there, p, real, t):
 four_weights = four(column_weight, 2)
 
 
-def apply_columns(wide: bool, parts: int, center: bool, weighted: bool, biased: bool, gradient: bool) -> Any:
+def apply_columns(wide: bool, arithmetic: Arithmetic, center: bool, weighted: bool, biased: bool, gradient: bool) -> Any:
     """x (and dy): (samples, rows, width) -> y (dx), `chunk` rows to a block. See `runs.apply_runs` and `columns`."""
-    zero = (0.0,) * parts
+    zero, enter = arithmetic.zero, arithmetic.enter
+    finish, finish_gradient = arithmetic.finish, arithmetic.finish_gradient
 
     def kernel(
         x, dy, y, w, b, mean, low, rstd, table, units, samples, rows, width, real, length, groups, t, span, chunk, chunks
@@ -275,17 +273,18 @@ def apply_columns(wide: bool, parts: int, center: bool, weighted: bool, biased: 
         while row < last:
             for j in range(BATCH):
                 here = row_present(there, row + j * step, last)
-                hold(held, j, fetch(wide, x, four_next(at, j * step * width), here, 0))
+                hold(held, j, enter(wide, x, four_next(at, j * step * width), here, 0))
                 if gradient:
-                    hold(given, j, fetch(wide, dy, four_next(at, j * step * width), here, 0))
+                    hold(given, j, enter(wide, dy, four_next(at, j * step * width), here, 0))
             for j in range(BATCH):
                 here = row_present(there, row + j * step, last)
                 if gradient:
                     u = four_multiplied(four_only(recall(given, j)), both, like)
-                    found = four_slanted(four_lesses(recall(held, j), m, like), slope, u, shift)
+                    d = four_lesses(recall(held, j), m, like)
+                    finish_gradient(wide, y, four_next(at, j * step * width), here, 0, d, u, (slope, shift))
                 else:
-                    found = four_affine(four_minus(recall(held, j), m), r, c, scale, bias)
-                put(wide, y, four_next(at, j * step * width), here, 0, found)
+                    d = four_minus(recall(held, j), m)
+                    finish(wide, y, four_next(at, j * step * width), here, 0, d, (r, c), (scale, bias))
             row += BATCH * step
             at = four_next(at, BATCH * step * width)
 

@@ -10,7 +10,8 @@ from ...spec.tree import LEAST_RUN, TILE, block_rows, by_columns, fold_for, grad
 from .. import combine, driver, partial_sums, rescale, running
 from .. import rescale_sums as warps
 from ..arith import tiles
-from ..arith.elementwise import EACH, LOW, MEAN, OFFSET, ROWS, RSTD
+from ..arith.arithmetic import Arithmetic
+from ..arith.elementwise import EACH, LOW, MEAN, OFFSET, RSTD
 from ..arrays.described import name_of
 from ..families import rows, runs
 from .steps import (
@@ -49,7 +50,7 @@ def forward(plan: Plan, call: Call) -> Schedule:
     """x -> statistics and y. Arrays: x, y, w, b, stats (4, units); mean and var if they are given."""
     s = Schedule(dict(call.types))
     measured = not call.given
-    if measured and call.write and not call.one_read and held(plan, call, s.parts):
+    if measured and call.write and not call.one_read and held(plan, call, s.arithmetic):
         rows_forward(s, plan, call)
         normalize_again(s, plan, call)
         return s
@@ -71,11 +72,15 @@ def forward(plan: Plan, call: Call) -> Schedule:
     return s
 
 
-def held(plan: Plan, call: Call, parts: int) -> bool:
+def most_held(wide: bool, arithmetic: Arithmetic) -> int:
+    """Slots of a row that a block holds in registers."""
+    return MOST_HELD // max(arithmetic.parts, 1 if wide else 2)
+
+
+def held(plan: Plan, call: Call, arithmetic: Arithmetic) -> bool:
     """Whether a block of threads holds a whole group in registers, and there are groups enough."""
     length = plan.K * plan.T
-    per = slots_for(length)
-    most = MOST_HELD if call.aligned and length % 4 == 0 and parts == 1 else MOST_HELD // 2
+    per, most = slots_for(length), most_held(call.aligned and length % 4 == 0, arithmetic)
     return plan.M == 1 and per <= most and (plan.B * plan.G >= FEW or per <= SLOTS)
 
 
@@ -85,14 +90,9 @@ def row_shape(units: int, per: int) -> tuple[int, int]:
     return -(-units // (block // 8 // per)), block
 
 
-def most_threads(wide: bool, parts: int) -> int:
-    """Threads that a block of rows may have: registers for all that they hold."""
-    return 8 * MOST_HELD if wide and parts == 1 else 4 * MOST_HELD
-
-
 def normalize_again(s: Schedule, plan: Plan, call: Call) -> None:
     """Groups of float64 that left its range."""
-    if s.parts == 1:
+    if not s.arithmetic.rescales:
         return
     length, units = plan.K * plan.T, plan.B * plan.G
     weighted, biased = (call.write and s.types[name] is not None for name in ("w", "b"))
@@ -112,9 +112,9 @@ def rows_forward(s: Schedule, plan: Plan, call: Call) -> None:
     grid, block = row_shape(units, per)
     weighted, biased = s.types["w"] is not None, s.types["b"] is not None
     t = plan.T if weighted or biased else length
-    constants = (wide, s.parts, call.center, sharing(wide, t), weighted, biased)
+    constants = (wide, s.arithmetic, call.center, sharing(wide, t), weighted, biased)
     s.add(
-        rows.rows_forward, constants, grid, block, most_threads(wide, s.parts),
+        rows.rows_forward, constants, grid, block, 8 * most_held(wide, s.arithmetic),
         x="x", w="w", b="b", y="y", stats="stats", units=units, groups=plan.G, length=length, t=t, per=per,
         count=float(plan.count), eps="eps",
     )  # fmt: skip
@@ -127,13 +127,13 @@ def measure_runs(s: Schedule, plan: Plan, call: Call) -> None:
         i = Items(n, length, 1, call.aligned and length % 4 == 0)
         moments = s.room(2 * i.n)
         tile_sizes = {"n": i.n, "spans": i.spans, "length": length}
-        s.add(runs.tile_moments, (i.wide, s.parts), i.grid, i.block, 128, x="x", out=moments, **tile_sizes)
+        s.add(runs.tile_moments, (i.wide, s.arithmetic), i.grid, i.block, 128, x="x", out=moments, **tile_sizes)
         join_runs(s, plan, combine.CENTER, "stats", moments, i, plan.G)
         s.add_each(
-            partial_sums.merge, (s.parts, False), i.n,
+            partial_sums.merge, (s.arithmetic, False), i.n,
             moments=moments, mean="stats", n=i.n, per=i.spans, size=TILE, length=length, **owners._asdict(), width=1,
         )  # fmt: skip
-        squares = Part("work", moments.offset + i.n * s.parts)
+        squares = Part("work", moments.offset + i.n * s.arithmetic.parts)
         join_runs(s, plan, combine.SPREAD, "stats", squares, i, plan.G)
         return
     i = items_of(n, length, call.aligned)
@@ -159,11 +159,11 @@ def measure_columns(s: Schedule, plan: Plan, call: Call) -> None:
         join_columns(s, plan, combine.CENTER, "stats", moments, g, chunks)
         n = g.samples * chunks * g.width
         s.add_each(
-            partial_sums.merge, (s.parts, True), n,
+            partial_sums.merge, (s.arithmetic, True), n,
             moments=moments, mean="stats", n=n, per=chunks, size=g.tree_rows, length=g.rows,
             per_sample=plan.G * length, groups=plan.G, channels=length, width=g.width,
         )  # fmt: skip
-        squares = Part("work", moments.offset + n * s.parts)
+        squares = Part("work", moments.offset + n * s.arithmetic.parts)
         join_columns(s, plan, combine.SPREAD, "stats", squares, g, chunks)
         return
     for kind, joined in kinds_of(call):
@@ -184,7 +184,7 @@ def write_runs(s: Schedule, plan: Plan, call: Call, x: str, y: str, scaling: boo
     length = plan.K * plan.T
     t = plan.T if weighted or biased else length
     i = items_of(plan.B * plan.M * plan.G, length, call.aligned)
-    constants = (i.wide, call.center and not scaling, sharing(i.wide, t), weighted, biased)
+    constants = (i.wide, s.arithmetic, call.center and not scaling, sharing(i.wide, t), weighted, biased)
     owners = Owners(plan.M * plan.G, plan.G, 1)
     s.add(runs.apply_runs, constants, i.grid, i.block, 128, **arrays, **i.sizes, **owners._asdict(), t=t)
 
@@ -219,11 +219,11 @@ def backward(plan: Plan, call: Call) -> Schedule:
     family = gradient_family(plan)
     scaled = call.write and call.given
     if call.parameters or not call.given:
-        double, of = s.parts == 2, {"rows": gradients_of_rows, "runs": gradients_of_channels, "columns": gradients_of_channels}
-        table = of[family](s, plan, call._replace(in_place=call.in_place and not double))
-        if double:
+        rescales, make = s.arithmetic.rescales, gradients_of_rows if family == "rows" else gradients_of_channels
+        table = make(s, plan, call._replace(in_place=call.in_place and not rescales))
+        if rescales:
             again(s, plan, call, table)
-        if double and call.in_place and not call.given:
+        if rescales and call.in_place and not call.given:
             s.elsewhere("dx", plan.size)
     if scaled:
         columns = by_columns(plan) and plan.T < LEAST_RUN
@@ -277,7 +277,7 @@ def gradients_of_channels(s: Schedule, plan: Plan, call: Call) -> Part | None:
         block, width = join_block(plan.B, 1)
         corrected = call.center and not call.given
         s.add(
-            combine.reduce, (s.parts, corrected), channels, block, combine.MOST,
+            combine.reduce, (s.arithmetic, corrected), channels, block, combine.MOST,
             sums=totals, rstd="rstd", table=table, grads="grads", channels=channels, outer=plan.B, width=width,
             rows=block_rows(plan.B), groups=plan.G,
         )  # fmt: skip
@@ -290,19 +290,14 @@ def settle(s: Schedule, plan: Plan, call: Call, totals: Part, channels: int, wei
         return None
     units = plan.B * plan.G
     table = Part("work", s.work)
-    s.work += table_size(s, units)
+    s.work += s.arithmetic.table(units)
     block, width = join_block(channels, 1)
     s.add(
-        combine.settle, (s.parts, call.center, weighted), units, block, combine.MOST,
+        combine.settle, (s.arithmetic, call.center, weighted), units, block, combine.MOST,
         sums=totals, w="w", rstd="rstd", table=table, units=units, count=float(plan.count), outer=channels, width=width,
         rows=block_rows(channels), groups=plan.G,
     )  # fmt: skip
     return table
-
-
-def table_size(s: Schedule, units: int) -> int:
-    """Of what dx takes, and of a flag."""
-    return ROWS[s.parts] * units + (s.parts == 2)
 
 
 def write_gradients(s: Schedule, plan: Plan, call: Call, table: Part | None) -> None:
@@ -316,7 +311,7 @@ def write_gradients(s: Schedule, plan: Plan, call: Call, table: Part | None) -> 
     # a run is what shares a weight, or a group
     groups, channels, length = (plan.G * plan.K, plan.K, plan.T) if family == "runs" else (plan.G, 1, plan.K * plan.T)
     i = items_of(plan.B * plan.M * groups, length, call.aligned)
-    constants = (i.wide, s.parts, call.center, sharing(i.wide, plan.T), weighted, family == "rows")
+    constants = (i.wide, s.arithmetic, call.center, sharing(i.wide, plan.T), weighted, family == "rows")
     sizes = {**i.sizes, **Owners(plan.M * groups, groups, channels)._asdict(), "t": plan.T}
     s.add(runs.apply_gradient_runs, constants, i.grid, i.block, 128, **arrays, dx="dx", units=units, **sizes)
 
@@ -327,10 +322,10 @@ def gradients_of_rows(s: Schedule, plan: Plan, call: Call) -> Part | None:
     These read x and dy once more, so dx, which may be one of them, is then written last.
     """
     dx, slanted = call.write and not call.given, not call.given and (call.write or call.center)
-    if dx and call.parameters and walked(plan, s.parts):
+    if dx and call.parameters and walked(plan, s.arithmetic):
         walk_rows(s, plan, call)
         return None
-    at_once = dx and not (call.in_place and call.parameters) and held(plan, call, s.parts)
+    at_once = dx and not (call.in_place and call.parameters) and held(plan, call, s.arithmetic)
     table = (hold_rows if at_once else sum_rows)(s, plan, call) if slanted else None
     if call.parameters:
         g = grid_of(1, plan.B, plan.G * plan.K * plan.T, call.aligned)
@@ -343,10 +338,11 @@ def gradients_of_rows(s: Schedule, plan: Plan, call: Call) -> Part | None:
     return table
 
 
-def walked(plan: Plan, parts: int) -> bool:
+def walked(plan: Plan, arithmetic: Arithmetic) -> bool:
     """Whether threads keep the sums of their columns while they go down a block of rows: short rows, and enough of them."""
     warps = -(-plan.K * plan.T // TILE)
-    return parts == 1 and plan.T == 1 and warps <= tiles.WARPS and -(-plan.B // block_rows(plan.B)) * plan.G * warps >= 4 * FEW
+    enough = -(-plan.B // block_rows(plan.B)) * plan.G * warps >= 4 * FEW
+    return arithmetic.walks and plan.T == 1 and warps <= tiles.WARPS and enough
 
 
 def walk_rows(s: Schedule, plan: Plan, call: Call) -> None:
@@ -369,10 +365,10 @@ def hold_rows(s: Schedule, plan: Plan, call: Call) -> Part:
     per, wide = slots_for(length), call.aligned and length % 4 == 0
     grid, block = row_shape(units, per)
     table = Part("work", s.work)
-    s.work += table_size(s, units)
-    constants = (wide, s.parts, call.center, sharing(wide, plan.T), weighted)
+    s.work += s.arithmetic.table(units)
+    constants = (wide, s.arithmetic, call.center, sharing(wide, plan.T), weighted)
     s.add(
-        rows.rows_backward, constants, grid, block, most_threads(wide, s.parts),
+        rows.rows_backward, constants, grid, block, 8 * most_held(wide, s.arithmetic),
         x="x", dy="dy", dx="dx", w="w", mean="mean", rstd="rstd", table=table, units=units, groups=plan.G, length=length,
         t=plan.T, per=per, count=float(plan.count),
     )  # fmt: skip

@@ -15,6 +15,7 @@ from ...spec.plan import Plan
 from ...spec.tree import TILE, block_rows, fold_for
 from .. import combine, driver
 from .. import partial_sums as partials
+from ..arith.arithmetic import Arithmetic, arithmetic_of
 from ..arith.elementwise import EACH, FOURS, SOME
 from ..compiler import Kernel
 from ..families import columns, runs
@@ -78,14 +79,13 @@ class Schedule:
     prepared: dict[int, list[Any]] = field(default_factory=dict)  # device -> what to launch
 
     @property
-    def parts(self) -> int:
-        """float64 numbers of an accumulator."""
-        return 2 if self.types["x"] == "float64" else 1
+    def arithmetic(self) -> Arithmetic:
+        return arithmetic_of(self.types["x"])
 
     def room(self, accumulators: int) -> Part:
         """Work space."""
         part = Part("work", self.work)
-        self.work += accumulators * self.parts
+        self.work += accumulators * self.arithmetic.parts
         return part
 
     def add(
@@ -203,7 +203,7 @@ def fewer(s: Schedule, sums: Part, planes: int, n: int, columns: int, most: int)
         less = -(-n // combine.FACTOR)
         size = planes * less * columns
         out = s.room(size)
-        s.add_each(combine.pairs, (s.parts,), size, sums=sums, out=out, size=size, n=n, fewer=less, columns=columns)
+        s.add_each(combine.pairs, (s.arithmetic,), size, sums=sums, out=out, size=size, n=n, fewer=less, columns=columns)
         sums, n = out, less
     return sums, n
 
@@ -229,7 +229,7 @@ def join(s: Schedule, plan: Plan, kind: int, out: Any, sums: Part, n: Joined, st
     block, width = join_block(n.outer, n.inner)
     low, eps = "stats" if kind == combine.SPREAD else None, "eps" if kind in (combine.SPREAD, combine.SQUARE) else 0.0
     s.add(
-        combine.join, (kind, s.parts, n.by_rows), n.units, block, combine.MOST,
+        combine.join, (kind, s.arithmetic, n.by_rows), n.units, block, combine.MOST,
         sums=sums, out=out, low=low, units=n.units, count=float(plan.count), eps=eps, outer=n.outer, inner=n.inner, width=width,
         rows=block_rows(n.outer), **strides._asdict(),
     )  # fmt: skip
@@ -251,7 +251,7 @@ def join_runs(s: Schedule, plan: Plan, kind: int, out: Any, sums: Part, i: Items
 
 def sum_runs(s: Schedule, kind: int, i: Items, arrays: dict[str, Any], owners: Owners, t: int, flags: tuple[int, ...]) -> None:
     """flags: center, sharing, weighted; see `runs.tiles`."""
-    s.add(runs.tiles, (kind, i.wide, s.parts, *flags), i.grid, i.block, 128, **arrays, **i.sizes, **owners._asdict(), t=t)
+    s.add(runs.tiles, (kind, i.wide, s.arithmetic, *flags), i.grid, i.block, 128, **arrays, **i.sizes, **owners._asdict(), t=t)
 
 
 @dataclass(frozen=True)
@@ -311,7 +311,7 @@ def sum_columns(
     chunks = g.blocks if kind == partials.BOTH else g.chunks
     out = s.room(partials.PLANES[kind] * g.samples * chunks * g.width)
     s.add(
-        columns.columns, (kind, g.wide, s.parts, center, corrected), g.samples * g.chunks * g.strips, partials.BLOCK,
+        columns.columns, (kind, g.wide, s.arithmetic, center, corrected), g.samples * g.chunks * g.strips, partials.BLOCK,
         **arrays, out=out, **g.sizes(plan), per_block=g.tree_rows, chunks=g.chunks, per=g.per,
     )  # fmt: skip
     return out, chunks
@@ -335,6 +335,6 @@ def element_columns(s: Schedule, plan: Plan, call: Call, arrays: dict[str, Any],
     chunk = 4 * partials.BLOCK // g.span * ROWS_TOGETHER
     chunks = -(-g.rows // chunk)
     s.add(
-        columns.apply_columns, (g.wide, s.parts, *flags), g.samples * chunks * g.strips, partials.BLOCK,
+        columns.apply_columns, (g.wide, s.arithmetic, *flags), g.samples * chunks * g.strips, partials.BLOCK,
         **arrays, **g.sizes(plan), units=plan.B * plan.G, t=plan.T, chunk=chunk, chunks=chunks,
     )  # fmt: skip
