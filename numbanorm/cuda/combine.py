@@ -83,11 +83,25 @@ def run_tree(room, positions, n, like):
     return a
 
 
+class Shape(NamedTuple):
+    """Sums of a unit: `outer` of `inner` parts, whose pairs `width` threads join, and the first level of the row tree."""
+
+    outer: int
+    inner: int
+    width: int
+    rows: int
+
+
 def tree(arithmetic: Arithmetic, by_rows: bool, leaf: Any) -> Any:
-    """The function that joins leaf(sums, plane, u, o, i, ...) over all o < outer and i < inner; thread 0 has the total."""
+    """The function that joins leaf(sums, plane, u, o, i, others) over all o < outer and i < inner; thread 0 has the total.
+
+    rooms: shared memory for pairs, for a stack, and for positions if not `by_rows`.
+    """
     zero = arithmetic.zero
 
-    def total(room, stack, positions, sums, plane, u, outer, inner, width, rows, others):
+    def total(rooms, sums, plane, u, shape, others):
+        room, stack, positions = rooms
+        outer, inner, width, rows = shape
         together = quotient(threads(), width)
         o = quotient(thread(), width)
         i = thread() - o * width
@@ -135,11 +149,10 @@ def partial_sums(arithmetic: Arithmetic) -> Any:
     zero = arithmetic.zero
 
     def leaf(sums, plane, u, o, i, strides):
-        groups, of_plane, of_sample, of_group, columns, of_row, of_part = strides
-        sample = quotient(u, groups)
-        row = quotient(o, columns)
-        at = sample * of_sample + (u - sample * groups) * of_group + row * of_row + (o - row * columns) + i * of_part
-        return get_sum(sums, plane * of_plane + at, zero)
+        sample, row = quotient(u, strides.groups), quotient(o, strides.columns)
+        of_unit = sample * strides.sample + (u - sample * strides.groups) * strides.group
+        at = of_unit + row * strides.row + (o - row * strides.columns) + i * strides.part
+        return get_sum(sums, plane * strides.plane + at, zero)
 
     return device(leaf)
 
@@ -151,14 +164,14 @@ def join(kind: int, arithmetic: Arithmetic, by_rows: bool) -> Any:
 
     def kernel(sums, out, low, units, count, eps, outer, inner, width, rows, groups, plane, sample, group, columns, row, part):
         room, stack = cuda.shared.array(ROOM, float64), cuda.shared.array(STACK, float64)
-        positions = cuda.shared.array(POSITIONS, float64)
-        u, others = block(), (groups, plane, sample, group, columns, row, part)
-        one = total(room, stack, positions, sums, 0, u, outer, inner, width, rows, others)
+        rooms, shape = (room, stack, cuda.shared.array(POSITIONS, float64)), Shape(outer, inner, width, rows)
+        u, strides = block(), Strides(groups, plane, sample, group, columns, row, part)
+        one = total(rooms, sums, 0, u, shape, strides)
         two, three = zero, zero
         if kind in (CHANNEL, GRADIENTS):
-            two = total(room, stack, positions, sums, 1, u, outer, inner, width, rows, others)
+            two = total(rooms, sums, 1, u, shape, strides)
         if keep:
-            three = total(room, stack, positions, sums, 2, u, outer, inner, width, rows, others)
+            three = total(rooms, sums, 2, u, shape, strides)
         if thread() == 0:
             if kind == CENTER:
                 mean, rest = ratio(one, count)
@@ -200,10 +213,11 @@ def settle(arithmetic: Arithmetic, center: bool, is_weighted: bool) -> Any:
 
     def kernel(sums, w, rstd, table, units, count, outer, width, rows, groups):
         room, stack = cuda.shared.array(ROOM, float64), cuda.shared.array(STACK, float64)
+        rooms, shape = (room, stack, stack), Shape(outer, 1, width, rows)
         u, others = block(), (groups, outer, w, units * outer)
-        one = total(room, stack, stack, sums, 0, u, outer, 1, width, rows, others)
-        two = total(room, stack, stack, sums, 1, u, outer, 1, width, rows, others)
-        three = total(room, stack, stack, sums, 2, u, outer, 1, width, rows, others)
+        one = total(rooms, sums, 0, u, shape, others)
+        two = total(rooms, sums, 1, u, shape, others)
+        three = total(rooms, sums, 2, u, shape, others)
         if thread() == 0:
             values = table_rows(settled(center, one, two, three, count, read1(rstd, u)))
             for k in range(rows_of_table):
@@ -231,9 +245,10 @@ def reduce(arithmetic: Arithmetic, center: bool) -> Any:
 
     def kernel(sums, rstd, table, grads, channels, outer, width, rows, groups):
         room, stack = cuda.shared.array(ROOM, float64), cuda.shared.array(STACK, float64)
+        rooms, shape = (room, stack, stack), Shape(outer, 1, width, rows)
         u, others = block(), (rstd, table, channels, groups, outer * channels, outer * groups)
-        one = total(room, stack, stack, sums, 0, u, outer, 1, width, rows, others)
-        two = total(room, stack, stack, sums, 1, u, outer, 1, width, rows, others)
+        one = total(rooms, sums, 0, u, shape, others)
+        two = total(rooms, sums, 1, u, shape, others)
         if thread() == 0:
             store1(grads, u, value(one))
             store1(grads, channels + u, value(two))

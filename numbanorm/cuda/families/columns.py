@@ -5,7 +5,7 @@ Rows are taken four at a time, so that many loads are on their way at once; y ma
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from numba import cuda, float64
 
@@ -119,12 +119,22 @@ def put_column(acc, column, there, p, at):
 four_put = four(put_column, 3)
 
 
+class Chunk(NamedTuple):
+    """A thread's part of a chunk: its row of so many rows of threads, blocks that there are, its columns and which exist."""
+
+    row: int
+    rows: int
+    blocks: int
+    column: tuple[int, ...]
+    there: tuple[int, ...]
+
+
 @device
-def put_chunk(acc, room, row, rows_of_threads, blocks, column, there, out, base):
+def put_chunk(acc, room, chunk, out, base):
     """Join a chunk's blocks and write the sums of its columns."""
-    acc = pairs_of_blocks(acc, room, row, rows_of_threads, blocks)
-    if row == 0:
-        four_put(acc, column, there, out, base)
+    acc = pairs_of_blocks(acc, room, chunk.row, chunk.rows, chunk.blocks)
+    if chunk.row == 0:
+        four_put(acc, chunk.column, chunk.there, out, base)
 
 
 @device
@@ -215,12 +225,12 @@ def columns(kind: int, wide: bool, arithmetic: Arithmetic, center: bool, correct
                 four_put(q, column, there, out, ((samples + sample) * blocks + k) * width)
         else:
             blocks = quotient(rows + per_block - 1, per_block) - chunk * per
-            plane, base = samples * chunks * width, strip_chunk * width
-            put_chunk(a, room, row_of_threads, per, blocks, column, there, out, base)
+            plane, base, own = samples * chunks * width, strip_chunk * width, Chunk(row_of_threads, per, blocks, column, there)
+            put_chunk(a, room, own, out, base)
             if planes > 1:
-                put_chunk(q, room, row_of_threads, per, blocks, column, there, out, plane + base)
+                put_chunk(q, room, own, out, plane + base)
             if planes > 2:
-                put_chunk(s, room, row_of_threads, per, blocks, column, there, out, 2 * plane + base)
+                put_chunk(s, room, own, out, 2 * plane + base)
 
     return kernel
 
