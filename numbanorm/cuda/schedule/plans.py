@@ -7,7 +7,7 @@ from typing import Any
 
 from ...spec.plan import Plan
 from ...spec.tree import LEAST_RUN, TILE, block_rows, by_columns, fold_for, gradient_family
-from .. import combine, driver, partial_sums, rescale, running
+from .. import combine, driver, partial_sums, rescale, rescale_gradients, running
 from .. import rescale_sums as warps
 from ..arith import tiles
 from ..arith.arithmetic import Arithmetic
@@ -244,13 +244,13 @@ def again(s: Schedule, plan: Plan, call: Call, table: Part | None) -> None:
         each = 1 if family == "rows" else plan.K
         flags = (*kind, call.center, s.types["w"] is not None, call.write)
         s.add(
-            rescale.gradients_again, flags, -(-units // warps.WARP), warps.WARP,
+            rescale_gradients.gradients_again, flags, -(-units // warps.WARP), warps.WARP,
             **arrays, dx="dx", w="w", units=units, **runs_of, channels=each, channel_rows=block_rows(each), length=length,
             t=plan.T, count=float(plan.count),
         )  # fmt: skip
     if call.parameters:
         s.add(
-            rescale.parameters_again, (*kind, call.center, table is not None), -(-channels // warps.WARP), warps.WARP,
+            rescale_gradients.parameters_again, (*kind, call.center, table is not None), -(-channels // warps.WARP), warps.WARP,
             **arrays, grads="grads", samples=plan.B, sample_rows=block_rows(plan.B), **runs_of, channels=plan.K, length=plan.T,
         )  # fmt: skip
 
