@@ -92,6 +92,8 @@ class Shape(NamedTuple):
     rows: int
 
 
+# for o in range(outer): sums[o] = leaf(o, 0), leaf(o, 1), ... in adjacent pairs
+# by rows: blocks of `rows` of these in order, the blocks in adjacent pairs; otherwise 32 lanes, then halves
 def tree(arithmetic: Arithmetic, by_rows: bool, leaf: Any) -> Any:
     """The function that joins leaf(sums, plane, u, o, i, others) over all o < outer and i < inner; thread 0 has the total.
 

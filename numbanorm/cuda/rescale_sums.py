@@ -81,6 +81,7 @@ def roots_of_scale(size):
 
 @device
 def scaled(v, by):
+    """v, twice multiplied."""
     return mul(mul(v, by), by)
 
 
@@ -115,11 +116,13 @@ def warp_total(a):
 
 @device
 def x_at(data, i):
+    """Element i of x, scaled."""
     return scaled(enter_one(data.x, i), data.by)
 
 
 @device
 def dy_at(data, i):
+    """Element i of dy, scaled."""
     return scaled(enter_one(data.dy, i), data.dy_by)
 
 

@@ -95,6 +95,7 @@ def upstream(is_weighted: bool) -> Any:
 
 @device
 def shared_place(start, begin, left, k, e, t):
+    """Place of the parameter of element `begin` + k + e of a run, of which t elements share one; 0 if there is none."""
     place = 0
     if left > k:
         place = start + quotient(begin + k + e, t)
@@ -103,7 +104,7 @@ def shared_place(start, begin, left, k, e, t):
 
 @device
 def shared_places(wide, start, begin, left, k, t):
-    """Where the parameters of four elements are, t elements of a run sharing one."""
+    """Places of the parameters of four elements, t elements of a run sharing one."""
     one = 1 if wide else 0
     return (
         shared_place(start[0], begin[0], left[0], k, 0, t),

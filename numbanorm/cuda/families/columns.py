@@ -67,6 +67,7 @@ def columns_of(wide, first, wide_block):
 
 @device
 def within(column, width):
+    """1 if a column exists, or 0."""
     there = 0
     if column < width:
         there = 1
@@ -112,6 +113,7 @@ def pairs_of_blocks(acc, room, row, rows_of_threads, there):
 
 @device
 def put_column(acc, column, there, p, at):
+    """Write a column's accumulator, if it is there."""
     if there > 0:
         put_sum(p, at + column, acc)
 
@@ -139,6 +141,7 @@ def put_chunk(acc, room, chunk, out, base):
 
 @device
 def next_row(column, step):
+    """A column's place `step` elements on."""
     return column + step
 
 
@@ -147,12 +150,15 @@ four_next = four(next_row, 1)
 
 @device
 def row_present(there, row, last):
-    """Which of four columns a row has; none, if there is no such row."""
+    """Presence of four columns in a row: `there`, or none if there is no such row."""
     if row >= last:
         there = same(0)
     return there
 
 
+# v = x[sample, first:last, column]; d = v - mean[unit]; here for SQUARES
+#     for k in range(blocks): block_sums[k] = sum of d * d, row by row, of its rows
+#     out[0, sample, chunk, column] = block_sums in adjacent pairs
 def columns(kind: int, wide: bool, arithmetic: Arithmetic, center: bool, corrected: bool = False) -> Any:
     """x (and dy): (samples, rows, width) -> sums down `per` blocks of rows, out (planes, samples, chunks, width, parts).
 
@@ -237,6 +243,7 @@ def columns(kind: int, wide: bool, arithmetic: Arithmetic, center: bool, correct
 
 @device
 def column_weight(column, there, p, real, t):
+    """Parameter of a column, of which t share one, or 0 if it is not there."""
     w = 0.0
     if there > 0:
         w = read1(p, quotient(column - quotient(column, real) * real, t))
@@ -246,6 +253,9 @@ def column_weight(column, there, p, real, t):
 four_weights = four(column_weight, 2)
 
 
+# d = x[sample, row, column] - mean[unit]
+#     y[sample, row, column] = d * (rstd[unit] * w[c]) + (-(low[unit] * rstd[unit]) * w[c] + b[c])
+#     dx[sample, row, column] = d * slope[unit] + (dy * (rstd[unit] * w[c]) + shift[unit])
 def apply_columns(wide: bool, arithmetic: Arithmetic, center: bool, weighted: bool, biased: bool, gradient: bool) -> Any:
     """x (and dy): (samples, rows, width) -> y (dx), `chunk` rows to a block. See `runs.apply_runs` and `columns`."""
     zero, enter = arithmetic.zero, arithmetic.enter

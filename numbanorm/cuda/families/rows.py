@@ -52,6 +52,7 @@ ROOMS, ROOMS3 = 2 * ROOM, 3 * ROOM  # a place for each sum: so no barrier is nee
 
 @device
 def start(item, begin, length):
+    """Place of element `begin` of an item."""
     return item * length + begin
 
 
@@ -66,7 +67,7 @@ def remaining(item, begin, n, length):
 
 @device
 def parameter_start(unit, groups, per_group):
-    """Where the parameters of a unit's group begin."""
+    """Place where the parameters of a unit's group begin."""
     return (unit - quotient(unit, groups) * groups) * per_group
 
 
@@ -99,6 +100,7 @@ note_statistics = note(4)
 
 @device
 def number_of(unit, p, units):
+    """p[unit], or 0 if there is no such unit."""
     v = 0.0
     if unit < units:
         v = read1(p, unit)
@@ -110,12 +112,15 @@ four_numbers = four(number_of, 1)
 
 @device
 def beside(means, spreads):
+    """(mean, low, m2, rstd) of a unit."""
     return means[0], means[1], spreads[0], spreads[1]
 
 
 four_beside = four(beside, 2)
 
 
+# for each row x[unit]: mean = sum(x) / n; d = x - mean; rstd = 1 / sqrt(sum(d * d) / n + eps)
+#     y[unit] = d * (rstd * w) + (-(low * rstd) * w + b), with low what the mean has lost
 def rows_forward(wide: bool, arithmetic: Arithmetic, center: bool, sharing: int, weighted: bool, biased: bool) -> Any:
     """x: (units, length) -> y and statistics."""
     nothing, enter, finish = (arithmetic.zero,) * 4, arithmetic.enter, arithmetic.finish
@@ -156,6 +161,8 @@ def rows_forward(wide: bool, arithmetic: Arithmetic, center: bool, sharing: int,
     return kernel
 
 
+# for each row: d = x - mean; u = dy * w; slope, shift, offset = settled(sum(u), sum(u * d), sum(d), n, rstd)
+#     dx[unit] = d * slope + (u * rstd + shift)
 def rows_backward(wide: bool, arithmetic: Arithmetic, center: bool, sharing: int, weighted: bool) -> Any:
     """x, dy: (units, length) -> dx, and table (3 or 6, units); mean, rstd: float64 (units,). dx may be x or dy."""
     nothing, rescales, enter, finish = (arithmetic.zero,) * 4, arithmetic.rescales, arithmetic.enter, arithmetic.finish_gradient
@@ -205,6 +212,8 @@ def rows_backward(wide: bool, arithmetic: Arithmetic, center: bool, sharing: int
     return kernel
 
 
+# for each block of rows: for each row what `rows_backward` does, and
+#     dweight += dy * (d * rstd + offset); dbias += dy
 def rows_gradients(center: bool, weighted: bool) -> Any:
     """x, dy: (rows, groups, length) -> dx, and dweight and dbias of each block of rows: out (2, blocks, groups * length).
 

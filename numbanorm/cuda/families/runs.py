@@ -60,6 +60,7 @@ def note_one(acc, item, begin, p, n, plane):
 
 @device
 def note_sums(wide, sums, item, begin, p, n, plane):
+    """Write the sums of a thread's items, one where the four are of one item."""
     note_one(sums[0], item[0], begin[0], p, n, plane)
     if not wide:
         note_one(sums[1], item[1], begin[1], p, n, plane)
@@ -69,7 +70,7 @@ def note_sums(wide, sums, item, begin, p, n, plane):
 
 @device
 def place(item, begin, spans, span, length):
-    """Where an item's element lies in x: runs of `length` lie one after the other, each in `spans` items."""
+    """Place of an item's element in x: runs of `length` lie one after the other, each in `spans` items."""
     run = quotient(item, spans)
     return run * length + (item - run * spans) * span + begin
 
@@ -85,19 +86,20 @@ def inside(item, begin, n, spans, span, length):
 
 @device
 def parameter_base(item, spans, groups, per_run):
-    """Where the parameters of an item's run begin, `groups` runs having `per_run` each of their own."""
+    """Place where the parameters of an item's run begin, `groups` runs having `per_run` each of their own."""
     run = quotient(item, spans)
     return (run - quotient(run, groups) * groups) * per_run
 
 
 @device
 def in_run(item, begin, spans, span):
-    """Where an item's element lies in its run."""
+    """Place of an item's element in its run."""
     return (item - quotient(item, spans) * spans) * span + begin
 
 
 @device
 def item_unit(item, n, spans, per_sample, groups, channels):
+    """Unit of an item, or 0 if there is no such item."""
     unit = 0
     if item < n:
         unit = unit_of(quotient(item, spans), per_sample, groups, channels)
@@ -106,6 +108,7 @@ def item_unit(item, n, spans, per_sample, groups, channels):
 
 @device
 def entry(unit, table, row, units):
+    """A unit's number in a row of a table (rows, units)."""
     return read1(table, row * units + unit)
 
 
@@ -114,6 +117,8 @@ four_item_units, four_entries = four(item_unit, 1), four(entry, 1)
 four_bases, four_in_runs = four(parameter_base, 1), four(in_run, 2)
 
 
+# v = x[item]; d = v - mean[unit]; u = dy[item] * w; each sum by the tree of a tile, then tiles in adjacent pairs
+#     out[:, item] = sum(v), or sum(d * d), or (sum(u), sum(u * d), sum(d))
 def tiles(kind: int, wide: bool, arithmetic: Arithmetic, center: bool, sharing: int, weighted: bool) -> Any:
     """x (and dy): runs of `length` elements, one after the other -> partials (planes, n, parts) of n items.
 
@@ -181,6 +186,7 @@ def tile_moments(wide: bool, arithmetic: Arithmetic) -> Any:
     return kernel
 
 
+# y[item] = (x[item] - mean[unit]) * (rstd[unit] * w) + (-(low[unit] * rstd[unit]) * w + b)
 def apply_runs(wide: bool, arithmetic: Arithmetic, center: bool, sharing: int, weighted: bool, biased: bool) -> Any:
     """x: runs of `length` elements, in n items -> y. mean, low, rstd: float64 (units,)."""
     both, enter, finish = parameters(wide, sharing, weighted, biased), arithmetic.enter, arithmetic.finish
@@ -204,6 +210,7 @@ def apply_runs(wide: bool, arithmetic: Arithmetic, center: bool, sharing: int, w
     return kernel
 
 
+# dx[item] = (x[item] - mean[unit]) * slope[unit] + (dy[item] * w * rstd[unit] + shift[unit])
 def apply_gradient_runs(wide: bool, arithmetic: Arithmetic, center: bool, sharing: int, weighted: bool, by_rows: bool) -> Any:
     """x, dy: runs of `length` elements, in n items -> dx. mean, rstd: float64 (units,); table: (3 or 6, units)."""
     weights, zero = parameters(wide, sharing, weighted, False), arithmetic.zero

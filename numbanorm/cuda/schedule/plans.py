@@ -1,4 +1,4 @@
-"""Which kernels run, in which launches: forward, running statistics, backward. Integers only, and never a bit of the result."""
+"""Choice of kernels and launches: forward, running statistics, backward. Integers only, and never a bit of the result."""
 
 from __future__ import annotations
 
@@ -107,6 +107,7 @@ def normalize_again(s: Schedule, plan: Plan, call: Call) -> None:
 
 
 def rows_forward(s: Schedule, plan: Plan, call: Call) -> None:
+    """x -> statistics and y, a row in a block's registers."""
     length, units = plan.K * plan.T, plan.B * plan.G
     per, wide = slots_for(length), call.aligned and length % 4 == 0
     grid, block = row_shape(units, per)
@@ -122,6 +123,7 @@ def rows_forward(s: Schedule, plan: Plan, call: Call) -> None:
 
 
 def measure_runs(s: Schedule, plan: Plan, call: Call) -> None:
+    """x -> statistics, by sums of parts of runs."""
     length, n, owners = plan.K * plan.T, plan.B * plan.M * plan.G, Owners(plan.M * plan.G, plan.G, 1)
     if call.one_read and call.center:
         i = Items(n, length, 1, call.aligned and length % 4 == 0)
@@ -152,6 +154,7 @@ def kinds_of(call: Call) -> tuple[tuple[int, int], ...]:
 
 
 def measure_columns(s: Schedule, plan: Plan, call: Call) -> None:
+    """x -> statistics, by sums down columns."""
     g, length = folded(plan, call.aligned), plan.K * plan.T
     arrays = {"x": "x", "dy": "x", "mean": "stats", "rstd": None, "offsets": None}
     if call.one_read and call.center:
@@ -179,6 +182,7 @@ def result_arrays(s: Schedule, units: int, x: str, y: str, scaling: bool) -> dic
 
 
 def write_runs(s: Schedule, plan: Plan, call: Call, x: str, y: str, scaling: bool) -> None:
+    """x -> y by runs; see `result_arrays`."""
     arrays = result_arrays(s, plan.B * plan.G, x, y, scaling)
     weighted, biased = s.types["w"] is not None, arrays["b"] is not None
     length = plan.K * plan.T
@@ -190,6 +194,7 @@ def write_runs(s: Schedule, plan: Plan, call: Call, x: str, y: str, scaling: boo
 
 
 def write_columns(s: Schedule, plan: Plan, call: Call, x: str, y: str, scaling: bool) -> None:
+    """x -> y by columns; see `result_arrays`."""
     arrays = result_arrays(s, plan.B * plan.G, x, y, scaling)
     flags = (call.center and not scaling, s.types["w"] is not None, arrays["b"] is not None, False)
     element_columns(s, plan, call, {**arrays, "dy": x, "table": None}, flags)
@@ -301,6 +306,7 @@ def settle(s: Schedule, plan: Plan, call: Call, totals: Part, channels: int, wei
 
 
 def write_gradients(s: Schedule, plan: Plan, call: Call, table: Part | None) -> None:
+    """x, dy and the constants in `table` -> dx."""
     weighted, units = s.types["w"] is not None, plan.B * plan.G
     family = gradient_family(plan)
     arrays = {"x": "x", "dy": "dy", "w": "w", "mean": "mean", "rstd": "rstd", "table": table}

@@ -1,4 +1,4 @@
-"""How launches are put down: their arguments, work space, and the cutting and joining that forward and backward share.
+"""Steps of a schedule: their arguments, work space, and the cutting and joining that forward and backward share.
 
 A *step* is a launch. Its arguments are names of arrays, parts of them, integers and floats, so that a schedule is made once for
 a plan and serves every call of it. They go by the names that the kernel gives them.
@@ -80,6 +80,7 @@ class Schedule:
 
     @property
     def arithmetic(self) -> Arithmetic:
+        """The arithmetic for elements of x."""
         return arithmetic_of(self.types["x"])
 
     def room(self, accumulators: int) -> Part:
@@ -132,11 +133,12 @@ class Schedule:
 
 
 def power_of_two_above(n: int) -> int:
+    """The least power of two that is no less than n."""
     return 1 << max(0, n - 1).bit_length()
 
 
 def sharing(wide: bool, t: int) -> int:
-    """How the weights lie of which each serves t elements; see `elementwise.parameters`."""
+    """Layout of weights of which each serves t elements; see `elementwise.parameters`."""
     return EACH if t == 1 else FOURS if wide and t % 4 == 0 else SOME
 
 
@@ -194,6 +196,7 @@ class Items:
 
 
 def items_of(runs: int, length: int, wide: bool) -> Items:
+    """Cutting of runs into items of as many slots as a block has."""
     return Items(runs, length, min(SLOTS, power_of_two_above(-(-length // TILE))), wide and length % 4 == 0)
 
 
@@ -295,10 +298,12 @@ class Grid:
 
 
 def grid_of(samples: int, rows_: int, width: int, wide: bool) -> Grid:
+    """Cutting of columns; wide accesses where the width allows them."""
     return Grid(samples, rows_, width, wide and width % 4 == 0)
 
 
 def folded(plan: Plan, wide: bool) -> Grid:
+    """Cutting of a plan's columns, rows folded while they are few."""
     width = plan.G * plan.K * plan.T
     fold = fold_for(plan.M, width)
     return grid_of(plan.B, plan.M // fold, fold * width, wide)
