@@ -13,17 +13,19 @@ outer ones by the row tree or the run tree. `join` takes partial sums, and its k
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from numba import cuda, float64
 
 from .arith.accumulators import empty, multiply, plus, ratio, settled, spread, value
+from .arith.arithmetic import Arithmetic
 from .arith.device import barrier, block, device, quotient, read1, store1, thread, threads
-from .arith.elementwise import LEFT, LOW, M2, MEAN, OFFSET, RSTD, SHIFT, SHIFT_LOW, SIZE, SLOPE, SLOPE_LOW
+from .arith.elementwise import LEFT, LOW, M2, MEAN, OFFSET, RSTD, table_rows
 from .arith.tiles import deposit, drain, push, withdraw
 from .partial_sums import BLOCK, get_sum, put_sum
 
 CENTER, SPREAD, SQUARE, CHANNEL, GRADIENTS = 0, 1, 2, 3, 4
+PLANES = {CENTER: 1, SPREAD: 1, SQUARE: 1, CHANNEL: 3, GRADIENTS: 2}  # accumulators that each takes
 MOST = 1024  # threads of a block
 ROOM = 2 * MOST
 LEVELS = 48
@@ -81,11 +83,27 @@ def run_tree(room, positions, n, like):
     return a
 
 
-def tree(parts: int, by_rows: bool, leaf: Any) -> Any:
-    """The function that joins leaf(sums, plane, u, o, i, ...) over all o < outer and i < inner; thread 0 has the total."""
-    zero = (0.0,) * parts
+class Shape(NamedTuple):
+    """Sums of a unit: `outer` of `inner` parts, whose pairs `width` threads join, and the first level of the row tree."""
 
-    def total(room, stack, positions, sums, plane, u, outer, inner, width, rows, others):
+    outer: int
+    inner: int
+    width: int
+    rows: int
+
+
+# for o in range(outer): sums[o] = leaf(o, 0), leaf(o, 1), ... in adjacent pairs
+# by rows: blocks of `rows` of these in order, the blocks in adjacent pairs; otherwise 32 lanes, then halves
+def tree(arithmetic: Arithmetic, by_rows: bool, leaf: Any) -> Any:
+    """The function that joins leaf(sums, plane, u, o, i, others) over all o < outer and i < inner; thread 0 has the total.
+
+    rooms: shared memory for pairs, for a stack, and for positions if not `by_rows`.
+    """
+    zero = arithmetic.zero
+
+    def total(rooms, sums, plane, u, shape, others):
+        room, stack, positions = rooms
+        outer, inner, width, rows = shape
         together = quotient(threads(), width)
         o = quotient(thread(), width)
         i = thread() - o * width
@@ -116,35 +134,46 @@ def tree(parts: int, by_rows: bool, leaf: Any) -> Any:
     return device(total)
 
 
-def partial_sums(parts: int) -> Any:
-    """Leaves: partials (planes, ...) at strides `others` = (groups, a plane, a sample, a group, columns, a row, a part)."""
-    zero = (0.0,) * parts
+class Strides(NamedTuple):
+    """Places of partial sums (planes, ...): units are `groups` of a sample, outer sums rows of `columns`, inner ones parts."""
 
-    def leaf(sums, plane, u, o, i, others):
-        groups, size, of_sample, of_group, columns, of_row, of_part = others
-        sample = quotient(u, groups)
-        row = quotient(o, columns)
-        at = sample * of_sample + (u - sample * groups) * of_group + row * of_row + (o - row * columns) + i * of_part
-        return get_sum(sums, plane * size + at, zero)
+    groups: int
+    plane: int
+    sample: int
+    group: int
+    columns: int
+    row: int
+    part: int
+
+
+def partial_sums(arithmetic: Arithmetic) -> Any:
+    """Leaves: partial sums at `strides`."""
+    zero = arithmetic.zero
+
+    def leaf(sums, plane, u, o, i, strides):
+        sample, row = quotient(u, strides.groups), quotient(o, strides.columns)
+        of_unit = sample * strides.sample + (u - sample * strides.groups) * strides.group
+        at = of_unit + row * strides.row + (o - row * strides.columns) + i * strides.part
+        return get_sum(sums, plane * strides.plane + at, zero)
 
     return device(leaf)
 
 
-def join(kind: int, parts: int, by_rows: bool) -> Any:
+def join(kind: int, arithmetic: Arithmetic, by_rows: bool) -> Any:
     """Partial sums -> statistics (4, units), the sums of channels (3, units, parts), or dweight and dbias (2, units)."""
-    total, zero = tree(parts, by_rows, partial_sums(parts)), (0.0,) * parts
+    total, zero = tree(arithmetic, by_rows, partial_sums(arithmetic)), arithmetic.zero
     keep = kind == CHANNEL
 
-    def kernel(sums, out, low, units, count, eps, outer, inner, width, rows, groups, size, sample, group, columns, row, part):
+    def kernel(sums, out, low, units, count, eps, outer, inner, width, rows, groups, plane, sample, group, columns, row, part):
         room, stack = cuda.shared.array(ROOM, float64), cuda.shared.array(STACK, float64)
-        positions = cuda.shared.array(POSITIONS, float64)
-        u, others = block(), (groups, size, sample, group, columns, row, part)
-        one = total(room, stack, positions, sums, 0, u, outer, inner, width, rows, others)
+        rooms, shape = (room, stack, cuda.shared.array(POSITIONS, float64)), Shape(outer, inner, width, rows)
+        u, strides = block(), Strides(groups, plane, sample, group, columns, row, part)
+        one = total(rooms, sums, 0, u, shape, strides)
         two, three = zero, zero
         if kind in (CHANNEL, GRADIENTS):
-            two = total(room, stack, positions, sums, 1, u, outer, inner, width, rows, others)
+            two = total(rooms, sums, 1, u, shape, strides)
         if keep:
-            three = total(room, stack, positions, sums, 2, u, outer, inner, width, rows, others)
+            three = total(rooms, sums, 2, u, shape, strides)
         if thread() == 0:
             if kind == CENTER:
                 mean, rest = ratio(one, count)
@@ -171,9 +200,9 @@ def join(kind: int, parts: int, by_rows: bool) -> Any:
     return kernel
 
 
-def settle(parts: int, center: bool, is_weighted: bool) -> Any:
+def settle(arithmetic: Arithmetic, center: bool, is_weighted: bool) -> Any:
     """Sums of channels (3, units * channels, parts), each with its weight -> what dx takes: table (3 or 6, units)."""
-    zero = (0.0,) * parts
+    zero, rows_of_table, rescales = arithmetic.zero, arithmetic.rows, arithmetic.rescales
 
     def leaf(sums, plane, u, o, i, others):
         groups, channels, w, size = others
@@ -182,32 +211,28 @@ def settle(parts: int, center: bool, is_weighted: bool) -> Any:
             return multiply(acc, (read1(w, (u - quotient(u, groups) * groups) * channels + o),), acc)
         return acc
 
-    total = tree(parts, True, device(leaf))
+    total = tree(arithmetic, True, device(leaf))
 
     def kernel(sums, w, rstd, table, units, count, outer, width, rows, groups):
         room, stack = cuda.shared.array(ROOM, float64), cuda.shared.array(STACK, float64)
+        rooms, shape = (room, stack, stack), Shape(outer, 1, width, rows)
         u, others = block(), (groups, outer, w, units * outer)
-        one = total(room, stack, stack, sums, 0, u, outer, 1, width, rows, others)
-        two = total(room, stack, stack, sums, 1, u, outer, 1, width, rows, others)
-        three = total(room, stack, stack, sums, 2, u, outer, 1, width, rows, others)
+        one = total(rooms, sums, 0, u, shape, others)
+        two = total(rooms, sums, 1, u, shape, others)
+        three = total(rooms, sums, 2, u, shape, others)
         if thread() == 0:
-            slope, shift, offset, size = settled(center, one, two, three, count, read1(rstd, u))
-            store1(table, SLOPE * units + u, slope[0])
-            store1(table, SHIFT * units + u, shift[0])
-            store1(table, OFFSET * units + u, offset)
-            if parts == 2:
-                store1(table, SLOPE_LOW * units + u, slope[parts - 1])
-                store1(table, SHIFT_LOW * units + u, shift[parts - 1])
-                store1(table, SIZE * units + u, size)
-                if u == 0:
-                    store1(table, LEFT * units, 0.0)
+            values = table_rows(settled(center, one, two, three, count, read1(rstd, u)))
+            for k in range(rows_of_table):
+                store1(table, k * units + u, values[k])
+            if rescales and u == 0:
+                store1(table, LEFT * units, 0.0)
 
     return kernel
 
 
-def reduce(parts: int, center: bool) -> Any:
+def reduce(arithmetic: Arithmetic, center: bool) -> Any:
     """Sums of the samples' channels (3, samples * channels, parts) -> grads (2, channels): dweight and dbias."""
-    zero = (0.0,) * parts
+    zero = arithmetic.zero
 
     def leaf(sums, plane, u, o, i, others):
         rstd, table, channels, groups, size, units = others
@@ -218,13 +243,14 @@ def reduce(parts: int, center: bool) -> Any:
         product = get_sum(sums, size + o * channels + u, zero)
         return plus(multiply(product, (read1(rstd, at),), zero), multiply(acc, (offset,), zero))
 
-    total = tree(parts, True, device(leaf))
+    total = tree(arithmetic, True, device(leaf))
 
     def kernel(sums, rstd, table, grads, channels, outer, width, rows, groups):
         room, stack = cuda.shared.array(ROOM, float64), cuda.shared.array(STACK, float64)
+        rooms, shape = (room, stack, stack), Shape(outer, 1, width, rows)
         u, others = block(), (rstd, table, channels, groups, outer * channels, outer * groups)
-        one = total(room, stack, stack, sums, 0, u, outer, 1, width, rows, others)
-        two = total(room, stack, stack, sums, 1, u, outer, 1, width, rows, others)
+        one = total(rooms, sums, 0, u, shape, others)
+        two = total(rooms, sums, 1, u, shape, others)
         if thread() == 0:
             store1(grads, u, value(one))
             store1(grads, channels + u, value(two))
@@ -246,9 +272,9 @@ def eight(v, n):
     return a
 
 
-def pairs(parts: int) -> Any:
+def pairs(arithmetic: Arithmetic) -> Any:
     """sums (a, n, columns, parts) -> out (a, n / FACTOR rounded up, columns, parts), in adjacent pairs."""
-    zero = (0.0,) * parts
+    zero = arithmetic.zero
 
     @device
     def leaf(sums, at, step, k, n):

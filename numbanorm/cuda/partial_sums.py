@@ -16,6 +16,7 @@ from typing import Any
 from numba import float64
 
 from .arith.accumulators import ratio, squares_about
+from .arith.arithmetic import Arithmetic
 from .arith.device import block, device, load1, quotient, read1, store1, thread
 from .arith.tiles import four, once
 
@@ -64,13 +65,13 @@ def column_unit(column, sample, width, length, groups):
     return sample * groups + quotient(own, length)
 
 
-def merge(parts: int, by_columns: bool) -> Any:
+def merge(arithmetic: Arithmetic, by_columns: bool) -> Any:
     """Squares about the means of their own parts -> about the group's mean (Chan, Golub, LeVeque 1979), in place.
 
     moments: (2, n, parts), sums and squares. Parts of runs: `per` to a run, each of 256 elements but for the last. Parts of
     columns: (samples, per, width), each of `size` rows but for the last.
     """
-    zero = (0.0,) * parts
+    zero = arithmetic.zero
 
     def kernel(moments, mean, n, per, size, length, per_sample, groups, channels, width):
         i = block() * BLOCK + thread()

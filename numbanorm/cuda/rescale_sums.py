@@ -6,21 +6,61 @@ A power of two is given by its root, for float64 does not hold 2**1024: a number
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from numba import float64
 
 from ..spec.tree import TILE
 from .arith.accumulators import across, less, multiply, plus, product, ratio, squares_about, term
-from .arith.device import device, exchange, load1, mul, quotient, read1, thread
+from .arith.arithmetic import PAIRS
+from .arith.device import device, exchange, mul, quotient, read1, thread
+from .arith.stages import enter_one
 from .arith.tiles import drain, push
 
 WARP = 32
 LEVELS = 32  # of a pairs tree, whose leaves are tiles or blocks of rows
 STACK = 2 * LEVELS * WARP
 STEPS = TILE // WARP
-ZERO = (0.0, 0.0)
+ZERO = PAIRS.zero
 SUM, SQUARES, U, PRODUCTS, DISTANCES = 0, 1, 2, 3, 4
+
+
+class Runs(NamedTuple):
+    """Runs of `length` elements, `stride` apart, the first from `at` on: `rows` of a group, or `fold` times as many."""
+
+    at: int
+    stride: int
+    rows: int
+    tree_rows: int  # that are added in order before pairs begin
+    fold: int
+    length: int
+
+
+class Values(NamedTuple):
+    """x, the root of its scale, and the scaled mean."""
+
+    x: Any
+    by: float
+    mean: float
+
+
+class Weights(NamedTuple):
+    """Weights, of which a run's begin at `first` and serve t elements each."""
+
+    w: Any
+    first: int
+    t: int
+
+
+class Sources(NamedTuple):
+    """`Values`, dy, the root of its scale, and the weights that go with it or None."""
+
+    x: Any
+    by: float
+    mean: float
+    dy: Any
+    dy_by: float
+    weights: Weights | None
 
 
 # --- powers of two ---------------------------------------------------------------------------------------------------
@@ -41,6 +81,7 @@ def roots_of_scale(size):
 
 @device
 def scaled(v, by):
+    """v, twice multiplied."""
     return mul(mul(v, by), by)
 
 
@@ -75,23 +116,22 @@ def warp_total(a):
 
 @device
 def x_at(data, i):
-    return scaled(load1(data[0], i), data[1])
+    """Element i of x, scaled."""
+    return scaled(enter_one(data.x, i), data.by)
 
 
 @device
 def dy_at(data, i):
-    return scaled(load1(data[3], i), data[4])
+    """Element i of dy, scaled."""
+    return scaled(enter_one(data.dy, i), data.dy_by)
 
 
 def entering(kind: int, weighted: bool = False) -> Any:
-    """acc + what element i gives to a sum; it is the `place`-th of its run.
-
-    data: x, the root of its scale, the scaled mean; dy, the root of its scale; weights, where they begin, elements that share
-    one.
-    """
+    """A function that adds to `acc` what element i, the `place`-th of its run, gives; data: `Values` or `Sources`."""
 
     def with_weight(data, i, place):
-        return multiply((dy_at(data, i),), (read1(data[5], data[6] + quotient(place, data[7])),), ZERO)
+        weights = data.weights
+        return multiply((dy_at(data, i),), (read1(weights.w, weights.first + quotient(place, weights.t)),), ZERO)
 
     def without(data, i, place):
         return dy_at(data, i), 0.0
@@ -102,17 +142,17 @@ def entering(kind: int, weighted: bool = False) -> Any:
         return term(acc, (x_at(data, i),))
 
     def add_square(acc, data, i, place):
-        d = less(x_at(data, i), data[2], acc)
+        d = less(x_at(data, i), data.mean, acc)
         return product(acc, d, d)
 
     def add_u(acc, data, i, place):
         return term(acc, upstream(data, i, place))
 
     def add_product(acc, data, i, place):
-        return product(acc, upstream(data, i, place), less(x_at(data, i), data[2], acc))
+        return product(acc, upstream(data, i, place), less(x_at(data, i), data.mean, acc))
 
     def add_distance(acc, data, i, place):
-        return term(acc, less(x_at(data, i), data[2], acc))
+        return term(acc, less(x_at(data, i), data.mean, acc))
 
     return device({SUM: add_x, SQUARES: add_square, U: add_u, PRODUCTS: add_product, DISTANCES: add_distance}[kind])
 
@@ -149,22 +189,23 @@ def merged(part: Any) -> Any:
 
     def total(data, at, place, n, step):
         high, low = ratio(sum_of(data, at, place, n, step), float64(n))
-        squares = squares_of((data[0], data[1], high), at, place, n, step)
-        return squares_about(squares, float64(n), high, low, data[2])
+        squares = squares_of(Values(data.x, data.by, high), at, place, n, step)
+        return squares_about(squares, float64(n), high, low, data.mean)
 
     return device(total)
 
 
 def group_total(columns: bool, kind: int, weighted: bool = False, one_read: bool = False) -> Any:
-    """The function that sums a group's `rows` (times `fold`) runs of `length` elements from `at` on, `stride` apart.
+    """The function that sums a group's runs, with stacks for leaves of the inner and the outer tree.
 
     By columns the row tree for each position, then the run tree; otherwise the run tree for each run, then the row tree.
     """
     part = rows_of if columns else tile_of
     sum_of = merged(part) if one_read and kind == SQUARES else part(entering(kind, weighted))
 
-    def by_columns(inner, outer, data, at, stride, rows, tree_rows, fold, length):
-        a = ZERO
+    def by_columns(stacks, data, runs):
+        at, stride, rows, tree_rows, fold, length = runs
+        a, inner = ZERO, stacks[0]
         for p in range(thread(), fold * length, WARP):
             f, leaf = quotient(p, length), 0
             place = p - f * length
@@ -175,14 +216,14 @@ def group_total(columns: bool, kind: int, weighted: bool = False, one_read: bool
             a = plus(a, drain_own(inner, leaf))
         return warp_total(a)
 
-    def by_runs(inner, outer, data, at, stride, rows, tree_rows, fold, length):
-        blocks = 0
-        for first in range(0, rows, tree_rows):
+    def by_runs(stacks, data, runs):
+        blocks, inner, outer = 0, stacks[0], stacks[1]
+        for first in range(0, runs.rows, runs.tree_rows):
             a = ZERO
-            for r in range(first, min(rows, first + tree_rows)):
+            for r in range(first, min(runs.rows, first + runs.tree_rows)):
                 leaf = 0
-                for e in range(0, length, TILE):
-                    push_own(inner, leaf, sum_of(data, at + r * stride + e, e, min(TILE, length - e), 1))
+                for e in range(0, runs.length, TILE):
+                    push_own(inner, leaf, sum_of(data, runs.at + r * runs.stride + e, e, min(TILE, runs.length - e), 1))
                     leaf += 1
                 a = plus(a, drain_own(inner, leaf))
             push_own(outer, blocks, a)
@@ -193,12 +234,20 @@ def group_total(columns: bool, kind: int, weighted: bool = False, one_read: bool
 
 
 @device
-def largest(p, at, stride, rows, length):
-    """The largest absolute value of `rows` runs, in all threads; nan if there is one."""
+def largest(p, runs):
+    """The largest absolute value of runs that are not folded, in all threads; nan if there is one."""
     size = 0.0
-    for r in range(rows):
-        for e in range(thread(), length, WARP):
-            size = larger(size, abs(load1(p, at + r * stride + e)))
+    for r in range(runs.rows):
+        for e in range(thread(), runs.length, WARP):
+            size = larger(size, abs(enter_one(p, runs.at + r * runs.stride + e)))
     for h in (16, 8, 4, 2, 1):
         size = larger(size, exchange(size, h))
     return size
+
+
+@device
+def any_of_warp(lost):
+    """Whether any thread has lost something."""
+    for h in (16, 8, 4, 2, 1):
+        lost = larger(lost, exchange(lost, h))
+    return lost > 0.0

@@ -23,9 +23,9 @@ if rings.chosen() == "none":
 
 from numbanorm.cuda import combine, partial_sums
 from numbanorm.cuda.arith import tiles
-from numbanorm.cuda.arith.elementwise import ROWS
+from numbanorm.cuda.arith.arithmetic import PAIRS
 from numbanorm.cuda.schedule import plans as schedule
-from numbanorm.cuda.schedule.steps import Call, Part, Schedule, Step
+from numbanorm.cuda.schedule.steps import Call, Part, Schedule, Step, parameters_of
 from numbanorm.spec.plan import Plan, trailing
 from numbanorm.spec.tree import block_rows
 
@@ -96,9 +96,7 @@ class Told:
 
     def __init__(self, step: Step) -> None:
         self.step = step
-        code = next(c for c in step.kernel.build.__code__.co_consts if getattr(c, "co_name", "") == "kernel")
-        names = code.co_varnames[: code.co_argcount]
-        assert len(names) == len(step.template), step.kernel.name
+        names = parameters_of(step.kernel.build)
         constants = inspect.signature(step.kernel.build).bind(*step.kernel.constants)
         constants.apply_defaults()
         self.values = dict(constants.arguments) | dict(zip(names, arguments(step), strict=True))
@@ -108,12 +106,12 @@ class Told:
 
 
 def of_tiles(a: Told) -> dict[str, int]:
-    return {"out": partial_sums.PLANES[a.kind] * a.n * a.parts}
+    return {"out": partial_sums.PLANES[a.kind] * a.n * a.arithmetic.parts}
 
 
 def of_columns(a: Told) -> dict[str, int]:
     chunks = -(-a.rows // a.per_block) if a.kind == partial_sums.BOTH else a.chunks
-    return {"out": partial_sums.PLANES[a.kind] * a.samples * chunks * a.width * a.parts}
+    return {"out": partial_sums.PLANES[a.kind] * a.samples * chunks * a.width * a.arithmetic.parts}
 
 
 def of_join(a: Told) -> dict[str, int]:
@@ -121,29 +119,27 @@ def of_join(a: Told) -> dict[str, int]:
     rows = -(-a.outer // a.columns)
     last = (a.units // a.groups - 1) * a.sample + (a.groups - 1) * a.group + (rows - 1) * a.row + (a.inner - 1) * a.part
     last += min(a.columns, a.outer) - 1
-    out = {combine.CHANNEL: 3 * a.units * a.parts, combine.GRADIENTS: 2 * a.units}.get(a.kind, 4 * a.units)
-    return {"sums": ((planes - 1) * a.size + last + 1) * a.parts, "out": out}
-
-
-def of_table(parts: int, units: int) -> int:
-    """With the flag of float64."""
-    return ROWS[parts] * units + (parts == 2)
+    out = {combine.CHANNEL: 3 * a.units * a.arithmetic.parts, combine.GRADIENTS: 2 * a.units}.get(a.kind, 4 * a.units)
+    return {"sums": ((planes - 1) * a.plane + last + 1) * a.arithmetic.parts, "out": out}
 
 
 USED: dict[str, Callable[[Told], dict[str, int]]] = {
     "tiles": of_tiles,
     "columns": of_columns,
     "join": of_join,
-    "tile_moments": lambda a: {"out": 2 * a.n * a.parts},
-    "merge": lambda a: {"moments": 2 * a.n * a.parts},
-    "pairs": lambda a: {"sums": a.size // a.fewer * a.n * a.parts, "out": a.size * a.parts},
-    "settle": lambda a: {"sums": 3 * a.units * a.outer * a.parts, "table": of_table(a.parts, a.units)},
-    "reduce": lambda a: {"sums": 2 * a.outer * a.channels * a.parts, "table": ROWS[a.parts] * a.outer * a.groups},
-    "rows_backward": lambda a: {"table": of_table(a.parts, a.units)},
+    "tile_moments": lambda a: {"out": 2 * a.n * a.arithmetic.parts},
+    "merge": lambda a: {"moments": 2 * a.n * a.arithmetic.parts},
+    "pairs": lambda a: {"sums": a.size // a.fewer * a.n * a.arithmetic.parts, "out": a.size * a.arithmetic.parts},
+    "settle": lambda a: {"sums": 3 * a.units * a.outer * a.arithmetic.parts, "table": a.arithmetic.table(a.units)},
+    "reduce": lambda a: {
+        "sums": 2 * a.outer * a.channels * a.arithmetic.parts,
+        "table": a.arithmetic.rows * a.outer * a.groups,
+    },
+    "rows_backward": lambda a: {"table": a.arithmetic.table(a.units)},
     "copy": lambda a: {"x": a.n, "y": a.n},
     "normalize_again": lambda a: {"stats": 4 * a.units},
-    "gradients_again": lambda a: {"table": of_table(2, a.units)},
-    "parameters_again": lambda a: {"table": of_table(2, a.samples * a.groups), "grads": 2 * a.groups * a.channels},
+    "gradients_again": lambda a: {"table": PAIRS.table(a.units)},
+    "parameters_again": lambda a: {"table": PAIRS.table(a.samples * a.groups), "grads": 2 * a.groups * a.channels},
     "rows_gradients": lambda a: {"out": 2 * -(-a.rows // a.tree_rows) * a.groups * a.length},
     "apply_runs": lambda a: dict.fromkeys(("mean", "low", "rstd"), 0),
 }
@@ -286,6 +282,25 @@ def test_larger_than_any_index_of_32_bits(name: str, aligned: bool, x: str) -> N
     backward_types["grads"] = "float32" if few else None
     call = Call(tuple(backward_types.items()), True, False, aligned, write=True, parameters=few)
     check(schedule.backward(plan, call), plan, call, True)
+
+
+def test_launches_name_the_arguments_of_their_kernel() -> None:
+    """Each once, in any order: a name too few, too many or misspelt is an error where the schedule is made."""
+    s = Schedule({"y": "float16"})
+    s.add(partial_sums.copy, (), 1, 128, n=7, y="y", x=Part("work", 3))
+    assert Told(s.steps[0]).values == {"x": Part("work", 3), "y": Part("y", 0), "n": 7}
+    assert s.steps[0].kinds == ("float64", "float16", "int")
+    for wrong in ({"x": "x", "y": "y"}, {"x": "x", "y": "y", "n": 7, "m": 7}, {"x": "x", "z": "y", "n": 7}):
+        with pytest.raises(TypeError, match=r"^a launch of copy must name x, y, n: got x, "):
+            s.add(partial_sums.copy, (), 1, 128, **wrong)
+    assert len(s.steps) == 1
+
+
+def test_every_kernel_has_names() -> None:
+    """Read from the code of its builder, and those that it has once it is built."""
+    assert parameters_of(partial_sums.copy) == tuple(inspect.signature(partial_sums.copy()).parameters)
+    for build in rings.kernels():
+        assert parameters_of(build), build.__name__
 
 
 def test_a_schedule_is_made_once() -> None:

@@ -452,14 +452,16 @@ def test_however_rows_are_cut(ring: Ring, case: Case, name: str, value: int, mon
 
 
 def test_every_kernel_was_launched(ring: Ring) -> None:
-    """Each that there is, and in each variant of its accesses (wide), accumulators (parts) and norms (center)."""
+    """Each that there is, and in each variant of its accesses (wide), numbers (arithmetic) and norms (center)."""
+    from numbanorm.cuda.arith.arithmetic import EXACT, PAIRS
+
     if len(RAN) < 3 * len(SELECTED) + len(CUTS) * len(ROWS):
         pytest.skip("only some of the table's tests were selected, or passed")
     launched = ring.driver.launched
     for build in rings.kernels():
         variants = [k.constants for k in launched if k.build is build]
         assert variants, f"{build.__name__} was never launched"
-        for name, values in (("wide", {False, True}), ("parts", {1, 2}), ("center", {False, True})):
+        for name, values in (("wide", {False, True}), ("arithmetic", {EXACT, PAIRS}), ("center", {False, True})):
             names = list(inspect.signature(build).parameters)
             if name in names:
                 assert {v[names.index(name)] for v in variants} == values, f"{name} of {build.__name__}"

@@ -26,6 +26,7 @@ from numba.cuda import dispatcher  # noqa: E402
 
 from numbanorm.cuda import compiler  # noqa: E402
 from numbanorm.cuda.arith import intrinsics  # noqa: E402
+from numbanorm.cuda.arith.arithmetic import PAIRS, arithmetic_of  # noqa: E402
 from numbanorm.cuda.compiler import Kernel  # noqa: E402
 from numbanorm.cuda.schedule import plans as schedule  # noqa: E402
 from numbanorm.cuda.schedule.plans import Call, Schedule  # noqa: E402
@@ -117,7 +118,7 @@ KEYS = list(dict.fromkeys(selected()))
 
 def name_of(key: Key) -> str:
     kernel, kinds, capability = key
-    constants = ",".join(str(int(c)) for c in kernel.constants)
+    constants = ",".join(str(int(getattr(c, "parts", c))) for c in kernel.constants)
     return f"sm_{capability[0]}{capability[1]}-{kernel.build.__name__}({constants})-{kinds[0]}"
 
 
@@ -145,7 +146,7 @@ class Compiled:
     @property
     def double(self) -> bool:
         """Whether sums are pairs of float64."""
-        return flags(self.kernel).get("parts", 2 if self.kinds[0] == "float64" else 1) == 2
+        return flags(self.kernel).get("arithmetic", arithmetic_of(self.kinds[0])) == PAIRS
 
     @property
     def wide(self) -> bool | None:

@@ -1,1 +1,1 @@
-"""How numbers are computed, with the bits of the CPU; or in plain Python where Numba simulates a GPU."""
+"""Arithmetic of kernels, with the bits of the CPU; or in plain Python where Numba simulates a GPU."""

@@ -29,7 +29,7 @@ def number(low):
 
 @device
 def or_nothing(v, there):
-    """v, or 0"""
+    """v, or 0 if it is not there."""
     if not there:
         v = 0.0
     return v
@@ -138,6 +138,7 @@ def padded(x, like):
 
 @device
 def negative(x):
+    """Minus a number."""
     if len(x) == 1:
         return (-x[0],)
     return -x[0], -x[1]
@@ -145,7 +146,7 @@ def negative(x):
 
 @device
 def kept(there, x):
-    """x, or 0"""
+    """A number, or 0 if it is not there."""
     if len(x) == 1:
         return (or_nothing(x[0], there),)
     return or_nothing(x[0], there), or_nothing(x[1], there)

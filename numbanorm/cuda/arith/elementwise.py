@@ -12,7 +12,6 @@ MEAN, LOW, M2, RSTD = 0, 1, 2, 3  # rows of the statistics, float64 (4, units): 
 SOME, EACH, FOURS = 0, 1, 2  # elements that share a parameter: any number, one, a multiple of a thread's four neighbours
 # rows of what a gradient takes, float64 (3, units); of float64 elements (6, units), and LEFT: 1 if any group left the range
 SLOPE, SHIFT, OFFSET, SLOPE_LOW, SHIFT_LOW, SIZE, LEFT = 0, 1, 2, 3, 4, 5, 6
-ROWS = {1: 3, 2: 6}
 
 
 @device
@@ -65,6 +64,20 @@ def slant(unit, there, table, row, low_row, units, like):
     return high, low
 
 
+@device
+def side_by_side(slope, shift, offset, size):
+    """A unit's numbers in the order of a table's rows."""
+    if len(slope) == 1:
+        return slope[0], shift[0], offset
+    return slope[0], shift[0], offset, slope[1], shift[1], size
+
+
+@device
+def table_rows(slants):
+    """A unit's (slope, shift, offset, size) in the order of a table's rows."""
+    return side_by_side(slants[0], slants[1], slants[2], slants[3])
+
+
 four_slanted, four_normalized, four_slants = four(slanted, 4), four(normalized, 3), four(slant, 2)
 
 
@@ -82,6 +95,7 @@ def upstream(is_weighted: bool) -> Any:
 
 @device
 def shared_place(start, begin, left, k, e, t):
+    """Place of the parameter of element `begin` + k + e of a run, of which t elements share one; 0 if there is none."""
     place = 0
     if left > k:
         place = start + quotient(begin + k + e, t)
@@ -90,7 +104,7 @@ def shared_place(start, begin, left, k, e, t):
 
 @device
 def shared_places(wide, start, begin, left, k, t):
-    """Where the parameters of four elements are, t elements of a run sharing one."""
+    """Places of the parameters of four elements, t elements of a run sharing one."""
     one = 1 if wide else 0
     return (
         shared_place(start[0], begin[0], left[0], k, 0, t),

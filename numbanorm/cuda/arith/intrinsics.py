@@ -83,6 +83,7 @@ def root(tc: Any, x: Any) -> Any:
     return float64(float64), lambda ctx, b, sig, a: call(b, "llvm.nvvm.sqrt.rn.d", F64, list(a))
 
 
+# float64(v), float64(v.view(float16)) or float64((uint32(v) << 16).view(float32))
 def widened(b: ir.IRBuilder, element: Any, v: Any) -> Any:
     """A number that was loaded, as float64."""
     if element in (types.float64, types.int64):
@@ -105,6 +106,9 @@ def four_elements(b: ir.IRBuilder, element: Any, at: Any) -> tuple[Any, list[Any
     return v, [b.trunc(b.lshr(h, ir.Constant(I32, shift)), I16) for h in halves for shift in (0, 16)]
 
 
+# float32(v), float16(v), or for bfloat16
+#     short = v rounded towards 0 to float32
+#     bfloat16((short.view(uint32) | (short != v)).view(float32))
 def narrowed(b: ir.IRBuilder, element: Any, v: Any) -> Any:
     """A float64 as it is stored, rounded once."""
     if element == types.float64:
@@ -198,6 +202,7 @@ def threads() -> Any:
 
 @device
 def barrier() -> None:
+    """Wait for all threads of the block."""
     cuda.syncthreads()
 
 

@@ -107,7 +107,7 @@ def barrier() -> None:
 
 
 def exchange(v: Any, distance: Any) -> Any:
-    """By way of the whole block's shared memory: so every thread of the block must take part, not only the warp."""
+    """Exchange by the whole block's shared memory: so every thread of the block must take part, not only the warp."""
     here = context()
     room = here.shared.array(ROOM, float64)
     room[here.threadIdx.x] = v

@@ -1,4 +1,4 @@
-"""Which elements of runs a thread holds, and how its tiles' sums are joined.
+"""Elements of runs that a thread holds, and the joining of its tiles' sums.
 
 A run is cut into tiles of 256 elements, each added by 32 lanes in 8 steps. A warp holds four tile *slots*; a thread holds 32
 elements, four of each step:
@@ -53,11 +53,12 @@ def four(f, kinds):
 
 @device
 def same(v):
+    """A value for each of four elements."""
     return v, v, v, v
 
 
 def once(f, kinds):
-    """As `four`, for what belongs to items: a wide thread's four elements are of one, and LLVM would divide four times."""
+    """Twin of `four` for what belongs to items: a wide thread's four elements are of one, and LLVM would divide four times."""
     all_four = four(f, kinds)
 
     def one(wide, a, *others):
@@ -85,11 +86,13 @@ def once(f, kinds):
 
 @device
 def load_at(i, p):
+    """p[i], the element first"""
     return load1(p, i)
 
 
 @device
 def read_at(i, p):
+    """p[i] where nothing is written, the element first"""
     return read1(p, i)
 
 
@@ -101,6 +104,7 @@ def distance(acc, v, mean, present):
 
 @device
 def number_term(acc, v):
+    """acc + a float64"""
     return term(acc, (v,))
 
 
@@ -129,11 +133,13 @@ four_mul, four_fma, ratios, spreads = four(mul, 2), four(fma, 3), once(ratio, 1)
 
 @device
 def first(pairs):
+    """First part of each of four."""
     return pairs[0][0], pairs[1][0], pairs[2][0], pairs[3][0]
 
 
 @device
 def second(pairs):
+    """Second part of each of four."""
     return pairs[0][1], pairs[1][1], pairs[2][1], pairs[3][1]
 
 
@@ -145,6 +151,7 @@ def hold(held, j, v):
 
 @device
 def recall(held, j):
+    """Step j that was kept."""
     return held[4 * j], held[4 * j + 1], held[4 * j + 2], held[4 * j + 3]
 
 
@@ -159,13 +166,13 @@ def slot(wide, e):
 
 @device
 def item(wide, e, per):
-    """Which item of all blocks a thread's element e belongs to."""
+    """Item, of all blocks, of a thread's element e."""
     return block() * quotient(threads() >> 3, per) + quotient(slot(wide, e), per)
 
 
 @device
 def begin(wide, e, per):
-    """Where a thread's element e of step 0 lies in its item."""
+    """Place of a thread's element e of step 0 in its item."""
     s, t = slot(wide, e), thread()
     lane = t & 31
     if wide:
@@ -175,6 +182,7 @@ def begin(wide, e, per):
 
 @device
 def items(wide, per):
+    """Items of a thread's four elements."""
     if wide:
         return same(item(wide, 0, per))
     return item(wide, 0, per), item(wide, 1, per), item(wide, 2, per), item(wide, 3, per)
@@ -190,12 +198,14 @@ def begins(wide, per):
 
 @device
 def present(left, j):
+    """Presence of the four elements of step j."""
     k = 32 * j
     return left[0] > k, left[1] > k, left[2] > k, left[3] > k
 
 
 @device
 def place_of(at, left, k):
+    """Place of the element k after `at`, or 0 if there is none."""
     place = 0
     if left > k:
         place = at + k
@@ -222,7 +232,7 @@ def fetch(wide, p, at, left, j):
 
 @device
 def fetch_constant(wide, p, at, left, j):
-    """As `fetch`, where nothing is written while the kernel runs."""
+    """Twin of `fetch` where nothing is written while the kernel runs."""
     places = four_places(at, left, 32 * j)
     return four_or_nothing(read4(p, places[0]) if wide else four_reads(places, p), present(left, j))
 
@@ -248,6 +258,7 @@ def put(wide, p, at, left, j, v):
 four_across = four(across, 1)
 
 
+# a[0:16] + a[16:32], then [0:8] + [8:16], ... of the 32 lanes of a tile
 @device
 def fold(wide, a):
     """Four lane sums -> the sums of their tiles: lanes by halves 16, 8, 4, 2, 1."""
@@ -288,11 +299,13 @@ def deposit(room, at, stride, a):
 
 @device
 def withdraw(room, at, stride, like):
+    """Read an accumulator that was deposited."""
     if len(like) == 1:
         return (room[at],)
     return room[at], room[at + stride]
 
 
+# pairs of leaves as they come, by a binary counter: leaf 3 meets leaf 2, which waits in level 0, and both what waits in 1
 @device
 def push(stack, at, step, low, k, s):
     """Leaf k of a pairs tree; its level j waits in stack[at + j * step], with its low part `low` further on."""

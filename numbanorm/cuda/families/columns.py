@@ -5,26 +5,24 @@ Rows are taken four at a time, so that many loads are on their way at once; y ma
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from numba import cuda, float64
 
 from ..arith.accumulators import plus
+from ..arith.arithmetic import Arithmetic
 from ..arith.device import barrier, block, device, quotient, read1, thread
 from ..arith.elementwise import (
     SHIFT,
     SHIFT_LOW,
     SLOPE,
     SLOPE_LOW,
-    four_affine,
     four_normalized,
     four_shares,
-    four_slanted,
     four_slants,
 )
 from ..arith.tiles import (
     deposit,
-    fetch,
     four,
     four_distances,
     four_lesses,
@@ -36,7 +34,6 @@ from ..arith.tiles import (
     four_terms,
     hold,
     present,
-    put,
     recall,
     same,
     withdraw,
@@ -70,6 +67,7 @@ def columns_of(wide, first, wide_block):
 
 @device
 def within(column, width):
+    """1 if a column exists, or 0."""
     there = 0
     if column < width:
         there = 1
@@ -115,6 +113,7 @@ def pairs_of_blocks(acc, room, row, rows_of_threads, there):
 
 @device
 def put_column(acc, column, there, p, at):
+    """Write a column's accumulator, if it is there."""
     if there > 0:
         put_sum(p, at + column, acc)
 
@@ -122,16 +121,27 @@ def put_column(acc, column, there, p, at):
 four_put = four(put_column, 3)
 
 
+class Chunk(NamedTuple):
+    """A thread's part of a chunk: its row of so many rows of threads, blocks that there are, its columns and which exist."""
+
+    row: int
+    rows: int
+    blocks: int
+    column: tuple[int, ...]
+    there: tuple[int, ...]
+
+
 @device
-def put_chunk(acc, room, row, rows_of_threads, blocks, column, there, out, base):
+def put_chunk(acc, room, chunk, out, base):
     """Join a chunk's blocks and write the sums of its columns."""
-    acc = pairs_of_blocks(acc, room, row, rows_of_threads, blocks)
-    if row == 0:
-        four_put(acc, column, there, out, base)
+    acc = pairs_of_blocks(acc, room, chunk.row, chunk.rows, chunk.blocks)
+    if chunk.row == 0:
+        four_put(acc, chunk.column, chunk.there, out, base)
 
 
 @device
 def next_row(column, step):
+    """A column's place `step` elements on."""
     return column + step
 
 
@@ -140,22 +150,25 @@ four_next = four(next_row, 1)
 
 @device
 def row_present(there, row, last):
-    """Which of four columns a row has; none, if there is no such row."""
+    """Presence of four columns in a row: `there`, or none if there is no such row."""
     if row >= last:
         there = same(0)
     return there
 
 
-def columns(kind: int, wide: bool, parts: int, center: bool, corrected: bool = False) -> Any:
+# v = x[sample, first:last, column]; d = v - mean[unit]; here for SQUARES
+#     for k in range(blocks): block_sums[k] = sum of d * d, row by row, of its rows
+#     out[0, sample, chunk, column] = block_sums in adjacent pairs
+def columns(kind: int, wide: bool, arithmetic: Arithmetic, center: bool, corrected: bool = False) -> Any:
     """x (and dy): (samples, rows, width) -> sums down `per` blocks of rows, out (planes, samples, chunks, width, parts).
 
     mean (and rstd, offsets): float64, of `groups` of `length` columns each, the columns `real` wide before folding; of a
     sample, or (WEIGHTS) of each row, with offsets if `corrected`. A block of threads takes `span` columns and as many blocks of
     rows as it has rows of threads, BLOCK / (span / 4).
     """
-    nothing = ((0.0,) * parts,) * 4
+    nothing, enter = (arithmetic.zero,) * 4, arithmetic.enter
     centered, two = center and kind in (SQUARES, PRODUCTS), kind in (PRODUCTS, WEIGHTS)
-    planes, batch = PLANES[kind], BATCH // parts if two else BATCH  # rows loaded at once; more made float64 spill
+    planes, batch = PLANES[kind], BATCH // arithmetic.parts if two else BATCH  # rows loaded at once; more made float64 spill
 
     def kernel(x, dy, mean, rstd, offsets, out, samples, rows, width, real, length, groups, span, per_block, chunks, per):
         room = cuda.shared.array(ROOM, float64)
@@ -177,9 +190,9 @@ def columns(kind: int, wide: bool, parts: int, center: bool, corrected: bool = F
         for row in range(first, last, batch):
             for j in range(batch):
                 here = row_present(there, row + j, last)
-                hold(held, j, fetch(wide, x, four_next(at, j * width), here, 0))
+                hold(held, j, enter(wide, x, four_next(at, j * width), here, 0))
                 if two:
-                    hold(given, j, fetch(wide, dy, four_next(at, j * width), here, 0))
+                    hold(given, j, enter(wide, dy, four_next(at, j * width), here, 0))
             for j in range(batch):
                 here, v = present(row_present(there, row + j, last), 0), recall(held, j)
                 if kind == WEIGHTS:
@@ -207,7 +220,7 @@ def columns(kind: int, wide: bool, parts: int, center: bool, corrected: bool = F
             at = four_next(column, (sample * rows + first) * width)
             for row in range(first, last, batch):
                 for j in range(batch):
-                    hold(held, j, fetch(wide, x, four_next(at, j * width), row_present(there, row + j, last), 0))
+                    hold(held, j, enter(wide, x, four_next(at, j * width), row_present(there, row + j, last), 0))
                 for j in range(batch):
                     d = four_distances(q, recall(held, j), means, present(row_present(there, row + j, last), 0))
                     q = four_products(q, d, d)
@@ -218,18 +231,19 @@ def columns(kind: int, wide: bool, parts: int, center: bool, corrected: bool = F
                 four_put(q, column, there, out, ((samples + sample) * blocks + k) * width)
         else:
             blocks = quotient(rows + per_block - 1, per_block) - chunk * per
-            plane, base = samples * chunks * width, strip_chunk * width
-            put_chunk(a, room, row_of_threads, per, blocks, column, there, out, base)
+            plane, base, own = samples * chunks * width, strip_chunk * width, Chunk(row_of_threads, per, blocks, column, there)
+            put_chunk(a, room, own, out, base)
             if planes > 1:
-                put_chunk(q, room, row_of_threads, per, blocks, column, there, out, plane + base)
+                put_chunk(q, room, own, out, plane + base)
             if planes > 2:
-                put_chunk(s, room, row_of_threads, per, blocks, column, there, out, 2 * plane + base)
+                put_chunk(s, room, own, out, 2 * plane + base)
 
     return kernel
 
 
 @device
 def column_weight(column, there, p, real, t):
+    """Parameter of a column, of which t share one, or 0 if it is not there."""
     w = 0.0
     if there > 0:
         w = read1(p, quotient(column - quotient(column, real) * real, t))
@@ -239,9 +253,13 @@ def column_weight(column, there, p, real, t):
 four_weights = four(column_weight, 2)
 
 
-def apply_columns(wide: bool, parts: int, center: bool, weighted: bool, biased: bool, gradient: bool) -> Any:
+# d = x[sample, row, column] - mean[unit]
+#     y[sample, row, column] = d * (rstd[unit] * w[c]) + (-(low[unit] * rstd[unit]) * w[c] + b[c])
+#     dx[sample, row, column] = d * slope[unit] + (dy * (rstd[unit] * w[c]) + shift[unit])
+def apply_columns(wide: bool, arithmetic: Arithmetic, center: bool, weighted: bool, biased: bool, gradient: bool) -> Any:
     """x (and dy): (samples, rows, width) -> y (dx), `chunk` rows to a block. See `runs.apply_runs` and `columns`."""
-    zero = (0.0,) * parts
+    zero, enter = arithmetic.zero, arithmetic.enter
+    finish, finish_gradient = arithmetic.finish, arithmetic.finish_gradient
 
     def kernel(
         x, dy, y, w, b, mean, low, rstd, table, units, samples, rows, width, real, length, groups, t, span, chunk, chunks
@@ -275,17 +293,18 @@ def apply_columns(wide: bool, parts: int, center: bool, weighted: bool, biased: 
         while row < last:
             for j in range(BATCH):
                 here = row_present(there, row + j * step, last)
-                hold(held, j, fetch(wide, x, four_next(at, j * step * width), here, 0))
+                hold(held, j, enter(wide, x, four_next(at, j * step * width), here, 0))
                 if gradient:
-                    hold(given, j, fetch(wide, dy, four_next(at, j * step * width), here, 0))
+                    hold(given, j, enter(wide, dy, four_next(at, j * step * width), here, 0))
             for j in range(BATCH):
                 here = row_present(there, row + j * step, last)
                 if gradient:
                     u = four_multiplied(four_only(recall(given, j)), both, like)
-                    found = four_slanted(four_lesses(recall(held, j), m, like), slope, u, shift)
+                    d = four_lesses(recall(held, j), m, like)
+                    finish_gradient(wide, y, four_next(at, j * step * width), here, 0, d, u, (slope, shift))
                 else:
-                    found = four_affine(four_minus(recall(held, j), m), r, c, scale, bias)
-                put(wide, y, four_next(at, j * step * width), here, 0, found)
+                    d = four_minus(recall(held, j), m)
+                    finish(wide, y, four_next(at, j * step * width), here, 0, d, (r, c), (scale, bias))
             row += BATCH * step
             at = four_next(at, BATCH * step * width)
 

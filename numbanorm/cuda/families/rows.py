@@ -10,15 +10,16 @@ from typing import Any
 from numba import cuda, float64, int32
 
 from ..arith.accumulators import settled
-from ..arith.device import barrier, block, device, exchange, fma, load1, mul, quotient, read1, store1, thread, threads
-from ..arith.elementwise import LEFT, ROWS, four_affine, four_shares, four_slanted, parameters, slanted, upstream
+from ..arith.arithmetic import Arithmetic
+from ..arith.device import barrier, block, device, exchange, fma, mul, quotient, read1, store1, thread, threads
+from ..arith.elementwise import LEFT, four_shares, parameters, slanted, table_rows, upstream
+from ..arith.stages import enter_one, finish_one
 from ..arith.tiles import (
     HELD,
     ROOM,
     STEPS,
     WARPS,
     begins,
-    fetch,
     first,
     fold,
     four,
@@ -34,7 +35,6 @@ from ..arith.tiles import (
     join,
     once,
     present,
-    put,
     ratios,
     recall,
     same,
@@ -52,6 +52,7 @@ ROOMS, ROOMS3 = 2 * ROOM, 3 * ROOM  # a place for each sum: so no barrier is nee
 
 @device
 def start(item, begin, length):
+    """Place of element `begin` of an item."""
     return item * length + begin
 
 
@@ -66,12 +67,12 @@ def remaining(item, begin, n, length):
 
 @device
 def parameter_start(unit, groups, per_group):
-    """Where the parameters of a unit's group begin."""
+    """Place where the parameters of a unit's group begin."""
     return (unit - quotient(unit, groups) * groups) * per_group
 
 
 four_starts, four_remaining = four(start, 2), four(remaining, 2)
-four_parameter_starts = four(parameter_start, 1)
+four_parameter_starts, four_rows = four(parameter_start, 1), once(table_rows, 1)
 
 
 def note(rows: int) -> Any:
@@ -98,23 +99,8 @@ note_statistics = note(4)
 
 
 @device
-def side_by_side(slope, shift, offset, size):
-    """As the rows of a table."""
-    if len(slope) == 1:
-        return slope[0], shift[0], offset
-    return slope[0], shift[0], offset, slope[1], shift[1], size
-
-
-@device
-def as_rows(slants):
-    return side_by_side(slants[0], slants[1], slants[2], slants[3])
-
-
-four_rows = once(as_rows, 1)
-
-
-@device
 def number_of(unit, p, units):
+    """p[unit], or 0 if there is no such unit."""
     v = 0.0
     if unit < units:
         v = read1(p, unit)
@@ -126,15 +112,18 @@ four_numbers = four(number_of, 1)
 
 @device
 def beside(means, spreads):
+    """(mean, low, m2, rstd) of a unit."""
     return means[0], means[1], spreads[0], spreads[1]
 
 
 four_beside = four(beside, 2)
 
 
-def rows_forward(wide: bool, parts: int, center: bool, sharing: int, weighted: bool, biased: bool) -> Any:
+# for each row x[unit]: mean = sum(x) / n; d = x - mean; rstd = 1 / sqrt(sum(d * d) / n + eps)
+#     y[unit] = d * (rstd * w) + (-(low * rstd) * w + b), with low what the mean has lost
+def rows_forward(wide: bool, arithmetic: Arithmetic, center: bool, sharing: int, weighted: bool, biased: bool) -> Any:
     """x: (units, length) -> y and statistics."""
-    nothing = ((0.0,) * parts,) * 4
+    nothing, enter, finish = (arithmetic.zero,) * 4, arithmetic.enter, arithmetic.finish
     both = parameters(wide, sharing, weighted, biased, early=False)
 
     def kernel(x, w, b, y, stats, units, groups, length, t, per, count, eps):
@@ -143,7 +132,7 @@ def rows_forward(wide: bool, parts: int, center: bool, sharing: int, weighted: b
         unit, begin = items(wide, per), begins(wide, per)
         at, left = four_starts(unit, begin, length), four_remaining(unit, begin, units, length)
         for j in range(STEPS):
-            hold(held, j, fetch(wide, x, at, left, j))
+            hold(held, j, enter(wide, x, at, left, j))
         means = same((0.0, 0.0))
         if center:
             a = nothing
@@ -167,15 +156,17 @@ def rows_forward(wide: bool, parts: int, center: bool, sharing: int, weighted: b
                 hold(scales, j, scale)
                 hold(shifts, j, shift)
             for j in range(BATCH):
-                put(wide, y, at, left, h + j, four_affine(recall(held, h + j), rstd, c, recall(scales, j), recall(shifts, j)))
+                finish(wide, y, at, left, h + j, recall(held, h + j), (rstd, c), (recall(scales, j), recall(shifts, j)))
 
     return kernel
 
 
-def rows_backward(wide: bool, parts: int, center: bool, sharing: int, weighted: bool) -> Any:
+# for each row: d = x - mean; u = dy * w; slope, shift, offset = settled(sum(u), sum(u * d), sum(d), n, rstd)
+#     dx[unit] = d * slope + (u * rstd + shift)
+def rows_backward(wide: bool, arithmetic: Arithmetic, center: bool, sharing: int, weighted: bool) -> Any:
     """x, dy: (units, length) -> dx, and table (3 or 6, units); mean, rstd: float64 (units,). dx may be x or dy."""
-    nothing = ((0.0,) * parts,) * 4
-    weights, scaled, note_slants = parameters(wide, sharing, weighted, False), upstream(weighted), note(ROWS[parts])
+    nothing, rescales, enter, finish = (arithmetic.zero,) * 4, arithmetic.rescales, arithmetic.enter, arithmetic.finish_gradient
+    weights, scaled, note_slants = parameters(wide, sharing, weighted, False), upstream(weighted), note(arithmetic.rows)
 
     @device
     def settled_one(u, ud, d, rstd, count):
@@ -195,8 +186,8 @@ def rows_backward(wide: bool, parts: int, center: bool, sharing: int, weighted: 
         a, q, s = nothing, nothing, nothing
         for h in range(0, STEPS, TOGETHER):
             for j in range(TOGETHER):
-                hold(held, j, fetch(wide, x, at, left, h + j))
-                hold(given, j, fetch(wide, dy, at, left, h + j))
+                hold(held, j, enter(wide, x, at, left, h + j))
+                hold(given, j, enter(wide, dy, at, left, h + j))
             for j in range(TOGETHER):
                 d = four_distances(a, recall(held, j), m, present(left, h + j))
                 u = scaled(recall(given, j), weights(w, w, own, begin, left, h + j, t)[0], a)
@@ -206,21 +197,23 @@ def rows_backward(wide: bool, parts: int, center: bool, sharing: int, weighted: 
         s = join(wide, fold(wide, s), per, room, 2 * ROOM)
         slants = slants_of(wide, a, q, s, r, count)
         note_slants(wide, table, unit, units, begin, four_rows(wide, slants))
-        if parts == 2 and block() == 0 and thread() == 0:
+        if rescales and block() == 0 and thread() == 0:
             store1(table, LEFT * units, 0.0)
         slope, shift, rstds = first(slants), second(slants), four_only(r)
         for h in range(0, STEPS, TOGETHER):  # from the cache: held, x and dy would take all registers
             for j in range(TOGETHER):
-                hold(held, j, fetch(wide, x, at, left, h + j))
-                hold(given, j, fetch(wide, dy, at, left, h + j))
+                hold(held, j, enter(wide, x, at, left, h + j))
+                hold(given, j, enter(wide, dy, at, left, h + j))
             for j in range(TOGETHER):
                 u = scaled(recall(given, j), weights(w, w, own, begin, left, h + j, t)[0], a)
                 d = four_lesses(recall(held, j), m, a)
-                put(wide, dx, at, left, h + j, four_slanted(d, slope, four_multiplied(u, rstds, a), shift))
+                finish(wide, dx, at, left, h + j, d, four_multiplied(u, rstds, a), (slope, shift))
 
     return kernel
 
 
+# for each block of rows: for each row what `rows_backward` does, and
+#     dweight += dy * (d * rstd + offset); dbias += dy
 def rows_gradients(center: bool, weighted: bool) -> Any:
     """x, dy: (rows, groups, length) -> dx, and dweight and dbias of each block of rows: out (2, blocks, groups * length).
 
@@ -251,8 +244,8 @@ def rows_gradients(center: bool, weighted: bool) -> Any:
                 if center:
                     m = read1(mean, unit)
             for j in range(STEPS):
-                held[j] = load1(x, at + 32 * j) if there > 32 * j else m
-                upstream[j] = load1(dy, at + 32 * j) if there > 32 * j else 0.0
+                held[j] = enter_one(x, at + 32 * j) if there > 32 * j else m
+                upstream[j] = enter_one(dy, at + 32 * j) if there > 32 * j else 0.0
             a, q, s = 0.0, 0.0, 0.0
             for j in range(STEPS):
                 d, u = held[j] - m, upstream[j]
@@ -280,7 +273,7 @@ def rows_gradients(center: bool, weighted: bool) -> Any:
                     dweight[j], dbias[j] = fma(u, fma(d, r, offset), dweight[j]), dbias[j] + u
                     if weighted:
                         u = mul(u, read1(w, g * length + column + 32 * j))
-                    store1(dx, at + 32 * j, slanted((d,), slope, (mul(u, r),), shift))
+                    finish_one(dx, at + 32 * j, slanted((d,), slope, (mul(u, r),), shift))
         if k * tree_rows < rows:
             blocks, width = quotient(rows + tree_rows - 1, tree_rows), groups * length
             for j in range(STEPS):

@@ -12,15 +12,14 @@ from numba import cuda, float64, int32
 
 from ...spec.tree import TILE
 from ..arith.accumulators import multiply
+from ..arith.arithmetic import Arithmetic
 from ..arith.device import device, quotient, read1
 from ..arith.elementwise import (
     SHIFT,
     SHIFT_LOW,
     SLOPE,
     SLOPE_LOW,
-    four_affine,
     four_shares,
-    four_slanted,
     four_slants,
     parameters,
     upstream,
@@ -30,7 +29,6 @@ from ..arith.tiles import (
     ROOM,
     STEPS,
     begins,
-    fetch,
     fold,
     four,
     four_distances,
@@ -43,7 +41,6 @@ from ..arith.tiles import (
     items,
     join,
     present,
-    put,
     recall,
     same,
 )
@@ -63,6 +60,7 @@ def note_one(acc, item, begin, p, n, plane):
 
 @device
 def note_sums(wide, sums, item, begin, p, n, plane):
+    """Write the sums of a thread's items, one where the four are of one item."""
     note_one(sums[0], item[0], begin[0], p, n, plane)
     if not wide:
         note_one(sums[1], item[1], begin[1], p, n, plane)
@@ -72,7 +70,7 @@ def note_sums(wide, sums, item, begin, p, n, plane):
 
 @device
 def place(item, begin, spans, span, length):
-    """Where an item's element lies in x: runs of `length` lie one after the other, each in `spans` items."""
+    """Place of an item's element in x: runs of `length` lie one after the other, each in `spans` items."""
     run = quotient(item, spans)
     return run * length + (item - run * spans) * span + begin
 
@@ -88,19 +86,20 @@ def inside(item, begin, n, spans, span, length):
 
 @device
 def parameter_base(item, spans, groups, per_run):
-    """Where the parameters of an item's run begin, `groups` runs having `per_run` each of their own."""
+    """Place where the parameters of an item's run begin, `groups` runs having `per_run` each of their own."""
     run = quotient(item, spans)
     return (run - quotient(run, groups) * groups) * per_run
 
 
 @device
 def in_run(item, begin, spans, span):
-    """Where an item's element lies in its run."""
+    """Place of an item's element in its run."""
     return (item - quotient(item, spans) * spans) * span + begin
 
 
 @device
 def item_unit(item, n, spans, per_sample, groups, channels):
+    """Unit of an item, or 0 if there is no such item."""
     unit = 0
     if item < n:
         unit = unit_of(quotient(item, spans), per_sample, groups, channels)
@@ -109,6 +108,7 @@ def item_unit(item, n, spans, per_sample, groups, channels):
 
 @device
 def entry(unit, table, row, units):
+    """A unit's number in a row of a table (rows, units)."""
     return read1(table, row * units + unit)
 
 
@@ -117,15 +117,17 @@ four_item_units, four_entries = four(item_unit, 1), four(entry, 1)
 four_bases, four_in_runs = four(parameter_base, 1), four(in_run, 2)
 
 
-def tiles(kind: int, wide: bool, parts: int, center: bool, sharing: int, weighted: bool) -> Any:
+# v = x[item]; d = v - mean[unit]; u = dy[item] * w; each sum by the tree of a tile, then tiles in adjacent pairs
+#     out[:, item] = sum(v), or sum(d * d), or (sum(u), sum(u * d), sum(d))
+def tiles(kind: int, wide: bool, arithmetic: Arithmetic, center: bool, sharing: int, weighted: bool) -> Any:
     """x (and dy): runs of `length` elements, one after the other -> partials (planes, n, parts) of n items.
 
     mean: float64 (units,), 0 without `center`; w: the weights of `groups` runs, each for t elements, if `weighted`.
     """
-    nothing = ((0.0,) * parts,) * 4
+    nothing, enter = (arithmetic.zero,) * 4, arithmetic.enter
     weights, scaled = parameters(wide, sharing, weighted, False), upstream(weighted)
     centered = center and kind in (SQUARES, PRODUCTS)
-    together = STEPS if kind != PRODUCTS else HALF // parts  # steps loaded at once; more made float64 spill
+    together = STEPS if kind != PRODUCTS else HALF // arithmetic.parts  # steps loaded at once; more made float64 spill
 
     def kernel(x, dy, w, mean, out, n, spans, span, length, per_sample, groups, channels, t, per):
         room = cuda.shared.array(ROOMS, float64)
@@ -139,9 +141,9 @@ def tiles(kind: int, wide: bool, parts: int, center: bool, sharing: int, weighte
             means = four_entries(four_item_units(item, n, spans, per_sample, groups, channels), mean, 0, 0)
         for h in range(0, STEPS, together):
             for j in range(together):
-                hold(held, j, fetch(wide, x, at, left, h + j))
+                hold(held, j, enter(wide, x, at, left, h + j))
                 if kind == PRODUCTS:
-                    hold(given, j, fetch(wide, dy, at, left, h + j))
+                    hold(given, j, enter(wide, dy, at, left, h + j))
             for j in range(together):
                 if kind == SUM:
                     a = four_sums(a, recall(held, j))
@@ -160,9 +162,9 @@ def tiles(kind: int, wide: bool, parts: int, center: bool, sharing: int, weighte
     return kernel
 
 
-def tile_moments(wide: bool, parts: int) -> Any:
+def tile_moments(wide: bool, arithmetic: Arithmetic) -> Any:
     """x: runs of `length` elements -> of each tile its sum, and the squares about its own mean: out (2, n, parts)."""
-    nothing = ((0.0,) * parts,) * 4
+    nothing, enter = (arithmetic.zero,) * 4, arithmetic.enter
 
     def kernel(x, out, n, spans, length):
         held = cuda.local.array(HELD, float64)
@@ -170,7 +172,7 @@ def tile_moments(wide: bool, parts: int) -> Any:
         at, left = item_places(item, begin, spans, TILE, length), four_inside(item, begin, n, spans, TILE, length)
         a, q = nothing, nothing
         for j in range(STEPS):
-            v = fetch(wide, x, at, left, j)
+            v = enter(wide, x, at, left, j)
             hold(held, j, v)
             a = four_sums(a, v)
         a = fold(wide, a)
@@ -184,9 +186,10 @@ def tile_moments(wide: bool, parts: int) -> Any:
     return kernel
 
 
-def apply_runs(wide: bool, center: bool, sharing: int, weighted: bool, biased: bool) -> Any:
+# y[item] = (x[item] - mean[unit]) * (rstd[unit] * w) + (-(low[unit] * rstd[unit]) * w + b)
+def apply_runs(wide: bool, arithmetic: Arithmetic, center: bool, sharing: int, weighted: bool, biased: bool) -> Any:
     """x: runs of `length` elements, in n items -> y. mean, low, rstd: float64 (units,)."""
-    both = parameters(wide, sharing, weighted, biased)
+    both, enter, finish = parameters(wide, sharing, weighted, biased), arithmetic.enter, arithmetic.finish
 
     def kernel(x, w, b, y, mean, low, rstd, n, spans, span, length, per_sample, groups, channels, t, per):
         held = cuda.local.array(HALF_HELD, float64)
@@ -199,17 +202,19 @@ def apply_runs(wide: bool, center: bool, sharing: int, weighted: bool, biased: b
             m, c = four_entries(unit, mean, 0, 0), four_shares(four_entries(unit, low, 0, 0), r)
         for h in (0, HALF):
             for j in range(HALF):
-                hold(held, j, fetch(wide, x, at, left, h + j))
+                hold(held, j, enter(wide, x, at, left, h + j))
             for j in range(HALF):
-                scale, shift = both(w, b, base, where, left, h + j, t)
-                put(wide, y, at, left, h + j, four_affine(four_minus(recall(held, j), m), r, c, scale, shift))
+                scale_shift = both(w, b, base, where, left, h + j, t)
+                finish(wide, y, at, left, h + j, four_minus(recall(held, j), m), (r, c), scale_shift)
 
     return kernel
 
 
-def apply_gradient_runs(wide: bool, parts: int, center: bool, sharing: int, weighted: bool, by_rows: bool) -> Any:
+# dx[item] = (x[item] - mean[unit]) * slope[unit] + (dy[item] * w * rstd[unit] + shift[unit])
+def apply_gradient_runs(wide: bool, arithmetic: Arithmetic, center: bool, sharing: int, weighted: bool, by_rows: bool) -> Any:
     """x, dy: runs of `length` elements, in n items -> dx. mean, rstd: float64 (units,); table: (3 or 6, units)."""
-    weights, zero = parameters(wide, sharing, weighted, False), (0.0,) * parts
+    weights, zero = parameters(wide, sharing, weighted, False), arithmetic.zero
+    enter, finish = arithmetic.enter, arithmetic.finish_gradient
 
     @device
     def scaled(dy, w, r):
@@ -233,10 +238,10 @@ def apply_gradient_runs(wide: bool, parts: int, center: bool, sharing: int, weig
             m = four_entries(unit, mean, 0, units)
         for h in (0, HALF):
             for j in range(HALF):
-                hold(held, j, fetch(wide, x, at, left, h + j))
-                hold(given, j, fetch(wide, dy, at, left, h + j))
+                hold(held, j, enter(wide, x, at, left, h + j))
+                hold(given, j, enter(wide, dy, at, left, h + j))
             for j in range(HALF):
                 u = four_scaled(recall(given, j), weights(w, w, base, where, left, h + j, t)[0], r)
-                put(wide, dx, at, left, h + j, four_slanted(four_lesses(recall(held, j), m, like), slope, u, shift))
+                finish(wide, dx, at, left, h + j, four_lesses(recall(held, j), m, like), u, (slope, shift))
 
     return kernel

@@ -1,1 +1,1 @@
-"""Which kernels a call launches."""
+"""Kernels that a call launches."""

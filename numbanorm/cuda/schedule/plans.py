@@ -1,4 +1,4 @@
-"""Which kernels run, in which launches: forward, running statistics, backward. Integers only, and never a bit of the result."""
+"""Choice of kernels and launches: forward, running statistics, backward. Integers only, and never a bit of the result."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from typing import Any
 from ...spec import call as spec
 from ...spec.plan import Plan
 from ...spec.tree import LEAST_RUN, TILE, block_rows, by_columns, fold_for, gradient_family
-from .. import combine, driver, partial_sums, rescale, running
+from .. import combine, driver, partial_sums, rescale, rescale_gradients, running
 from .. import rescale_sums as warps
 from ..arith import tiles
-from ..arith.elementwise import EACH, LOW, MEAN, OFFSET, ROWS, RSTD
+from ..arith.arithmetic import Arithmetic
+from ..arith.elementwise import EACH, LOW, MEAN, OFFSET, RSTD
 from ..arrays.described import name_of
 from ..families import rows, runs
 from .steps import (
     SLOTS,
     Call,
     Items,
+    Owners,
     Part,
     Schedule,
     element_columns,
@@ -34,6 +36,7 @@ from .steps import (
 )
 
 MOST_HELD = 64  # slots of a row that a block holds in registers: 512 threads of 128 registers each
+STATISTICS = {"mean": MEAN, "low": LOW, "rstd": RSTD}  # arrays of an elementwise kernel, rows of the statistics
 FEW = 64  # rows below which longer ones are cut up: a device has more than a hundred multiprocessors
 
 
@@ -55,26 +58,20 @@ def forward(plan: Plan, call: Call) -> Schedule:
     """x -> statistics and y. Arrays: x, y, w, b, stats (4, units); mean and var if they are given."""
     s = Schedule(dict(call.types))
     measured = not call.given
-    if measured and call.write and not call.one_read and held(plan, call, s.parts):
+    if measured and call.write and not call.one_read and held(plan, call, s.arithmetic):
         rows_forward(s, plan, call)
         normalize_again(s, plan, call)
         return s
     units = plan.B * plan.G
     columns = by_columns(plan) and (measured or plan.T < LEAST_RUN)
     if call.given:
-        s.add(
-            running.prepare,
-            (),
-            -(-units // partial_sums.BLOCK),
-            partial_sums.BLOCK,
-            ("mean", "var", "stats", units, plan.G, "eps"),
-        )
+        s.add_each(running.prepare, (), units, mean="mean", var="var", stats="stats", units=units, groups=plan.G, eps="eps")
     elif columns:
         measure_columns(s, plan, call)
     else:
         measure_runs(s, plan, call)
     if call.write:
-        (write_columns if columns else write_runs)(s, plan, call, ("x", "y"), False)
+        (write_columns if columns else write_runs)(s, plan, call, "x", "y", False)
     if measured:
         normalize_again(s, plan, call)
     length = plan.K * plan.T
@@ -83,11 +80,15 @@ def forward(plan: Plan, call: Call) -> Schedule:
     return s
 
 
-def held(plan: Plan, call: Call, parts: int) -> bool:
+def most_held(wide: bool, arithmetic: Arithmetic) -> int:
+    """Slots of a row that a block holds in registers."""
+    return MOST_HELD // max(arithmetic.parts, 1 if wide else 2)
+
+
+def held(plan: Plan, call: Call, arithmetic: Arithmetic) -> bool:
     """Whether a block of threads holds a whole group in registers, and there are groups enough."""
     length = plan.K * plan.T
-    per = slots_for(length)
-    most = MOST_HELD if call.aligned and length % 4 == 0 and parts == 1 else MOST_HELD // 2
+    per, most = slots_for(length), most_held(call.aligned and length % 4 == 0, arithmetic)
     return plan.M == 1 and per <= most and (plan.B * plan.G >= FEW or per <= SLOTS)
 
 
@@ -97,61 +98,60 @@ def row_shape(units: int, per: int) -> tuple[int, int]:
     return -(-units // (block // 8 // per)), block
 
 
-def most_threads(wide: bool, parts: int) -> int:
-    """Threads that a block of rows may have: registers for all that they hold."""
-    return 8 * MOST_HELD if wide and parts == 1 else 4 * MOST_HELD
-
-
 def normalize_again(s: Schedule, plan: Plan, call: Call) -> None:
     """Groups of float64 that left its range."""
-    if s.parts == 1:
+    if not s.arithmetic.rescales:
         return
     length, units = plan.K * plan.T, plan.B * plan.G
     weighted, biased = (call.write and s.types[name] is not None for name in ("w", "b"))
     constants = (call.center, call.one_read and call.center, by_columns(plan), weighted, biased, call.write)
-    sizes = (units, plan.G, plan.M, block_rows(plan.M), length, plan.T, float(plan.count), "eps")
-    grid = -(-units // warps.WARP)
-    s.add(rescale.normalize_again, constants, grid, warps.WARP, ("x", "w", "b", "y", "stats", *sizes))
+    s.add(
+        rescale.normalize_again, constants, -(-units // warps.WARP), warps.WARP,
+        x="x", w="w", b="b", y="y", stats="stats", units=units, groups=plan.G, rows=plan.M, tree_rows=block_rows(plan.M),
+        length=length, t=plan.T, count=float(plan.count), eps="eps",
+    )  # fmt: skip
     if call.in_place:
         s.elsewhere("y", plan.size)
 
 
 def rows_forward(s: Schedule, plan: Plan, call: Call) -> None:
+    """x -> statistics and y, a row in a block's registers."""
     length, units = plan.K * plan.T, plan.B * plan.G
     per, wide = slots_for(length), call.aligned and length % 4 == 0
     grid, block = row_shape(units, per)
     weighted, biased = s.types["w"] is not None, s.types["b"] is not None
     t = plan.T if weighted or biased else length
-    constants = (wide, s.parts, call.center, sharing(wide, t), weighted, biased)
-    sizes = (units, plan.G, length, t, per, float(plan.count), "eps")
-    s.add(rows.rows_forward, constants, grid, block, ("x", "w", "b", "y", "stats", *sizes), most_threads(wide, s.parts))
+    constants = (wide, s.arithmetic, call.center, sharing(wide, t), weighted, biased)
+    s.add(
+        rows.rows_forward, constants, grid, block, 8 * most_held(wide, s.arithmetic),
+        x="x", w="w", b="b", y="y", stats="stats", units=units, groups=plan.G, length=length, t=t, per=per,
+        count=float(plan.count), eps="eps",
+    )  # fmt: skip
     s.reason = f"{units} groups of {length} contiguous elements, each held in registers by {max(8 * per, 8)} threads"
 
 
 def measure_runs(s: Schedule, plan: Plan, call: Call) -> None:
-    length, n = plan.K * plan.T, plan.B * plan.M * plan.G
-    count = float(plan.count)
+    """x -> statistics, by sums of parts of runs."""
+    length, n, owners = plan.K * plan.T, plan.B * plan.M * plan.G, Owners(plan.M * plan.G, plan.G, 1)
     if call.one_read and call.center:
         i = Items(n, length, 1, call.aligned and length % 4 == 0)
         moments = s.room(2 * i.n)
-        s.add(runs.tile_moments, (i.wide, s.parts), i.grid, i.block, ("x", moments, i.n, i.spans, length), 128)
-        join_runs(s, plan, combine.CENTER, "stats", moments, i, plan.G, 1, count=count)
-        sizes = (i.n, i.spans, TILE, length, plan.M * plan.G, plan.G, 1, 1)
-        s.add(
-            partial_sums.merge,
-            (s.parts, False),
-            -(-i.n // partial_sums.BLOCK),
-            partial_sums.BLOCK,
-            (moments, Part("stats", 0), *sizes),
-        )
-        squares = Part("work", moments.offset + i.n * s.parts)
-        join_runs(s, plan, combine.SPREAD, "stats", squares, i, plan.G, 1, count=count, eps="eps")
+        tile_sizes = {"n": i.n, "spans": i.spans, "length": length}
+        s.add(runs.tile_moments, (i.wide, s.arithmetic), i.grid, i.block, 128, x="x", out=moments, **tile_sizes)
+        join_runs(s, plan, combine.CENTER, "stats", moments, i, plan.G)
+        s.add_each(
+            partial_sums.merge, (s.arithmetic, False), i.n,
+            moments=moments, mean="stats", n=i.n, per=i.spans, size=TILE, length=length, **owners._asdict(), width=1,
+        )  # fmt: skip
+        squares = Part("work", moments.offset + i.n * s.arithmetic.parts)
+        join_runs(s, plan, combine.SPREAD, "stats", squares, i, plan.G)
         return
     i = items_of(n, length, call.aligned)
     sums = s.room(i.n)
+    arrays = {"x": "x", "dy": "x", "w": None, "mean": "stats", "out": sums}
     for kind, joined in kinds_of(call):
-        sum_runs(s, kind, i, ("x", "x", None, "stats", sums), plan.M * plan.G, plan.G, 1, length, (call.center, EACH, False))
-        join_runs(s, plan, joined, "stats", sums, i, plan.G, 1, count=count, eps="eps")
+        sum_runs(s, kind, i, arrays, owners, length, (call.center, EACH, False))
+        join_runs(s, plan, joined, "stats", sums, i, plan.G)
 
 
 def kinds_of(call: Call) -> tuple[tuple[int, int], ...]:
@@ -162,43 +162,50 @@ def kinds_of(call: Call) -> tuple[tuple[int, int], ...]:
 
 
 def measure_columns(s: Schedule, plan: Plan, call: Call) -> None:
+    """x -> statistics, by sums down columns."""
     g, length = folded(plan, call.aligned), plan.K * plan.T
-    real, count = plan.G * length, float(plan.count)
-    arrays = ("x", "x", "stats", None, None)
+    arrays = {"x": "x", "dy": "x", "mean": "stats", "rstd": None, "offsets": None}
     if call.one_read and call.center:
-        moments, chunks = sum_columns(s, partial_sums.BOTH, g, arrays, real, length, plan.G, (False, False))
-        join_columns(s, combine.CENTER, "stats", moments, g, chunks, 1, real, length, count=count)
+        moments, chunks = sum_columns(s, plan, partial_sums.BOTH, g, arrays, center=False)
+        join_columns(s, plan, combine.CENTER, "stats", moments, g, chunks)
         n = g.samples * chunks * g.width
-        sizes = (n, chunks, g.tree_rows, g.rows, real, plan.G, length, g.width)
-        s.add(partial_sums.merge, (s.parts, True), -(-n // partial_sums.BLOCK), partial_sums.BLOCK, (moments, "stats", *sizes))
-        squares = Part("work", moments.offset + n * s.parts)
-        join_columns(s, combine.SPREAD, "stats", squares, g, chunks, 1, real, length, count=count, eps="eps")
+        s.add_each(
+            partial_sums.merge, (s.arithmetic, True), n,
+            moments=moments, mean="stats", n=n, per=chunks, size=g.tree_rows, length=g.rows,
+            per_sample=plan.G * length, groups=plan.G, channels=length, width=g.width,
+        )  # fmt: skip
+        squares = Part("work", moments.offset + n * s.arithmetic.parts)
+        join_columns(s, plan, combine.SPREAD, "stats", squares, g, chunks)
         return
     for kind, joined in kinds_of(call):
-        sums, chunks = sum_columns(s, kind, g, arrays, real, length, plan.G, (call.center, False))
-        join_columns(s, joined, "stats", sums, g, chunks, 1, real, length, count=count, eps="eps")
+        sums, chunks = sum_columns(s, plan, kind, g, arrays, call.center)
+        join_columns(s, plan, joined, "stats", sums, g, chunks)
 
 
-def write_runs(s: Schedule, plan: Plan, call: Call, arrays: tuple[str, str], scaling: bool) -> None:
-    """y from x; or, `scaling`, dx from dy with statistics that were given: y of mean 0 and no bias."""
-    weighted, biased = s.types["w"] is not None, not scaling and s.types["b"] is not None
-    length, units = plan.K * plan.T, plan.B * plan.G
+def result_arrays(s: Schedule, units: int, x: str, y: str, scaling: bool) -> dict[str, Any]:
+    """Arrays of kernels that write y from x; or, `scaling`, dx from dy with statistics that were given: of mean 0, no bias."""
+    rows_of = {} if scaling else {name: Part("stats", row * units) for name, row in STATISTICS.items()}
+    given = {"mean": None, "low": None, "rstd": "rstd"} if scaling else {}
+    return {"x": x, "y": y, "w": "w", "b": None if scaling or s.types["b"] is None else "b", **given, **rows_of}
+
+
+def write_runs(s: Schedule, plan: Plan, call: Call, x: str, y: str, scaling: bool) -> None:
+    """x -> y by runs; see `result_arrays`."""
+    arrays = result_arrays(s, plan.B * plan.G, x, y, scaling)
+    weighted, biased = s.types["w"] is not None, arrays["b"] is not None
+    length = plan.K * plan.T
     t = plan.T if weighted or biased else length
     i = items_of(plan.B * plan.M * plan.G, length, call.aligned)
-    stats = (None, None, "rstd") if scaling else tuple(Part("stats", row * units) for row in (MEAN, LOW, RSTD))
-    sizes = (i.n, i.spans, i.span, length, plan.M * plan.G, plan.G, 1, t, i.per)
-    constants = (i.wide, call.center and not scaling, sharing(i.wide, t), weighted, biased)
-    s.add(
-        runs.apply_runs, constants, i.grid, i.block, (arrays[0], "w", "b" if biased else None, arrays[1], *stats, *sizes), 128
-    )
+    constants = (i.wide, s.arithmetic, call.center and not scaling, sharing(i.wide, t), weighted, biased)
+    owners = Owners(plan.M * plan.G, plan.G, 1)
+    s.add(runs.apply_runs, constants, i.grid, i.block, 128, **arrays, **i.sizes, **owners._asdict(), t=t)
 
 
-def write_columns(s: Schedule, plan: Plan, call: Call, arrays: tuple[str, str], scaling: bool) -> None:
-    weighted, biased = s.types["w"] is not None, not scaling and s.types["b"] is not None
-    units = plan.B * plan.G
-    stats = (None, None, "rstd") if scaling else tuple(Part("stats", row * units) for row in (MEAN, LOW, RSTD))
-    flags = (call.center and not scaling, weighted, biased, False)
-    element_columns(s, plan, call, (arrays[0], arrays[0], arrays[1], "w", "b" if biased else None, *stats, None), flags)
+def write_columns(s: Schedule, plan: Plan, call: Call, x: str, y: str, scaling: bool) -> None:
+    """x -> y by columns; see `result_arrays`."""
+    arrays = result_arrays(s, plan.B * plan.G, x, y, scaling)
+    flags = (call.center and not scaling, s.types["w"] is not None, arrays["b"] is not None, False)
+    element_columns(s, plan, call, {**arrays, "dy": x, "table": None}, flags)
 
 
 @lru_cache(maxsize=1024)
@@ -207,10 +214,12 @@ def tracking(types: tuple[tuple[str, str | None], ...], samples: int, channels: 
     s = Schedule(dict(types))
     flags = (s.types["mean"] is not None, s.types["var"] is not None, averaging)
     if any(flags[:2]):
-        arguments = ("stats", "mean", "var", "counter", samples * channels, channels, "n", "old", "new")
-        s.add(running.update, flags, -(-channels // partial_sums.BLOCK), partial_sums.BLOCK, arguments)
+        arrays = {name: name for name in ("stats", "mean", "var", "counter")}
+        s.add_each(
+            running.update, flags, channels, **arrays, units=samples * channels, channels=channels, n="n", old="old", new="new"
+        )
     if s.types["counter"] is not None:
-        s.add(running.count, (), 1, 32, ("counter",))
+        s.add(running.count, (), 1, 32, counter="counter")
     return s
 
 
@@ -223,15 +232,15 @@ def backward(plan: Plan, call: Call) -> Schedule:
     family = gradient_family(plan)
     scaled = call.write and call.given
     if call.parameters or not call.given:
-        double, of = s.parts == 2, {"rows": gradients_of_rows, "runs": gradients_of_channels, "columns": gradients_of_channels}
-        table = of[family](s, plan, call._replace(in_place=call.in_place and not double))
-        if double:
+        rescales, make = s.arithmetic.rescales, gradients_of_rows if family == "rows" else gradients_of_channels
+        table = make(s, plan, call._replace(in_place=call.in_place and not rescales))
+        if rescales:
             again(s, plan, call, table)
-        if double and call.in_place and not call.given:
+        if rescales and call.in_place and not call.given:
             s.elsewhere("dx", plan.size)
     if scaled:
         columns = by_columns(plan) and plan.T < LEAST_RUN
-        (write_columns if columns else write_runs)(s, plan, call, ("dy", "dx"), True)
+        (write_columns if columns else write_runs)(s, plan, call, "dy", "dx", True)
     s.reason = f"family {family}, {plan.M} runs of {plan.K * plan.T} a group, {plan.B * plan.G} groups; {len(s.steps)} launches"
     return s
 
@@ -241,43 +250,50 @@ def again(s: Schedule, plan: Plan, call: Call, table: Part | None) -> None:
     family, units, channels = gradient_family(plan), plan.B * plan.G, plan.G * plan.K
     fold = fold_for(plan.M, channels * plan.T) if family == "columns" else 1
     rows_ = plan.M // fold
-    rows_of, kind = (rows_, block_rows(rows_), fold), (family == "rows", family == "columns")
+    kind, length = (family == "rows", family == "columns"), plan.K * plan.T if family == "rows" else plan.T
+    arrays = {"x": "x", "dy": "dy", "mean": "mean", "rstd": "rstd", "table": table}
+    runs_of = {"groups": plan.G, "rows": rows_, "tree_rows": block_rows(rows_), "fold": fold}
     if table is not None:
-        each, length = (1, plan.K * plan.T) if family == "rows" else (plan.K, plan.T)
-        sizes = (units, plan.G, *rows_of, each, block_rows(each), length, plan.T, float(plan.count))
-        constants = (*kind, call.center, s.types["w"] is not None, call.write)
-        arrays = ("x", "dy", "dx", "w", "mean", "rstd", table)
-        s.add(rescale.gradients_again, constants, -(-units // warps.WARP), warps.WARP, (*arrays, *sizes))
+        each = 1 if family == "rows" else plan.K
+        flags = (*kind, call.center, s.types["w"] is not None, call.write)
+        s.add(
+            rescale_gradients.gradients_again, flags, -(-units // warps.WARP), warps.WARP,
+            **arrays, dx="dx", w="w", units=units, **runs_of, channels=each, channel_rows=block_rows(each), length=length,
+            t=plan.T, count=float(plan.count),
+        )  # fmt: skip
     if call.parameters:
-        arguments = ("x", "dy", "mean", "rstd", table, "grads", plan.B, block_rows(plan.B), plan.G, plan.K, *rows_of, plan.T)
-        flags = (*kind, call.center, table is not None)
-        s.add(rescale.parameters_again, flags, -(-channels // warps.WARP), warps.WARP, arguments)
+        s.add(
+            rescale_gradients.parameters_again, (*kind, call.center, table is not None), -(-channels // warps.WARP), warps.WARP,
+            **arrays, grads="grads", samples=plan.B, sample_rows=block_rows(plan.B), **runs_of, channels=plan.K, length=plan.T,
+        )  # fmt: skip
 
 
 def gradients_of_channels(s: Schedule, plan: Plan, call: Call) -> Part | None:
     """Sums of each channel of each sample serve all gradients."""
     channels = plan.G * plan.K
     totals = s.room(3 * plan.B * channels)
-    arrays = ("x", "dy", None, "mean")
     if gradient_family(plan) == "columns":
-        g, real = folded(plan, call.aligned), channels * plan.T
-        columns = ("x", "dy", "mean", None, None)
-        sums, chunks = sum_columns(s, partial_sums.PRODUCTS, g, columns, real, plan.K * plan.T, plan.G, (call.center, False))
-        join_columns(s, combine.CHANNEL, totals, sums, g, chunks, 3, real, plan.T)
+        g, arrays = folded(plan, call.aligned), {"x": "x", "dy": "dy", "mean": "mean", "rstd": None, "offsets": None}
+        sums, chunks = sum_columns(s, plan, partial_sums.PRODUCTS, g, arrays, call.center)
+        join_columns(s, plan, combine.CHANNEL, totals, sums, g, chunks)
     else:
         i = items_of(plan.B * plan.M * channels, plan.T, call.aligned)
         sums = s.room(3 * i.n)
-        flags = (call.center, EACH, False)
-        sum_runs(s, partial_sums.PRODUCTS, i, (*arrays, sums), plan.M * channels, channels, plan.K, plan.T, flags)
-        join_runs(s, plan, combine.CHANNEL, totals, sums, i, channels, 3)
+        of_runs = {"x": "x", "dy": "dy", "w": None, "mean": "mean", "out": sums}
+        owners = Owners(plan.M * channels, channels, plan.K)
+        sum_runs(s, partial_sums.PRODUCTS, i, of_runs, owners, plan.T, (call.center, EACH, False))
+        join_runs(s, plan, combine.CHANNEL, totals, sums, i, channels)
     table = settle(s, plan, call, totals, plan.K, s.types["w"] is not None)
     if call.write and not call.given:
         write_gradients(s, plan, call, table)
     if call.parameters:
         block, width = join_block(plan.B, 1)
         corrected = call.center and not call.given
-        arguments = (totals, "rstd", table, "grads", channels, plan.B, width, block_rows(plan.B), plan.G)
-        s.add(combine.reduce, (s.parts, corrected), channels, block, arguments, most=combine.MOST)
+        s.add(
+            combine.reduce, (s.arithmetic, corrected), channels, block, combine.MOST,
+            sums=totals, rstd="rstd", table=table, grads="grads", channels=channels, outer=plan.B, width=width,
+            rows=block_rows(plan.B), groups=plan.G,
+        )  # fmt: skip
     return table
 
 
@@ -287,33 +303,31 @@ def settle(s: Schedule, plan: Plan, call: Call, totals: Part, channels: int, wei
         return None
     units = plan.B * plan.G
     table = Part("work", s.work)
-    s.work += table_size(s, units)
+    s.work += s.arithmetic.table(units)
     block, width = join_block(channels, 1)
-    arguments = (totals, "w", "rstd", table, units, float(plan.count), channels, width, block_rows(channels), plan.G)
-    s.add(combine.settle, (s.parts, call.center, weighted), units, block, arguments, most=combine.MOST)
+    s.add(
+        combine.settle, (s.arithmetic, call.center, weighted), units, block, combine.MOST,
+        sums=totals, w="w", rstd="rstd", table=table, units=units, count=float(plan.count), outer=channels, width=width,
+        rows=block_rows(channels), groups=plan.G,
+    )  # fmt: skip
     return table
 
 
-def table_size(s: Schedule, units: int) -> int:
-    """Of what dx takes, and of a flag."""
-    return ROWS[s.parts] * units + (s.parts == 2)
-
-
 def write_gradients(s: Schedule, plan: Plan, call: Call, table: Part | None) -> None:
+    """x, dy and the constants in `table` -> dx."""
     weighted, units = s.types["w"] is not None, plan.B * plan.G
     family = gradient_family(plan)
+    arrays = {"x": "x", "dy": "dy", "w": "w", "mean": "mean", "rstd": "rstd", "table": table}
     if family == "columns":
-        arrays = ("x", "dy", "dx", "w", None, "mean", None, "rstd", table)
-        element_columns(s, plan, call, arrays, (call.center, weighted, False, True))
+        flags = (call.center, weighted, False, True)
+        element_columns(s, plan, call, {**arrays, "y": "dx", "b": None, "low": None}, flags)
         return
-    if family == "runs":  # a run is what shares a weight
-        groups, channels, length, t = plan.G * plan.K, plan.K, plan.T, plan.T
-    else:
-        groups, channels, length, t = plan.G, 1, plan.K * plan.T, plan.T
+    # a run is what shares a weight, or a group
+    groups, channels, length = (plan.G * plan.K, plan.K, plan.T) if family == "runs" else (plan.G, 1, plan.K * plan.T)
     i = items_of(plan.B * plan.M * groups, length, call.aligned)
-    sizes = (units, i.n, i.spans, i.span, length, plan.M * groups, groups, channels, t, i.per)
-    constants = (i.wide, s.parts, call.center, sharing(i.wide, t), weighted, family == "rows")
-    s.add(runs.apply_gradient_runs, constants, i.grid, i.block, ("x", "dy", "dx", "w", "mean", "rstd", table, *sizes), 128)
+    constants = (i.wide, s.arithmetic, call.center, sharing(i.wide, plan.T), weighted, family == "rows")
+    sizes = {**i.sizes, **Owners(plan.M * groups, groups, channels)._asdict(), "t": plan.T}
+    s.add(runs.apply_gradient_runs, constants, i.grid, i.block, 128, **arrays, dx="dx", units=units, **sizes)
 
 
 def gradients_of_rows(s: Schedule, plan: Plan, call: Call) -> Part | None:
@@ -322,27 +336,27 @@ def gradients_of_rows(s: Schedule, plan: Plan, call: Call) -> Part | None:
     These read x and dy once more, so dx, which may be one of them, is then written last.
     """
     dx, slanted = call.write and not call.given, not call.given and (call.write or call.center)
-    if dx and call.parameters and walked(plan, s.parts):
+    if dx and call.parameters and walked(plan, s.arithmetic):
         walk_rows(s, plan, call)
         return None
-    at_once = dx and not (call.in_place and call.parameters) and held(plan, call, s.parts)
+    at_once = dx and not (call.in_place and call.parameters) and held(plan, call, s.arithmetic)
     table = (hold_rows if at_once else sum_rows)(s, plan, call) if slanted else None
     if call.parameters:
-        length, corrected = plan.K * plan.T, table is not None and call.center
-        g = grid_of(1, plan.B, plan.G * length, call.aligned)
-        offsets = Part("work", table.offset + OFFSET * plan.B * plan.G) if table is not None and corrected else None
-        arrays = ("x", "dy", "mean", "rstd", offsets)
-        sums, chunks = sum_columns(s, partial_sums.WEIGHTS, g, arrays, g.width, length, plan.G, (call.center, corrected))
-        join_columns(s, combine.GRADIENTS, "grads", sums, g, chunks, 2, g.width, plan.T)
+        g = grid_of(1, plan.B, plan.G * plan.K * plan.T, call.aligned)
+        offsets = Part("work", table.offset + OFFSET * plan.B * plan.G) if table is not None and call.center else None
+        arrays = {"x": "x", "dy": "dy", "mean": "mean", "rstd": "rstd", "offsets": offsets}
+        sums, chunks = sum_columns(s, plan, partial_sums.WEIGHTS, g, arrays, call.center, corrected=offsets is not None)
+        join_columns(s, plan, combine.GRADIENTS, "grads", sums, g, chunks)
     if dx and not at_once:
         write_gradients(s, plan, call, table)
     return table
 
 
-def walked(plan: Plan, parts: int) -> bool:
+def walked(plan: Plan, arithmetic: Arithmetic) -> bool:
     """Whether threads keep the sums of their columns while they go down a block of rows: short rows, and enough of them."""
     warps = -(-plan.K * plan.T // TILE)
-    return parts == 1 and plan.T == 1 and warps <= tiles.WARPS and -(-plan.B // block_rows(plan.B)) * plan.G * warps >= 4 * FEW
+    enough = -(-plan.B // block_rows(plan.B)) * plan.G * warps >= 4 * FEW
+    return arithmetic.walks and plan.T == 1 and warps <= tiles.WARPS and enough
 
 
 def walk_rows(s: Schedule, plan: Plan, call: Call) -> None:
@@ -351,18 +365,12 @@ def walk_rows(s: Schedule, plan: Plan, call: Call) -> None:
     warps, blocks, width = -(-length // TILE), -(-plan.B // tree_rows), plan.G * length
     together = max(1, driver.DRIVER.block_threads // 32 // warps)
     sums = s.room(2 * blocks * width)
-    arrays = ("x", "dy", "dx", "w", "mean", "rstd", sums)
-    sizes = (plan.B, plan.G, length, warps, tree_rows, float(plan.count))
-    grid = -(-blocks * plan.G // together)
     s.add(
-        rows.rows_gradients,
-        (call.center, weighted),
-        grid,
-        32 * warps * together,
-        (*arrays, *sizes),
-        32 * tiles.WARPS,
-    )
-    join_columns(s, combine.GRADIENTS, "grads", sums, grid_of(1, plan.B, width, False), blocks, 2, width, plan.T)
+        rows.rows_gradients, (call.center, weighted), -(-blocks * plan.G // together), 32 * warps * together, 32 * tiles.WARPS,
+        x="x", dy="dy", dx="dx", w="w", mean="mean", rstd="rstd", out=sums, rows=plan.B, groups=plan.G, length=length,
+        warps=warps, tree_rows=tree_rows, count=float(plan.count),
+    )  # fmt: skip
+    join_columns(s, plan, combine.GRADIENTS, "grads", sums, grid_of(1, plan.B, width, False), blocks)
 
 
 def hold_rows(s: Schedule, plan: Plan, call: Call) -> Part:
@@ -371,11 +379,13 @@ def hold_rows(s: Schedule, plan: Plan, call: Call) -> Part:
     per, wide = slots_for(length), call.aligned and length % 4 == 0
     grid, block = row_shape(units, per)
     table = Part("work", s.work)
-    s.work += table_size(s, units)
-    constants = (wide, s.parts, call.center, sharing(wide, plan.T), weighted)
-    sizes = (units, plan.G, length, plan.T, per, float(plan.count))
-    arrays = ("x", "dy", "dx", "w", "mean", "rstd", table)
-    s.add(rows.rows_backward, constants, grid, block, (*arrays, *sizes), most_threads(wide, s.parts))
+    s.work += s.arithmetic.table(units)
+    constants = (wide, s.arithmetic, call.center, sharing(wide, plan.T), weighted)
+    s.add(
+        rows.rows_backward, constants, grid, block, 8 * most_held(wide, s.arithmetic),
+        x="x", dy="dy", dx="dx", w="w", mean="mean", rstd="rstd", table=table, units=units, groups=plan.G, length=length,
+        t=plan.T, per=per, count=float(plan.count),
+    )  # fmt: skip
     return table
 
 
@@ -385,6 +395,7 @@ def sum_rows(s: Schedule, plan: Plan, call: Call) -> Part | None:
     i = items_of(units, plan.K * plan.T, call.aligned)
     sums, totals = s.room(3 * i.n), s.room(3 * units)
     flags = (call.center, sharing(i.wide, plan.T), s.types["w"] is not None)
-    sum_runs(s, partial_sums.PRODUCTS, i, ("x", "dy", "w", "mean", sums), plan.G, plan.G, 1, plan.T, flags)
-    join_runs(s, plan, combine.CHANNEL, totals, sums, i, plan.G, 3)
+    arrays = {"x": "x", "dy": "dy", "w": "w", "mean": "mean", "out": sums}
+    sum_runs(s, partial_sums.PRODUCTS, i, arrays, Owners(plan.G, plan.G, 1), plan.T, flags)
+    join_runs(s, plan, combine.CHANNEL, totals, sums, i, plan.G)
     return settle(s, plan, call, totals, 1, False)

@@ -1,18 +1,21 @@
-"""How launches are put down: their arguments, work space, and the cutting and joining that forward and backward share.
+"""Steps of a schedule: their arguments, work space, and the cutting and joining that forward and backward share.
 
 A *step* is a launch. Its arguments are names of arrays, parts of them, integers and floats, so that a schedule is made once for
-a plan and serves every call of it.
+a plan and serves every call of it. They go by the names that the kernel gives them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, NamedTuple
 
 from ...spec.plan import Plan
 from ...spec.tree import TILE, block_rows, fold_for
 from .. import combine, driver
 from .. import partial_sums as partials
+from ..arith.arithmetic import Arithmetic, arithmetic_of
 from ..arith.elementwise import EACH, FOURS, SOME
 from ..compiler import Kernel
 from ..families import columns, runs
@@ -58,6 +61,13 @@ class Call(NamedTuple):
     parameters: bool = False  # dweight and dbias
 
 
+@cache
+def parameters_of(build: Callable[..., Any]) -> tuple[str, ...]:
+    """Names of the arguments of the kernel that `build` returns, read from its code: nothing is built."""
+    code = next(c for c in build.__code__.co_consts if getattr(c, "co_name", "") == "kernel")
+    return code.co_varnames[: code.co_argcount]  # type: ignore[no-any-return]
+
+
 @dataclass
 class Schedule:
     """Steps, and float64 elements of work space; made by adding to it."""
@@ -69,22 +79,29 @@ class Schedule:
     prepared: dict[int, list[Any]] = field(default_factory=dict)  # device -> what to launch
 
     @property
-    def parts(self) -> int:
-        """float64 numbers of an accumulator."""
-        return 2 if self.types["x"] == "float64" else 1
+    def arithmetic(self) -> Arithmetic:
+        """The arithmetic for elements of x."""
+        return arithmetic_of(self.types["x"])
 
     def room(self, accumulators: int) -> Part:
         """Work space."""
         part = Part("work", self.work)
-        self.work += accumulators * self.parts
+        self.work += accumulators * self.arithmetic.parts
         return part
 
     def add(
-        self, build: Any, constants: tuple[Any, ...], grid: int, block: int, arguments: tuple[Any, ...], most: int = 0
+        self, build: Callable[..., Any], constants: tuple[Any, ...], grid: int, block: int, most: int = 0, /, **named: Any
     ) -> None:
-        """Put down a launch of `build(*constants)`; `most` threads bound its registers, if a block may have more than here."""
+        """Put down a launch of `build(*constants)`; `most` threads bound its registers, if a block may have more than here.
+
+        `named`: every argument of the kernel, and no other.
+        """
         if grid >= 1 << 31:
             raise ValueError(f"a launch must have fewer than 2**31 blocks: got {grid} for {build.__name__}; cut x into pieces")
+        names = parameters_of(build)
+        if named.keys() != set(names):
+            raise TypeError(f"a launch of {build.__name__} must name {', '.join(names)}: got {', '.join(named)}")
+        arguments = [named[name] for name in names]
         kinds = tuple(self.kind(a) for a in arguments)
         parts = [Part(a, 0) if isinstance(a, str) and a not in NUMBERS else a for a in arguments]
         there = [isinstance(a, Part) and self.types.get(a.name, "") is not None for a in parts]
@@ -93,6 +110,10 @@ class Schedule:
         template = [a if isinstance(a, (int, float)) else driver.DRIVER.null for a in parts]
         self.steps.append(Step(Kernel(build, constants, most or block), kinds, grid, block, template, pointers, numbers))
 
+    def add_each(self, build: Callable[..., Any], constants: tuple[Any, ...], size: int, /, **named: Any) -> None:
+        """Put down a launch of a thread for each of `size` things."""
+        self.add(build, constants, -(-size // partials.BLOCK), partials.BLOCK, **named)
+
     def elsewhere(self, name: str, size: int) -> None:
         """Let all steps so far write to work space what they write to an array of float64, and one more copy it there."""
         start = self.work + self.work % 2  # of 16 bytes
@@ -100,7 +121,7 @@ class Schedule:
         for k, step in enumerate(self.steps):
             moved = tuple((at, "work", start + offset) if n == name else (at, n, offset) for at, n, offset in step.pointers)
             self.steps[k] = replace(step, pointers=moved)
-        self.add(partials.copy, (), -(-size // partials.BLOCK), partials.BLOCK, (Part("work", start), name, size))
+        self.add_each(partials.copy, (), size, x=Part("work", start), y=name, n=size)
 
     def kind(self, argument: Any) -> str:
         """The type of an argument; an array that is not there is never read, so any type does."""
@@ -112,11 +133,12 @@ class Schedule:
 
 
 def power_of_two_above(n: int) -> int:
+    """The least power of two that is no less than n."""
     return 1 << max(0, n - 1).bit_length()
 
 
 def sharing(wide: bool, t: int) -> int:
-    """How the weights lie of which each serves t elements; see `elementwise.parameters`."""
+    """Layout of weights of which each serves t elements; see `elementwise.parameters`."""
     return EACH if t == 1 else FOURS if wide and t % 4 == 0 else SOME
 
 
@@ -129,9 +151,17 @@ def slots_for(length: int) -> int:
 # --- sums: partial ones, and joining them ----------------------------------------------------------------------------
 
 
+class Owners(NamedTuple):
+    """Units that runs belong to: a sample is `per_sample` runs, of `groups` groups of so many `channels`."""
+
+    per_sample: int
+    groups: int
+    channels: int
+
+
 @dataclass(frozen=True)
 class Items:
-    """How runs are cut: into `spans` items of `span` elements, `per` slots each."""
+    """Cutting of runs into `spans` items of `span` elements, `per` slots each."""
 
     runs: int
     length: int
@@ -159,8 +189,14 @@ class Items:
     def grid(self) -> int:
         return -(-self.n // (self.block // 8 // self.per))
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Arguments of kernels."""
+        return {"n": self.n, "spans": self.spans, "span": self.span, "length": self.length, "per": self.per}
+
 
 def items_of(runs: int, length: int, wide: bool) -> Items:
+    """Cutting of runs into items of as many slots as a block has."""
     return Items(runs, length, min(SLOTS, power_of_two_above(-(-length // TILE))), wide and length % 4 == 0)
 
 
@@ -170,7 +206,7 @@ def fewer(s: Schedule, sums: Part, planes: int, n: int, columns: int, most: int)
         less = -(-n // combine.FACTOR)
         size = planes * less * columns
         out = s.room(size)
-        s.add(combine.pairs, (s.parts,), -(-size // partials.BLOCK), partials.BLOCK, (sums, out, size, n, less, columns))
+        s.add_each(combine.pairs, (s.arithmetic,), size, sums=sums, out=out, size=size, n=n, fewer=less, columns=columns)
         sums, n = out, less
     return sums, n
 
@@ -182,27 +218,24 @@ def join_block(outer: int, inner: int) -> tuple[int, int]:
     return min(combine.MOST, wanted), width
 
 
-def join(
-    s: Schedule, kind: int, out: Any, sums: Part, units: int, outer: int, inner: int, by_rows: bool, strides: tuple[int, ...],
-    count: float = 1.0, eps: Any = 0.0,
-) -> None:  # fmt: skip
-    """strides: groups, a plane, a sample, a group, columns, a row, a part; see `combine.partial_sums`."""
-    tree_rows = block_rows(outer)
-    block, width = join_block(outer, inner)
-    arguments = (
-        sums,
-        out,
-        "stats" if kind == combine.SPREAD else None,
-        units,
-        count,
-        eps,
-        outer,
-        inner,
-        width,
-        tree_rows,
-        *strides,
-    )
-    s.add(combine.join, (kind, s.parts, by_rows), units, block, arguments, most=combine.MOST)
+class Joined(NamedTuple):
+    """Sums that become one: `outer` of each unit, by the row tree or by the run tree, each in pairs from `inner` parts."""
+
+    units: int
+    outer: int
+    inner: int
+    by_rows: bool
+
+
+def join(s: Schedule, plan: Plan, kind: int, out: Any, sums: Part, n: Joined, strides: combine.Strides) -> None:
+    """Partial sums to their units."""
+    block, width = join_block(n.outer, n.inner)
+    low, eps = "stats" if kind == combine.SPREAD else None, "eps" if kind in (combine.SPREAD, combine.SQUARE) else 0.0
+    s.add(
+        combine.join, (kind, s.arithmetic, n.by_rows), n.units, block, combine.MOST,
+        sums=sums, out=out, low=low, units=n.units, count=float(plan.count), eps=eps, outer=n.outer, inner=n.inner, width=width,
+        rows=block_rows(n.outer), **strides._asdict(),
+    )  # fmt: skip
 
 
 def most_parts(outer: int) -> int:
@@ -210,18 +243,23 @@ def most_parts(outer: int) -> int:
     return 32 if outer > 1 else combine.MOST
 
 
-def join_runs(
-    s: Schedule, plan: Plan, kind: int, out: Any, sums: Part, i: Items, groups: int, planes: int, **more: Any
-) -> None:
+def join_runs(s: Schedule, plan: Plan, kind: int, out: Any, sums: Part, i: Items, groups: int) -> None:
     """Sums of items of runs, `groups` to a row, to their units."""
-    sums, inner = fewer(s, sums, planes * i.runs, i.spans, 1, most_parts(plan.M))
-    strides = (groups, i.runs * inner, plan.M * groups * inner, inner, 1, groups * inner, 1)
-    join(s, kind, out, sums, plan.B * groups, plan.M, inner, True, strides, **more)
+    sums, inner = fewer(s, sums, combine.PLANES[kind] * i.runs, i.spans, 1, most_parts(plan.M))
+    strides = combine.Strides(
+        groups=groups, plane=i.runs * inner, sample=plan.M * groups * inner, group=inner, columns=1, row=groups * inner, part=1
+    )
+    join(s, plan, kind, out, sums, Joined(plan.B * groups, plan.M, inner, by_rows=True), strides)
+
+
+def sum_runs(s: Schedule, kind: int, i: Items, arrays: dict[str, Any], owners: Owners, t: int, flags: tuple[int, ...]) -> None:
+    """flags: center, sharing, weighted; see `runs.tiles`."""
+    s.add(runs.tiles, (kind, i.wide, s.arithmetic, *flags), i.grid, i.block, 128, **arrays, **i.sizes, **owners._asdict(), t=t)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """How columns are cut: blocks of threads take `span` columns and `per` blocks of rows. Rows may be folded."""
+    """Cutting of columns: blocks of threads take `span` columns and `per` blocks of rows. Rows may be folded."""
 
     samples: int
     rows: int
@@ -252,54 +290,56 @@ class Grid:
     def strips(self) -> int:
         return -(-self.width // self.span)
 
+    def sizes(self, plan: Plan) -> dict[str, int]:
+        """Arguments of kernels: rows of `real` columns, folded, are of `groups` groups of `length` columns each."""
+        length = plan.K * plan.T
+        of_plan = {"real": plan.G * length, "length": length, "groups": plan.G}
+        return {"samples": self.samples, "rows": self.rows, "width": self.width, "span": self.span, **of_plan}
+
 
 def grid_of(samples: int, rows_: int, width: int, wide: bool) -> Grid:
+    """Cutting of columns; wide accesses where the width allows them."""
     return Grid(samples, rows_, width, wide and width % 4 == 0)
 
 
 def folded(plan: Plan, wide: bool) -> Grid:
+    """Cutting of a plan's columns, rows folded while they are few."""
     width = plan.G * plan.K * plan.T
     fold = fold_for(plan.M, width)
     return grid_of(plan.B, plan.M // fold, fold * width, wide)
 
 
 def sum_columns(
-    s: Schedule, kind: int, g: Grid, arrays: tuple[Any, ...], real: int, length: int, groups: int, flags: tuple[bool, ...]
+    s: Schedule, plan: Plan, kind: int, g: Grid, arrays: dict[str, Any], center: bool, corrected: bool = False
 ) -> tuple[Part, int]:
     """Partial sums of columns -> where they are, and how many chunks of them."""
-    planes, both = partials.PLANES[kind], kind == partials.BOTH
-    chunks = g.blocks if both else g.chunks
-    out = s.room(planes * g.samples * chunks * g.width)
-    sizes = (g.samples, g.rows, g.width, real, length, groups, g.span, g.tree_rows, g.chunks, g.per)
-    grid = g.samples * g.chunks * g.strips
-    s.add(columns.columns, (kind, g.wide, s.parts, *flags), grid, partials.BLOCK, (*arrays, out, *sizes))
+    chunks = g.blocks if kind == partials.BOTH else g.chunks
+    out = s.room(partials.PLANES[kind] * g.samples * chunks * g.width)
+    s.add(
+        columns.columns, (kind, g.wide, s.arithmetic, center, corrected), g.samples * g.chunks * g.strips, partials.BLOCK,
+        **arrays, out=out, **g.sizes(plan), per_block=g.tree_rows, chunks=g.chunks, per=g.per,
+    )  # fmt: skip
     return out, chunks
 
 
-def join_columns(
-    s: Schedule, kind: int, out: Any, sums: Part, g: Grid, chunks: int, planes: int, real: int, columns: int, **more: Any
-) -> None:
-    """Chunks of columns' sums to their units, of `columns` columns each (times what is folded)."""
-    outer = g.width // real * columns
-    sums, inner = fewer(s, sums, planes * g.samples, chunks, g.width, most_parts(outer))
-    strides = (real // columns, g.samples * inner * g.width, inner * g.width, columns, columns, real, g.width)
-    join(s, kind, out, sums, g.samples * (real // columns), outer, inner, False, strides, **more)
+def join_columns(s: Schedule, plan: Plan, kind: int, out: Any, sums: Part, g: Grid, chunks: int) -> None:
+    """Chunks of columns' sums to their units: groups, or for gradients channels (times what is folded)."""
+    real, of_unit = plan.G * plan.K * plan.T, plan.T if kind in (combine.CHANNEL, combine.GRADIENTS) else plan.K * plan.T
+    outer, units = g.width // real * of_unit, real // of_unit
+    sums, inner = fewer(s, sums, combine.PLANES[kind] * g.samples, chunks, g.width, most_parts(outer))
+    strides = combine.Strides(
+        groups=units, plane=g.samples * inner * g.width, sample=inner * g.width, group=of_unit, columns=of_unit, row=real,
+        part=g.width,
+    )  # fmt: skip
+    join(s, plan, kind, out, sums, Joined(g.samples * units, outer, inner, by_rows=False), strides)
 
 
-def sum_runs(
-    s: Schedule, kind: int, i: Items, arrays: tuple[Any, ...], per_sample: int, groups: int, channels: int, t: int,
-    flags: tuple[int, ...],
-) -> None:  # fmt: skip
-    """flags: center, sharing, weighted; see `runs.tiles`."""
-    sizes = (i.n, i.spans, i.span, i.length, per_sample, groups, channels, t, i.per)
-    s.add(runs.tiles, (kind, i.wide, s.parts, *flags), i.grid, i.block, (*arrays, *sizes), 128)
-
-
-def element_columns(s: Schedule, plan: Plan, call: Call, arrays: tuple[Any, ...], flags: tuple[bool, ...]) -> None:
+def element_columns(s: Schedule, plan: Plan, call: Call, arrays: dict[str, Any], flags: tuple[bool, ...]) -> None:
     """flags: center, weighted, biased, gradient; see `columns.apply_columns`."""
     g = folded(plan, call.aligned)
     chunk = 4 * partials.BLOCK // g.span * ROWS_TOGETHER
-    chunks, length = -(-g.rows // chunk), plan.K * plan.T
-    sizes = (plan.B * plan.G, g.samples, g.rows, g.width, plan.G * length, length, plan.G, plan.T, g.span, chunk, chunks)
-    grid = g.samples * chunks * g.strips
-    s.add(columns.apply_columns, (g.wide, s.parts, *flags), grid, partials.BLOCK, (*arrays, *sizes))
+    chunks = -(-g.rows // chunk)
+    s.add(
+        columns.apply_columns, (g.wide, s.arithmetic, *flags), g.samples * chunks * g.strips, partials.BLOCK,
+        **arrays, **g.sizes(plan), units=plan.B * plan.G, t=plan.T, chunk=chunk, chunks=chunks,
+    )  # fmt: skip
