@@ -30,8 +30,9 @@ from ..runtime.cache import cache_folder, digest_of, load, store
 def source_key() -> str | None:
     """Digest of every source file that kernels come from, and of the compiler's versions; None if there are no such files."""
     here = Path(__file__).parent
+    spec = here.parent / "spec"
     try:
-        return digest_of(f"{numba.__version__} {llvmlite.__version__}", here.parent / "spec" / "tree.py", here)
+        return digest_of(f"{numba.__version__} {llvmlite.__version__}", spec / "dtypes.py", spec / "tree.py", here)
     except OSError:  # in a zip file, or a program that was frozen
         return None
 
