@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..spec.dtypes import DTYPES
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 NORMS = ("layer", "rms", "batch", "eval", "group", "instance")  # batch: training; eval: batch norm with given statistics
-DTYPES = ("float32", "float16", "bfloat16", "float64")
 GROUPS = 32
 EPS = 1e-5
 CHECKED = 2_000_000  # elements in long double: a second or less
@@ -52,7 +53,7 @@ class Case:
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * {"float64": 8, "float32": 4}.get(self.dtype, 2)
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
 
     @property
     def view(self) -> tuple[int, int, int, int, int]:
@@ -77,11 +78,11 @@ class Data(NamedTuple):
 
 
 def dtype_of(name: str) -> np.dtype[Any]:
-    if name != "bfloat16":
+    if DTYPES[name].native:
         return np.dtype(name)
     import ml_dtypes
 
-    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    dtype: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
     return dtype
 
 

@@ -17,8 +17,9 @@ from typing import Any, TextIO
 
 import numbanorm as nn
 
+from ..spec.dtypes import DTYPES
 from . import report
-from .cases import DTYPES, NORMS, ROWS, Case, chosen, memory_free, memory_needed
+from .cases import NORMS, ROWS, Case, chosen, memory_free, memory_needed
 from .contenders import contenders
 from .jobs import COPY, FRESH, OURS, STREAMED, Contender
 from .measure import Figure, Result, accuracy, measure
@@ -111,7 +112,7 @@ def resolved(options: Options) -> tuple[list[Case], int, int, list[Contender]]:
     every = contenders()
     peers = tuple(c.name for c in every if c.name not in ALWAYS)
     wanted = peers if options.peers is None else () if options.peers == ("none",) else options.peers
-    choices = (("norms", options.norms, NORMS), ("dtype", options.dtypes, DTYPES), ("peers", wanted, peers))
+    choices = (("norms", options.norms, NORMS), ("dtype", options.dtypes, tuple(DTYPES)), ("peers", wanted, peers))
     for flag, values, allowed in choices:
         for value in values:
             if value not in allowed:

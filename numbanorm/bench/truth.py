@@ -1,7 +1,7 @@
 """Each norm and its gradients from their definitions in long double, and how far a result is from them.
 
-Nothing of numbanorm is used. Arrays are (B, G, K, N), as `cases.picked` lays them out: a mean is over K and N, a parameter is
-(G, K).
+Nothing of numbanorm is used but its table of dtypes. Arrays are (B, G, K, N), as `cases.picked` lays them out: a mean is over K
+and N, a parameter is (G, K).
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..spec.dtypes import DTYPES
 from .cases import EPS, Array, Case, Data, checked, picked
 
 Long = np.longdouble
-DIGITS = {"float16": (11, -14), "bfloat16": (8, -126), "float32": (24, -126), "float64": (53, -1022)}  # and lowest exponent
 
 
 class Truth(NamedTuple):
@@ -26,7 +26,7 @@ class Truth(NamedTuple):
 
 def known(dtype: str) -> bool:
     """Whether long double is wider than the type, as it is not everywhere for float64."""
-    return np.finfo(Long).nmant + 1 > DIGITS[dtype][0] + 8
+    return np.finfo(Long).nmant + 1 > DTYPES[dtype].digits + 8
 
 
 def truth(case: Case, numbers: Data, plain: bool = False) -> list[Truth]:
@@ -96,7 +96,7 @@ def _gradients(case: Case, numbers: Data) -> list[Truth]:
 
 def ulp(found: list[Array], true: list[Truth], dtype: str) -> float:
     """Largest distance of any result, in units of the last place of `dtype` at max(|result|, floor)."""
-    digits, lowest = DIGITS[dtype]
+    digits, lowest = DTYPES[dtype].digits, DTYPES[dtype].lowest
     worst = 0.0
     for y, t in zip(found, true, strict=False):  # parameters' gradients may be checked on one side only
         if y.shape != t.value.shape or not np.isfinite(y).all():

@@ -20,7 +20,8 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from .parsers import DTYPES, NORM_OPTIONS, CommandError
+from ..spec.dtypes import NATIVE
+from .parsers import NORM_OPTIONS, CommandError
 from .signals import unwinding
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -132,9 +133,9 @@ def _output_dtype(options: argparse.Namespace, x: Array) -> np.dtype[Any]:
     if options.dtype is not None:
         return np.dtype(str(options.dtype))
     native: np.dtype[Any] = x.dtype.newbyteorder("=")
-    if native.name not in DTYPES:
+    if native.name not in NATIVE:
         raise CommandError(
-            f"IN must hold {', '.join(DTYPES[:-1])} or {DTYPES[-1]}: got {x.dtype} in {options.input}; add --dtype float32 to "
+            f"IN must hold {', '.join(NATIVE[:-1])} or {NATIVE[-1]}: got {x.dtype} in {options.input}; add --dtype float32 to "
             "compute with it and write it as float32"
         )
     return native

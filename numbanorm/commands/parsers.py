@@ -9,9 +9,8 @@ import argparse
 from pathlib import Path
 from typing import NoReturn
 
+from ..spec.dtypes import NATIVE
 from ..spec.norms import NORMS
-
-DTYPES = ("float16", "float32", "float64")  # that a .npy file has a name for
 
 # Which options say something to which norm; an option that would be ignored is refused.
 NORM_OPTIONS = {
@@ -65,7 +64,7 @@ def _add_normalize(normalize: argparse.ArgumentParser) -> None:
     normalize.add_argument("--bias", type=Path, metavar="B.npy", help="added to the result")
     normalize.add_argument("--method", choices=("two_pass", "welford"), help="how the statistics are taken")
     normalize.add_argument(
-        "--dtype", choices=DTYPES, help="compute and write as this type (default: that of IN; integers need one)"
+        "--dtype", choices=NATIVE, help="compute and write as this type (default: that of IN; integers need one)"
     )
     normalize.add_argument("--overwrite", action="store_true", help="replace OUT.npy if it is there")
 

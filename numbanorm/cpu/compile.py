@@ -32,7 +32,8 @@ def source_key() -> str | None:
     here = Path(__file__).parent
     spec = here.parent / "spec"
     try:
-        return digest_of(f"{numba.__version__} {llvmlite.__version__}", spec / "sources.py", spec / "tree.py", here)
+        seen = (spec / f"{name}.py" for name in ("dtypes", "sources", "tree"))  # by kernels
+        return digest_of(f"{numba.__version__} {llvmlite.__version__}", *seen, here)
     except OSError:  # in a zip file, or a program that was frozen
         return None
 

@@ -116,7 +116,8 @@ def compiler_key() -> list[str]:
 def source_key() -> str:
     """Digest of every source file of the kernels, and of the compiler's versions."""
     here = Path(__file__).parent
-    return digest_of("\0".join(compiler_key()), here.parent / "spec" / "tree.py", here)
+    spec = here.parent / "spec"
+    return digest_of("\0".join(compiler_key()), spec / "dtypes.py", spec / "tree.py", here)
 
 
 def cache_file(kernel: Kernel, kinds: tuple[str, ...], capability: tuple[int, int]) -> Path | None:

@@ -14,6 +14,7 @@ from .. import gradients as backward
 from ..backends import dispatch
 from ..spec import checks
 from ..spec.checks import Array
+from ..spec.dtypes import FLOATS
 from ..spec.shown import shown
 
 # every array that a layer may have, in the order of torch's state_dict, and what fills it at first
@@ -249,7 +250,7 @@ def float_type(dtype: DTypeLike | None) -> np.dtype[Any]:
     except TypeError:
         kind = np.dtype(object)
     if not checks.is_float(kind):
-        raise TypeError(f"dtype must be one of {', '.join(checks.FLOATS)}: got {shown(dtype)}; write np.float32")
+        raise TypeError(f"dtype must be one of {', '.join(FLOATS)}: got {shown(dtype)}; write np.float32")
     return kind
 
 

@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy as np
 
+from .dtypes import DTYPES, FLOATS, NATIVE
 from .shown import shown
 
 Array = np.ndarray[Any, Any]
 
-FLOATS = ("float16", "bfloat16", "float32", "float64")
 WORK: Any = 10000  # steps to spend on whether two strided views overlap
-KNOWN = {np.dtype(name) for name in FLOATS if name != "bfloat16"}  # bfloat16 joins when the first one is seen
+KNOWN = {np.dtype(name) for name in NATIVE}  # the others join when the first one is seen
 
 
 def is_float(dtype: np.dtype[Any]) -> bool:
-    """Whether a native dtype is one of `FLOATS`; ml_dtypes need not be installed to ask."""
+    """Whether a native dtype is one of `DTYPES`; ml_dtypes need not be installed to ask."""
     if dtype in KNOWN:
         return True
-    if dtype.name == "bfloat16" and dtype.isnative:
+    if dtype.name in DTYPES and dtype.isnative:
         KNOWN.add(dtype)
         return True
     return False

@@ -414,7 +414,7 @@ def test_key_changes_with(change: str, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(compiler, "__file__", str(folder / "compile.py"))
     assert compiler.source_key() == key
     if change == "a comment":
-        for path in [*folder.rglob("*.py"), tmp_path / "spec" / "tree.py", tmp_path / "spec" / "sources.py"]:
+        for path in [*folder.rglob("*.py"), *(tmp_path / "spec" / f"{name}.py" for name in ("dtypes", "sources", "tree"))]:
             before = path.read_text()
             path.write_text(before + "# changed\n")
             assert compiler.source_key() != key, path
@@ -429,8 +429,8 @@ def test_key_changes_with(change: str, tmp_path: Path, monkeypatch: pytest.Monke
         assert compiler.source_key() != key
 
 
-# what kernels see lies in their folder, or is the tree or a source; all else that is imported there is Python's business alone
-OUTSIDE = {"spec.tree", "spec.sources", "spec.call", "spec.plan", "runtime.cache", "runtime.uninterrupted"}
+# what kernels see lies in their folder or one of the first three; all else that is imported there is Python's business alone
+OUTSIDE = {"spec.dtypes", "spec.sources", "spec.tree", "spec.call", "spec.plan", "runtime.cache", "runtime.uninterrupted"}
 
 
 @pytest.mark.parametrize("part", ["cpu", "cuda"])
@@ -443,7 +443,7 @@ def test_key_knows_all_that_kernels_see(part: str) -> None:
                 base = ".".join([*inside[: -node.level], *filter(None, [node.module])])
                 names = [f"{base}.{alias.name}" for alias in node.names]
                 outside |= {".".join(n.split(".")[1:3]) for n in names if not n.startswith(f"numbanorm.{part}.")}
-    assert "spec.tree" in outside
+    assert {"spec.tree", "spec.dtypes"} <= outside
     assert outside <= OUTSIDE | ({"spec.checks", "spec.shown", "pairs.rescued"} if part == "cuda" else set())  # for Python too
 
 

@@ -29,6 +29,7 @@ from numba.core.dispatcher import Dispatcher
 
 import numbanorm
 from numbanorm import precompile
+from numbanorm.spec import dtypes
 
 NAMES = [function.__name__ for function in precompile.FUNCTIONS]
 KERNELS = {"runs", "columns", "rows_backward", "columns_backward", "runs_backward"}
@@ -51,7 +52,7 @@ GIVEN = {"batch_norm": "training", "instance_norm": "use_input_stats"}
 # (n, m, C, t): elements that share a weight in short runs and long, one and many; enough of them for threads, and not
 SIZES = [s for s in product((1, 40), (1, 2), (1, 6, 256, 4096), (1, 15, 16, 127, 128)) if np.prod(s) <= 1 << 17]
 BOTH = (True, False)
-DTYPES = ["float32", "float64", "float16", *(["bfloat16"] if find_spec("ml_dtypes") else [])]
+DTYPES = [name for name, dtype in dtypes.DTYPES.items() if dtype.native or find_spec("ml_dtypes")]
 
 
 def compiled() -> dict[str, int]:
@@ -179,7 +180,7 @@ def test_one_function(name: str, told: dict[tuple[str, ...], Any]) -> None:
     assert set(one["used"][name]) == {f"{family}, {threads}" for family in named for threads in (1, 2)}
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("dtype", list(dtypes.DTYPES))
 def test_all_functions(dtype: str, told: dict[tuple[str, ...], Any]) -> None:
     """Which is every kernel family, once."""
     if dtype not in DTYPES:

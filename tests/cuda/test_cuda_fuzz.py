@@ -26,10 +26,11 @@ from numbanorm.cuda.arith import tiles
 from numbanorm.cuda.arith.arithmetic import PAIRS
 from numbanorm.cuda.schedule import plans as schedule
 from numbanorm.cuda.schedule.steps import Call, Part, Schedule, Step, parameters_of
+from numbanorm.spec.dtypes import DTYPES
 from numbanorm.spec.plan import Plan, trailing
 from numbanorm.spec.tree import block_rows
 
-TYPES = ("float32", "float64", "float16", "bfloat16")
+TYPES = tuple(DTYPES)
 LARGEST = 2**33  # elements: of 2 bytes they are 16 GB
 # a launch has at most 2**31 - 1 blocks, and some kernels take one for each group, or for each weight
 MOST_UNITS = 2**30

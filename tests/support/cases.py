@@ -11,18 +11,19 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
-import ml_dtypes
+import ml_dtypes  # noqa: F401  # which tells NumPy of bfloat16
 import numpy as np
 import oracle
 import pytest
 from numpy.typing import NDArray
 
 import numbanorm
+from numbanorm.spec import dtypes
 
 Array = NDArray[Any]
 
 METHODS = ("two_pass", "welford")
-DTYPES = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
+DTYPES = tuple(np.dtype(name) for name in dtypes.DTYPES)
 FLOAT32 = DTYPES[0]
 
 needs_long_double = pytest.mark.skipif(

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 import numbanorm
 from numbanorm.backends import dispatch, host
+from numbanorm.spec.dtypes import DTYPES
 
 if find_spec("numba_cuda") is None:  # the package imports it; what is tested with these arrays does not
     package = sys.modules["numbanorm.cuda"] = ModuleType("numbanorm.cuda")
@@ -161,7 +162,7 @@ def torch() -> Any:
         """The first argument must be a tensor."""
         return lambda first, *rest: first.view(np.asarray(function(*map(first.values, (first, *rest)))))
 
-    names = {name: name for name in ("float16", "bfloat16", "float32", "float64", "int64")}
+    names = {name: name for name in (*DTYPES, "int64")}
     return SimpleNamespace(
         Tensor=Tensor,
         strided="strided",

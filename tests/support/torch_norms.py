@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import cases
 import ml_dtypes
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ theirs: Any = torch.nn.functional
 
 Array = NDArray[Any]
 
-DTYPES = {"float32": np.float32, "float64": np.float64, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+DTYPES = {dtype.name: dtype for dtype in cases.DTYPES}
 every_dtype = pytest.mark.parametrize("dtype", list(DTYPES))
 # torch adds float32 in float32, and float64 in float64 with roundings of its own: some units at sums of some tens
 CLOSE: dict[str, Any] = {"float32": {"rtol": 1e-4, "atol": 1e-4}, "float64": {"rtol": 1e-12, "atol": 1e-12}}
@@ -96,7 +97,7 @@ def same(a: Any, b: Any) -> bool:
 
 def arguments(norm: Norm, dtype: str, rng: np.random.Generator, shape: tuple[int, ...] = SHAPE) -> tuple[Array, list[Array]]:
     """dy; x, weight, bias, running mean and variance: the parameters of half types are float32, as they usually are."""
-    kind = np.float32 if np.dtype(DTYPES[dtype]).itemsize == 2 else DTYPES[dtype]
+    kind = cases.FLOAT32 if DTYPES[dtype].itemsize == 2 else DTYPES[dtype]
     dy, x = rng.normal(size=shape).astype(DTYPES[dtype]), rng.normal(1.5, 2.0, shape).astype(DTYPES[dtype])
     p = shape[slice(*norm.parameters)]
     draws = rng.uniform(0.5, 2, p), rng.normal(size=p), rng.normal(size=p), rng.uniform(0.5, 2, p)

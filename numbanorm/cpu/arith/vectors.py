@@ -18,12 +18,13 @@ from llvmlite import ir
 from numba.core import cgutils
 from numba.core.registry import cpu_target
 
+from ...spec.dtypes import DTYPES
 from ..compile import intrinsic, types
 
 LANES = 16
 
 #: dtype name -> the dtype under which the kernels see the same bytes
-STORAGE = {"float32": "float32", "float64": "float64", "float16": "uint16", "bfloat16": "int16"}
+STORAGE = {name: dtype.stored for name, dtype in DTYPES.items()}
 
 F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 I1, I8, I16, I32, I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))

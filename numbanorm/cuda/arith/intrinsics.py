@@ -21,6 +21,8 @@ from numba.core import types as core_types
 from numba.cuda import cgutils
 from numba.cuda.extending import intrinsic as cuda_intrinsic
 
+from ...spec.dtypes import DTYPES
+
 # Numba's own annotations do not know what its decorators return, nor which types there are
 intrinsic: Any = cuda_intrinsic
 types: Any = core_types
@@ -30,13 +32,8 @@ F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 I16, I32, I64 = (ir.IntType(n) for n in (16, 32, 64))
 MEMORY = {types.float32: F32, types.float64: F64, types.uint16: I16, types.int16: I16, types.int64: I64}
 #: dtype name -> the pointer type of its arrays
-POINTERS = {
-    "float32": types.CPointer(types.float32),
-    "float64": types.CPointer(types.float64),
-    "float16": types.CPointer(types.uint16),
-    "bfloat16": types.CPointer(types.int16),
-    "int64": types.CPointer(types.int64),
-}
+POINTERS = {name: types.CPointer(getattr(types, dtype.stored)) for name, dtype in DTYPES.items()}
+POINTERS["int64"] = types.CPointer(types.int64)
 
 
 def device(function: Any) -> Any:

@@ -10,9 +10,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from ...spec.dtypes import NATIVE
+
 Shape: TypeAlias = tuple[int, ...]
 
-DTYPES: dict[str, Any] = {name: np.dtype(name) for name in ("float16", "float32", "float64", "int64")}
+DTYPES: dict[str, Any] = {name: np.dtype(name) for name in (*NATIVE, "int64")}
 
 
 class Named:

@@ -15,6 +15,7 @@ import numpy as np
 from ...pairs import rescued
 from ...spec import checks
 from ...spec.call import Call
+from ...spec.dtypes import DTYPES
 from ...spec.plan import Plan
 from .described import DeviceArray, Kind, name_of, placed
 from .libraries import NUMPY, not_contiguous
@@ -84,7 +85,7 @@ class Device:
         if self.kind is NUMPY:
             value = checks.array(name, value)
         a = self.take(name, value)
-        if name_of(a.dtype) not in checks.FLOATS or not getattr(a.dtype, "isnative", True):
+        if name_of(a.dtype) not in DTYPES or not getattr(a.dtype, "isnative", True):
             raise TypeError(checks.not_float(name, a.dtype, self.kind.to_float.format(name)))
         return a
 

@@ -12,10 +12,12 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from ...backends import dispatch
+from ...spec import checks
+from ...spec.dtypes import DTYPES
 from .convert import register
 from .operators import call, no_tangent, normalize
 
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+TORCH_FLOATS = {getattr(torch, name) for name in DTYPES}
 
 
 def layer_norm(
@@ -322,8 +324,8 @@ def _check(**tensors: Any) -> None:
             )
         if t.layout != torch.strided:
             raise TypeError(f"{name} must be dense: got {t.layout}; write {name}.to_dense()")
-        if t.dtype not in FLOATS:
-            raise TypeError(f"{name} must hold float16, bfloat16, float32 or float64: got {t.dtype}; write {name}.float()")
+        if t.dtype not in TORCH_FLOATS:
+            raise TypeError(checks.not_float(name, t.dtype, f"{name}.float()"))
         no_tangent(name, t)
     weight, bias = tensors["weight"], tensors["bias"]
     if weight is not None and bias is not None and weight.dtype != bias.dtype:
