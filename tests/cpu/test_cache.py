@@ -429,7 +429,7 @@ def test_key_changes_with(change: str, tmp_path: Path, monkeypatch: pytest.Monke
         assert compiler.source_key() != key
 
 
-# what kernels see lies in their folder, or is the tree or the table of dtypes; all else that is imported there is Python's business alone
+# what kernels see lies in their folder, or is the tree or the table of dtypes; all else that is imported is for Python alone
 OUTSIDE = {"spec.tree", "spec.dtypes", "spec.plan", "runtime.cache", "runtime.uninterrupted"}
 
 
