@@ -42,11 +42,6 @@ def stats_of(case: Case, a: cases.Arguments, method: str = METHODS[0]) -> Stats:
     return call(case, a, method=method, return_stats=True)[1]
 
 
-def number_of(case: Case) -> int:
-    """Gradients that the norm has."""
-    return 2 if case.norm == "rms" else 3
-
-
 @every_dtype
 @every_case
 def test_is_its_definition(case: Case, dtype: np.dtype[Any]) -> None:
@@ -56,7 +51,7 @@ def test_is_its_definition(case: Case, dtype: np.dtype[Any]) -> None:
         dx, *sums = call_backward(case, a, dy, stats_of(case, a, method))
         assert (dx.shape, dx.dtype) == (case.shape, dtype)
         assert dx.flags.c_contiguous
-        assert [(s.shape, s.dtype) for s in sums] == [(case.parameter_shape, kind)] * (number_of(case) - 1)
+        assert [(s.shape, s.dtype) for s in sums] == [(case.parameter_shape, kind)] * (case.gradients - 1)
         check_gradients((dx, *sums), cases.true_gradients(case, dtype))
 
 
@@ -67,7 +62,7 @@ def test_each_gradient_for_itself(case: Case, dtype: np.dtype[Any]) -> None:
     a, dy = cases.arguments(case, dtype), cases.upstream(case, dtype)
     stats = stats_of(case, a)
     everything = call_backward(case, a, dy, stats)
-    for needs in product((False, True), repeat=number_of(case)):
+    for needs in product((False, True), repeat=case.gradients):
         found = call_backward(case, a, dy, stats, needs=needs)
         assert len(found) == len(needs)
         for got, expected, needed in zip(found, everything, needs, strict=True):
@@ -82,7 +77,7 @@ def test_signs_of_zeros(case: Case) -> None:
     stats = stats_of(case, a)
     everything = call_backward(case, a, dy, stats)
     assert case.training or (everything[0] == 0).any()
-    for needs in product((False, True), repeat=number_of(case)):
+    for needs in product((False, True), repeat=case.gradients):
         found = call_backward(case, a, dy, stats, needs=needs)
         for got, expected in zip(found, everything, strict=True):
             assert got is None or got.tobytes() == expected.tobytes(), needs

@@ -158,7 +158,7 @@ SHAPES = [case for n in (49, 1000, 40000) for case in groups_of(n)]
 
 def touched(case: Case, elements: Array) -> Array:
     """Mask of the parameters that some of the elements share."""
-    if case.norm in ("layer", "rms"):
+    if case.rows:
         return elements.any(axis=0)
     return np.moveaxis(elements, case.channel_axis, 0).reshape(case.parameter_shape[0], -1).any(axis=1)
 

@@ -11,20 +11,11 @@ from cases import DTYPES, METHODS, Case, call, call_backward
 from numpy.typing import NDArray
 
 from numbanorm import reference
-from numbanorm.spec import plan
 
 Array = NDArray[Any]
 
 # the reference makes an array for each operation: the largest cases take it seconds
 TABLE = [case for case in cases.TABLE if np.prod(case.shape) <= 1 << 17]
-
-
-def planned(case: Case) -> plan.Plan:
-    if case.norm in ("layer", "rms"):
-        return plan.trailing(case.shape, case.parameter_shape)
-    if case.norm == "group":
-        return plan.group(case.shape, case.groups, case.channel_axis)
-    return (plan.instance if case.norm == "instance" else plan.batch)(case.shape, case.channel_axis)
 
 
 def same(found: Any, expected: Array, what: str) -> None:
@@ -36,7 +27,7 @@ def same(found: Any, expected: Array, what: str) -> None:
 
 @pytest.mark.parametrize("case", TABLE, ids=lambda c: c.name)
 def test_forward_and_backward(case: Case) -> None:
-    p, center = planned(case), case.norm != "rms"
+    p, center = case.its.planned(case.shape, case.told, case.channel_axis), case.its.center
     for dtype in DTYPES:
         a, dy = cases.arguments(case, dtype), cases.upstream(case, dtype)
         eps = 1e-5 if center else cases.rms_eps(dtype)

@@ -6,7 +6,7 @@ The sizes sit on both sides of every number that steers a kernel: a vector of 16
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 import numbanorm
 from numbanorm.spec import dtypes
+from numbanorm.spec.norms import NORMS, Norm
 
 Array = NDArray[Any]
 
@@ -47,7 +48,7 @@ class Case:
     @property
     def name(self) -> str:
         size = "x".join(map(str, self.shape))
-        extra = {"layer": f"last{self.dims}", "rms": f"last{self.dims}"}.get(self.norm, f"axis{self.channel_axis}")
+        extra = f"last{self.dims}" if self.rows else f"axis{self.channel_axis}"
         extra += f"-{self.groups}groups" if self.norm == "group" else ""
         return f"{self.norm}-{size}-{extra}" + ("" if self.training else "-given") + ("" if self.affine else "-plain")
 
@@ -56,8 +57,32 @@ class Case:
         return int(np.prod(self.shape))
 
     @property
+    def its(self) -> Norm:
+        return NORMS[f"{self.norm}_norm"]
+
+    @property
+    def rows(self) -> bool:
+        """Whether the last axes share a mean, and no axis is one of channels."""
+        return not self.its.channels
+
+    @property
+    def gradients(self) -> int:
+        """How many there are."""
+        return 1 + len(self.its.parameters)
+
+    @property
+    def told(self) -> tuple[int, ...]:
+        """What `its.sized` says."""
+        return self.parameter_shape if self.rows else (self.groups,)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments of the norm and of its backward function that are no arrays, by name."""
+        return self.its.options(self.told, self.training, self.channel_axis)
+
+    @property
     def parameter_shape(self) -> tuple[int, ...]:
-        if self.norm in ("layer", "rms"):
+        if self.rows:
             return self.shape[len(self.shape) - self.dims :]
         return (self.shape[self.channel_axis],)
 
@@ -156,7 +181,7 @@ def arguments(case: Case, dtype: np.dtype[Any]) -> Arguments:
     kind = FLOAT32 if dtype.itemsize == 2 else dtype
     affine, shape = case.affine, case.parameter_shape
     weight = (rng.choice([-1.0, 1.0], shape) * rng.uniform(0.5, 2.0, shape)).astype(kind) if affine else None
-    bias = rng.uniform(-1.0, 1.0, shape).astype(kind) if affine and case.norm != "rms" else None
+    bias = rng.uniform(-1.0, 1.0, shape).astype(kind) if affine and case.its.center else None
     if case.training:
         return Arguments(x, weight, bias)
     mean = rng.normal(1.5, 1.0, shape).astype(kind)
@@ -208,7 +233,7 @@ def with_zeros(case: Case, dtype: np.dtype[Any]) -> tuple[Arguments, Array]:
 
 def groups_of(case: Case, x: Array) -> list[Array]:
     """Views of what shares a mean."""
-    if case.norm in ("layer", "rms"):
+    if case.rows:
         return list(x.reshape(-1, int(np.prod(case.parameter_shape))))
     channels = np.moveaxis(x, case.channel_axis, 0)
     if case.norm == "batch":
@@ -267,36 +292,17 @@ def rms_eps(dtype: np.dtype[Any]) -> float:
 
 def norm_of(case: Case, a: Arguments, **options: Any) -> partial[Any]:
     """The package's function for the case, and its arguments; `options` are eps, method, out, return_stats ..."""
-    if case.norm == "layer":
-        return partial(numbanorm.layer_norm, a.x, case.parameter_shape, a.weight, a.bias, **options)
-    if case.norm == "rms":
-        return partial(numbanorm.rms_norm, a.x, case.parameter_shape, a.weight, **options)
-    axis = case.channel_axis
-    if case.norm == "group":
-        return partial(numbanorm.group_norm, a.x, case.groups, a.weight, a.bias, channel_axis=axis, **options)
-    if case.norm == "instance":
-        options["use_input_stats"] = case.training
-        norm: Callable[..., Any] = numbanorm.instance_norm
-    else:
-        options["training"] = case.training
-        norm = numbanorm.batch_norm
-    return partial(norm, a.x, a.running_mean, a.running_var, a.weight, a.bias, channel_axis=axis, **options)
+    names = (*(("running_mean", "running_var") if case.its.own else ()), *case.its.parameters)
+    arrays = {name: getattr(a, name) for name in names}
+    return partial(getattr(numbanorm, f"{case.norm}_norm"), a.x, **case.options, **arrays, **options)
 
 
 def gradient_of(case: Case, a: Arguments, dy: Array, stats: Any, **options: Any) -> partial[Any]:
     """The backward function of `norm_of`, likewise; `options` are needs (of three; RMS norm is told two), out, backend."""
-    if case.norm == "rms":
-        if "needs" in options:
-            options["needs"] = options["needs"][:2]
-        return partial(numbanorm.rms_norm_backward, dy, a.x, case.parameter_shape, stats, a.weight, **options)
-    if case.norm == "layer":
-        return partial(numbanorm.layer_norm_backward, dy, a.x, case.parameter_shape, stats, a.weight, **options)
-    options["channel_axis"] = case.channel_axis
-    if case.norm == "group":
-        return partial(numbanorm.group_norm_backward, dy, a.x, case.groups, stats, a.weight, **options)
-    if case.norm == "instance":
-        return partial(numbanorm.instance_norm_backward, dy, a.x, stats, a.weight, use_input_stats=case.training, **options)
-    return partial(numbanorm.batch_norm_backward, dy, a.x, stats, a.weight, training=case.training, **options)
+    if "needs" in options:
+        options["needs"] = options["needs"][: case.gradients]
+    function = getattr(numbanorm, f"{case.norm}_norm_backward")
+    return partial(function, dy, a.x, stats=stats, weight=a.weight, **case.options, **options)
 
 
 def call(case: Case, a: Arguments, **options: Any) -> Any:

@@ -66,7 +66,7 @@ def groups_of(n: int) -> Iterator[Case]:
 def members(case: Case) -> Array:
     """Mask of the elements that share the second statistic of the last sample."""
     mask = np.zeros(case.shape, bool)
-    if case.norm in ("layer", "rms"):
+    if case.rows:
         mask[1] = True
         return mask
     per_group = case.shape[case.channel_axis] // case.groups if case.norm == "group" else 1

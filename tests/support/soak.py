@@ -89,7 +89,7 @@ def resized(case: Case, rng: Rng) -> Case:
     if case.norm == "group":
         shape[axis] = case.groups * max(1, shape[axis] // case.groups)
     other = replace(case, shape=tuple(shape))
-    if case.norm in ("layer", "rms"):
+    if case.rows:
         return other
     apart = {"batch": shape[axis], "instance": shape[axis] * shape[0], "group": case.groups}[case.norm]
     return case if other.size == apart else other
@@ -121,7 +121,7 @@ def arguments(case: Case, dtype: np.dtype[Any], rng: Rng) -> Arguments:
             made[name] = None
     if case.norm not in ("batch", "instance") or (case.training and rng.random() < 0.5):
         made |= {"running_mean": None, "running_var": None}
-    return Arguments(**(made | ({"bias": None} if case.norm == "rms" else {})))
+    return Arguments(**(made | ({} if case.its.center else {"bias": None})))
 
 
 def chosen(case: Case, a: Arguments, rng: Rng) -> dict[str, Any]:
