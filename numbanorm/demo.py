@@ -149,7 +149,7 @@ def measure(norm: Norm, x: Array) -> Result:
 
 
 def difference(y: Array, exact: Array) -> Difference:
-    """How far `y` is from `exact`: in units of its last place, and absolutely."""
+    """Distance of `y` from `exact`: in units of its last place, and absolutely."""
     error = np.abs(y - exact)
     ulp = np.spacing(np.maximum(np.abs(exact), 1).astype(np.float32))
     return Difference(float((error / ulp).max()), float(error.max()))

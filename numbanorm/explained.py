@@ -1,4 +1,4 @@
-"""`explain`: what a call would run, and why."""
+"""`explain`: the kernels that a call would run, and why."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def of_gradients(name: str, a: dict[str, Any]) -> backward.Asked:
 
 
 def which_of(row: Norm, a: dict[str, Any]) -> Which:
-    """What says which elements share a mean."""
+    """Arguments that say which elements share a mean."""
     if row.sized == "normalized_shape":
         return plan.as_shape(row.sized, a[row.sized]), 0
     size = (plan.as_int(row.sized, a[row.sized]),) if row.sized else ()

@@ -18,7 +18,7 @@ HALF = 2.0**27 + 1.0  # splits a float64 into two of 26 bits (T. J. Dekker, 1971
 
 
 def library(*arrays: Any) -> Any:
-    """Where the functions are: torch if one is a tensor, else NumPy."""
+    """Library of the functions: torch if one is a tensor, else NumPy."""
     torch = sys.modules.get("torch")
     return torch if torch is not None and any(isinstance(a, torch.Tensor) for a in arrays) else np
 

@@ -1,4 +1,4 @@
-"""Which backend computes: the one where the arrays live. No fallback, no global state.
+"""Choice of the backend: the one where the arrays live. No fallback, no global state.
 
 Every call has an array space (see `protocol`), chosen once, from x and `backend`: the module `host` for NumPy arrays, a
 `cuda.arrays.space.Device` for arrays on a device and for those that backend="cuda" carries there.
@@ -52,7 +52,7 @@ def why_no_cuda() -> str | None:
 
 
 def space(x: Any, wanted: Any, computes: bool = True) -> Space:
-    """Where x lives, or is to be carried, if a `backend` argument says so; to explain a call, no GPU must be there."""
+    """The array space where x lives, or to which it is carried, if a `backend` argument says so; to explain a call, no GPU must be there."""
     if wanted is None and type(x) is np.ndarray:
         return host
     if wanted is not None and not (isinstance(wanted, str) and wanted in ("cpu", "cuda")):

@@ -56,7 +56,7 @@ def ready(*arrays: Array | None) -> tuple[Array | None, ...]:
 
 
 def target(out: Array, *sources: Array) -> Array | None:
-    """Where kernels write what goes to `out`: the source that it is, `out`, or None if they cannot write there."""
+    """Memory for what goes to `out`: the source that it is, `out`, or None if kernels cannot write there."""
     if not out.flags.carray:
         return None
     for source in sources:

@@ -1,4 +1,4 @@
-"""What functions ask of an array space, and an array space of its backend.
+"""Protocols of the seam: of an array space, which functions use, and of a backend, which an array space has.
 
 An array space has the arrays of a call: it checks, makes and copies them. The module `host` is the one of NumPy's arrays, and
 `cuda.arrays.space.Device` that of arrays on a device, an object for each call. A backend is a module over calls and contiguous
@@ -83,7 +83,7 @@ class Space(Protocol):
         """`out` can hold what x can, and shares memory with none of the others but those that it may be."""
 
     def apart(self, updated: Named, others: Named, /) -> None:
-        """What is updated shares memory with nothing else."""
+        """Raise if what is updated shares memory with anything else."""
 
     def shares(self, a: Any, x: Any, /) -> bool:
         """Whether two arrays overlap."""
@@ -101,7 +101,7 @@ class Space(Protocol):
         """x with its axes in this order."""
 
     def target(self, out: Any, *sources: Any) -> Any:
-        """Where kernels write what goes to `out`: the source that it is, `out`, or None if they cannot write there."""
+        """Memory for what goes to `out`: the source that it is, `out`, or None if kernels cannot write there."""
 
     def empty_like(self, x: Any, /) -> Any:
         """Contiguous memory for a result like x."""

@@ -201,7 +201,7 @@ def scale(cases: list[Case], rounds: int, threads: int, members: list[Contender]
 
 
 class Progress:
-    """How far, what next and how long still, on one line of a terminal; silent elsewhere."""
+    """Progress on one line of a terminal; silent elsewhere."""
 
     def __init__(self, total: int, stream: TextIO = sys.stderr) -> None:
         self.total, self.done, self.stream, self.start = total, 0, stream, time.monotonic()

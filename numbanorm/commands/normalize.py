@@ -226,7 +226,7 @@ def _batch_norm(
 
 
 def _independent_axes(norm: str, ndim: int, arguments: dict[str, Any]) -> int:
-    """How many leading axes may be cut without touching the result."""
+    """Number of leading axes that may be cut without touching the result."""
     if norm in ("layer", "rms"):
         return ndim - len(arguments["normalized_shape"])
     return 0 if arguments.get("channel_axis", 1) % ndim == 0 else 1

@@ -1,4 +1,4 @@
-"""What can be typed: the commands of the command line and their options.
+"""The commands of the command line and their options.
 
 Whatever a user can get wrong ends in one line on stderr and exit status 2.
 """

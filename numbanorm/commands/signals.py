@@ -1,4 +1,4 @@
-"""What ends the command line: Ctrl-C, SIGTERM and SIGHUP, and a reader of its output that has gone."""
+"""Ends of the command line: Ctrl-C, SIGTERM and SIGHUP, and a reader of its output that has gone."""
 
 from __future__ import annotations
 

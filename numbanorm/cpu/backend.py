@@ -76,7 +76,7 @@ def prepared(call: Call, threads: int) -> tuple[Any, Program]:
 
 
 def ready(call: Call) -> tuple[Any, Program]:
-    """What was prepared, for a call that begins now: in one thread while other processes keep the cores busy."""
+    """Entry point and program for a call that begins now: in one thread while other processes keep the cores busy."""
     return prepared(call, 1 if call.plan.size < SERIAL or GUARD.waits() else GUARD.threads())
 
 

@@ -117,7 +117,7 @@ class Guard:
             self.layer = numba.threading_layer()
 
     def threads(self) -> int:
-        """How many the caller may use: fewer than Numba says where its layer would not live through them."""
+        """Threads that the caller may use: fewer than Numba says where its layer would not live through them."""
         if self.serial or sys.is_finalizing():  # then the pool is dead, and so is whoever has the lock
             return 1
         if not self.layer:

@@ -95,7 +95,7 @@ def versions(packages: tuple[str, ...]) -> list[str]:
 
 
 def of_toolkit(library: str) -> list[str]:
-    """Which file a library of a CUDA toolkit is, for toolkits' versions cannot be asked; nothing where there is none."""
+    """Key of the file that a library of a CUDA toolkit is, whose version cannot be asked; nothing where there is none."""
     from cuda.pathfinder import DynamicLibNotFoundError, load_nvidia_dynamic_lib
 
     try:
@@ -107,7 +107,7 @@ def of_toolkit(library: str) -> list[str]:
 
 
 def compiler_key() -> list[str]:
-    """What compiles: Python, whose bytecode decides the order of a kernel's operations, Numba, and NVIDIA's two libraries."""
+    """Versions of all that compiles: Python, whose bytecode decides the order of a kernel's operations, Numba, and NVIDIA's two libraries."""
     libraries = [versions(wheels) or of_toolkit(library) for library, wheels in LIBRARIES.items()]
     return [str(sys.implementation.cache_tag), *versions(PACKAGES), *chain.from_iterable(libraries)]
 
@@ -121,7 +121,7 @@ def source_key() -> str:
 
 
 def cache_file(kernel: Kernel, kinds: tuple[str, ...], capability: tuple[int, int]) -> Path | None:
-    """Where a cubin is kept; None when NUMBANORM_CACHE=0 switches the cache off."""
+    """File of a cubin; None when NUMBANORM_CACHE=0 switches the cache off."""
     folder = cache_folder()
     if folder is None:
         return None

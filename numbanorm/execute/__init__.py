@@ -1,1 +1,1 @@
-"""How a norm runs: arguments are checked, the call is looked up, and a backend's kernels are started."""
+"""Calls of norms: arguments are checked, the call is looked up, and a backend's kernels are started."""

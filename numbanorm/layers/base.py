@@ -255,7 +255,7 @@ def float_type(dtype: DTypeLike | None) -> np.dtype[Any]:
 
 
 def affine_parameters(affine: Any, bias: Any) -> dict[str, bool]:
-    """Which parameters there are."""
+    """Parameters by name, and whether there are such."""
     return {"weight": affine, "bias": checks.flag("bias", bias) and affine}
 
 

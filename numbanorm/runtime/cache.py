@@ -22,7 +22,7 @@ TOLD: list[str] = []  # what this process was warned of
 
 
 def cache_folder() -> Path | None:
-    """Where compiled kernels are kept; None if NUMBANORM_CACHE=0 switches the cache off, or this user has no folder for it."""
+    """Folder of compiled kernels; None if NUMBANORM_CACHE=0 switches the cache off, or this user has no folder for it."""
     if os.environ.get("NUMBANORM_CACHE") == "0":
         return None
     if numba.config.CACHE_DIR:

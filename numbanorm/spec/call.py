@@ -1,4 +1,4 @@
-"""What a call asks for, as one value: found by one look-up of what its arguments are like, and carried down to the kernels.
+"""A call as one value: found by one look-up of what its arguments are like, and carried down to the kernels.
 
 A schedule is made for a call once, and serves every call of the same value.
 """
@@ -63,7 +63,7 @@ class _Pair(NamedTuple):
 
 
 class Stats(_Pair):
-    """What a norm measured, in float64: the mean (None for RMS norm) and 1 / sqrt(variance + eps).
+    """Statistics of a norm, in float64: the mean (None for RMS norm) and 1 / sqrt(variance + eps).
 
     It remembers whether the call had a weight, so that a backward call that was not given one is told.
     """

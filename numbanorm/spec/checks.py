@@ -1,4 +1,4 @@
-"""What an argument must be. Every error states the rule, what came, and the remedy; nothing is changed before all hold."""
+"""Checks of arguments. Every error states the rule, what came, and the remedy; nothing is changed before all hold."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def not_float(name: str, dtype: Any, remedy: str) -> str:
 
 
 def device_library(x: Any) -> str | None:
-    """Whose array x is, if its memory is that of a CUDA device; no library is imported to ask."""
+    """Library that an array is of, if its memory is that of a CUDA device; no library is imported to ask."""
     if isinstance(x, np.ndarray):
         return None
     torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
@@ -239,7 +239,7 @@ def fits_statistic(name: str, a: Any, shape: tuple[int, ...]) -> None:
 
 
 def needs(value: Any, n: int) -> tuple[bool, ...]:
-    """Which of n gradients are wanted."""
+    """Flags of the n gradients that are wanted."""
     if not isinstance(value, (tuple, list)) or len(value) != n:
         names = ("dx", "dweight", "dbias")[:n]
         raise ValueError(f"needs must be {n} of True or False, for {', '.join(names)}: got {shown(value)}; write {(True,) * n}")
@@ -309,7 +309,7 @@ def shares_memory(a: Array, b: Any) -> bool:
 
 
 def apart(updated: tuple[tuple[str, Any], ...], others: tuple[tuple[str, Any], ...], copy: str = "{}.copy()") -> None:
-    """What is updated in place shares memory with nothing else."""
+    """Raise if what is updated in place shares memory with anything else."""
     for k, (name, a) in enumerate(updated):
         if a is not None:
             for other_name, other in (*updated[k + 1 :], *others):

@@ -1,4 +1,4 @@
-"""How errors show what they got."""
+"""Values as errors show them."""
 
 from __future__ import annotations
 

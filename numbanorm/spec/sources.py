@@ -1,4 +1,4 @@
-"""Where the statistics of a call come from. Compiled code knows these numbers."""
+"""Sources of the statistics of a call. Compiled code knows these numbers."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ FLOOR = 2.0**-1000  # a scaled eps is no less: it matters only where all element
 
 
 def block_rows(rows: int) -> int:
-    """How many rows are added in order before pairs begin: fewer when there are few, so that they can be shared out."""
+    """Rows that are added in order before pairs begin: fewer when there are few, so that they can be shared out."""
     if rows >= 4096:
         return 32
     return 16 if rows >= 2048 else 8
@@ -45,7 +45,7 @@ def by_columns(plan: Plan) -> bool:
 
 
 def gradient_family(plan: Plan) -> str:
-    """Where the elements lie that share a weight: "columns", "rows" or "runs"."""
+    """Place of the elements that share a weight: "columns", "rows" or "runs"."""
     if plan.M > 1 and (plan.K * plan.T < SHORT or plan.T < LEAST_RUN):
         return "columns"
     return "rows" if plan.T < LEAST_RUN else "runs"

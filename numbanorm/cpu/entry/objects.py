@@ -100,7 +100,7 @@ def identities() -> list[int]:
 
 @device(inline=False)
 def code_of(a, ids):
-    """Which of `DTYPES` an array has, or -1; ids: what `identities` gave."""
+    """Number in `DTYPES` of an array's dtype, or -1; ids: what `identities` gave."""
     for k in range(4):
         if field(a, DESCR) == ids[1 + k]:
             return k

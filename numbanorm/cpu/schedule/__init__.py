@@ -1,1 +1,1 @@
-"""How the work of a call is cut for threads."""
+"""Schedules: the work of a call, cut for threads."""

@@ -1,4 +1,4 @@
-"""Which family computes gradients, and how the work is cut: as `forward`, for the kernels of gradients."""
+"""Schedules of gradients: their family, and the cut of the work; as `forward`, for the kernels of gradients."""
 
 from __future__ import annotations
 

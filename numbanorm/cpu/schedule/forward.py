@@ -1,4 +1,4 @@
-"""Which family works, how the work is cut, and how much work space it takes: integers only, and never a bit of the result."""
+"""Schedules: the family that works, the cut of the work, and the work space that it takes. Integers only, and never a bit of the result."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LEAST_STRIP = 256  # columns: 1 KiB of float32; shorter pieces of a row waste wh
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How a plan runs: the steps are (phase, flags, pieces to deal out, threads)."""
+    """A plan cut for threads: the steps are (phase, flags, pieces to deal out, threads)."""
 
     family: str
     steps: tuple[tuple[int, int, int, int], ...]
@@ -142,7 +142,7 @@ def rows_sharing_loads(columns: int, itemsize: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Strips:
-    """How columns are dealt out: strips of groups, each by one thread if `fused`, else cut into chunks of blocks of rows."""
+    """Columns dealt out: strips of groups, each by one thread if `fused`, else cut into chunks of blocks of rows."""
 
     most: int  # groups a strip
     fused: bool

@@ -171,7 +171,7 @@ class Device:
         return tuple([None if a is None else self.kind.contiguous(a) for a in arrays])
 
     def target(self, out: Any, *sources: DeviceArray) -> DeviceArray | None:
-        """Where kernels write what goes to `out`: the source that it is, `out`, or None if they cannot write there."""
+        """Memory for what goes to `out`: the source that it is, `out`, or None if kernels cannot write there."""
         a = self.seen["out"]
         if not a.contiguous:
             return None

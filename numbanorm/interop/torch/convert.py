@@ -121,7 +121,7 @@ def _nested(ours: Callable[..., Any], theirs: Callable[..., Any], module: Any, x
 
 
 def _path(module: Any, tracer: Any) -> str:
-    """Where torch.fx finds a module; empty if it is traced itself."""
+    """Path by which torch.fx finds a module; empty if it is traced itself."""
     return str(tracer.path_of_module(module)) if isinstance(tracer, torch.fx.Tracer) else ""
 
 
