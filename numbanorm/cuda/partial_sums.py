@@ -69,7 +69,8 @@ def merge(arithmetic: Arithmetic, by_columns: bool) -> Any:
     """Squares about the means of their own parts -> about the group's mean (Chan, Golub, LeVeque 1979), in place.
 
     moments: (2, n, parts), sums and squares. Parts of runs: `per` to a run, each of 256 elements but for the last. Parts of
-    columns: (samples, per, width), each of `size` rows but for the last.
+    columns: (samples, per, width), each of `size` rows but for the last; a row is `per_sample` columns, of `groups` groups of
+    so many `channels`, and may be folded.
     """
     zero = arithmetic.zero
 

@@ -172,7 +172,7 @@ def measure_columns(s: Schedule, plan: Plan, call: Call) -> None:
         s.add_each(
             partial_sums.merge, (s.arithmetic, True), n,
             moments=moments, mean="stats", n=n, per=chunks, size=g.tree_rows, length=g.rows,
-            per_sample=plan.G * length, groups=plan.G, channels=length, width=g.width,
+            **Owners(plan.G * length, plan.G, length)._asdict(), width=g.width,
         )  # fmt: skip
         squares = Part("work", moments.offset + n * s.arithmetic.parts)
         join_columns(s, plan, combine.SPREAD, "stats", squares, g, chunks)
@@ -184,9 +184,10 @@ def measure_columns(s: Schedule, plan: Plan, call: Call) -> None:
 
 def result_arrays(s: Schedule, units: int, x: str, y: str, scaling: bool) -> dict[str, Any]:
     """Arrays of kernels that write y from x; or, `scaling`, dx from dy with statistics that were given: of mean 0, no bias."""
-    rows_of = {} if scaling else {name: Part("stats", row * units) for name, row in STATISTICS.items()}
-    given = {"mean": None, "low": None, "rstd": "rstd"} if scaling else {}
-    return {"x": x, "y": y, "w": "w", "b": None if scaling or s.types["b"] is None else "b", **given, **rows_of}
+    stats: dict[str, Any] = {name: Part("stats", row * units) for name, row in STATISTICS.items()}
+    if scaling:
+        stats = {"mean": None, "low": None, "rstd": "rstd"}
+    return {"x": x, "y": y, "w": "w", "b": None if scaling or s.types["b"] is None else "b", **stats}
 
 
 def write_runs(s: Schedule, plan: Plan, call: Call, x: str, y: str, scaling: bool) -> None:
@@ -302,8 +303,7 @@ def settle(s: Schedule, plan: Plan, call: Call, totals: Part, channels: int, wei
     if call.given:
         return None
     units = plan.B * plan.G
-    table = Part("work", s.work)
-    s.work += s.arithmetic.table(units)
+    table = s.reserve(s.arithmetic.table(units))
     block, width = join_block(channels, 1)
     s.add(
         combine.settle, (s.arithmetic, call.center, weighted), units, block, combine.MOST,
@@ -378,8 +378,7 @@ def hold_rows(s: Schedule, plan: Plan, call: Call) -> Part:
     length, units, weighted = plan.K * plan.T, plan.B * plan.G, s.types["w"] is not None
     per, wide = slots_for(length), call.aligned and length % 4 == 0
     grid, block = row_shape(units, per)
-    table = Part("work", s.work)
-    s.work += s.arithmetic.table(units)
+    table = s.reserve(s.arithmetic.table(units))
     constants = (wide, s.arithmetic, call.center, sharing(wide, plan.T), weighted)
     s.add(
         rows.rows_backward, constants, grid, block, 8 * most_held(wide, s.arithmetic),

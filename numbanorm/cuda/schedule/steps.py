@@ -83,11 +83,15 @@ class Schedule:
         """The arithmetic for elements of x."""
         return arithmetic_of(self.types["x"])
 
-    def room(self, accumulators: int) -> Part:
-        """Work space."""
+    def reserve(self, size: int) -> Part:
+        """Work space of so many float64."""
         part = Part("work", self.work)
-        self.work += accumulators * self.arithmetic.parts
+        self.work += size
         return part
+
+    def room(self, accumulators: int) -> Part:
+        """Work space of so many accumulators."""
+        return self.reserve(accumulators * self.arithmetic.parts)
 
     def add(
         self, build: Callable[..., Any], constants: tuple[Any, ...], grid: int, block: int, most: int = 0, /, **named: Any
