@@ -52,7 +52,7 @@ def why_no_cuda() -> str | None:
 
 
 def space(x: Any, wanted: Any, computes: bool = True) -> Space:
-    """The array space where x lives, or to which it is carried, if a `backend` argument says so; to explain a call, no GPU must be there."""
+    """The array space where x lives, or to which `wanted` carries it; to explain a call, no GPU must be there."""
     if wanted is None and type(x) is np.ndarray:
         return host
     if wanted is not None and not (isinstance(wanted, str) and wanted in ("cpu", "cuda")):

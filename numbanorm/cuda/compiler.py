@@ -107,7 +107,7 @@ def of_toolkit(library: str) -> list[str]:
 
 
 def compiler_key() -> list[str]:
-    """Versions of all that compiles: Python, whose bytecode decides the order of a kernel's operations, Numba, and NVIDIA's two libraries."""
+    """Versions of what compiles: Python, whose bytecode decides the order of operations, Numba, and NVIDIA's two libraries."""
     libraries = [versions(wheels) or of_toolkit(library) for library, wheels in LIBRARIES.items()]
     return [str(sys.implementation.cache_tag), *versions(PACKAGES), *chain.from_iterable(libraries)]
 

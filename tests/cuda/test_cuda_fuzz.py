@@ -21,13 +21,17 @@ from hypothesis import strategies as st
 if rings.chosen() == "none":
     pytest.skip(rings.reason_to_skip() or "", allow_module_level=True)
 
+from launches import Asked
+
 from numbanorm.cuda import combine, partial_sums
 from numbanorm.cuda.arith import tiles
 from numbanorm.cuda.arith.arithmetic import PAIRS
 from numbanorm.cuda.schedule import plans as schedule
-from numbanorm.cuda.schedule.steps import Call, Part, Schedule, Step, parameters_of
+from numbanorm.cuda.schedule.steps import Part, Schedule, Step, parameters_of
+from numbanorm.spec.call import forward as look_up
 from numbanorm.spec.dtypes import DTYPES
-from numbanorm.spec.plan import Plan, trailing
+from numbanorm.spec.plan import Plan
+from numbanorm.spec.sources import OWN
 from numbanorm.spec.tree import block_rows
 
 TYPES = tuple(DTYPES)
@@ -55,7 +59,7 @@ def plans(draw: st.DrawFn, largest: int = LARGEST) -> Plan:
 
 
 @st.composite
-def calls(draw: st.DrawFn, backward: bool) -> Call:
+def calls(draw: st.DrawFn, backward: bool) -> Asked:
     x = draw(st.sampled_from(TYPES))
     weight, bias = (draw(st.sampled_from((None, *TYPES))) for _ in range(2))
     given_, center = draw(st.booleans()), draw(st.booleans())
@@ -64,7 +68,7 @@ def calls(draw: st.DrawFn, backward: bool) -> Call:
         types = {"x": x, "dy": x, "dx": x if write else None, "w": weight, "mean": "float64" if center else None,
                  "rstd": "float64", "grads": (weight or x) if parameters else None}  # fmt: skip
         aligned, in_place = draw(st.booleans()), write and draw(st.booleans())
-        return Call(tuple(types.items()), center, given_, aligned, in_place=in_place, write=write, parameters=parameters)
+        return Asked(types, center, given_, aligned, in_place=in_place, write=write, parameters=parameters)
     write = given_ or draw(st.booleans())
     if not write:
         weight = bias = None
@@ -76,7 +80,7 @@ def calls(draw: st.DrawFn, backward: bool) -> Call:
         **dict.fromkeys(("mean", "var"), TYPES[0] if given_ else None),
     }
     aligned, one_read, in_place = draw(st.booleans()), draw(st.booleans()), write and draw(st.booleans())
-    return Call(tuple(types.items()), center or given_, given_, aligned, one_read, in_place, write)
+    return Asked(types, center or given_, given_, aligned, one_read, in_place, write)
 
 
 # --- what each kernel reads and writes beside x, dy, y and dx: (argument, elements) ------------------------------------
@@ -216,7 +220,7 @@ def check_geometry(step: Step) -> None:
         assert (a.chunks - 1) * rows < a.rows <= a.chunks * rows
 
 
-def check(s: Schedule, plan: Plan, call: Call, backward: bool) -> None:
+def check(s: Schedule, plan: Plan, call: Asked, backward: bool) -> None:
     units, channels = plan.B * plan.G, plan.G * plan.K
     room = {"work": s.work, "stats": 4 * units, "grads": 2 * channels}
     assert 0 <= s.work < 2**60
@@ -235,26 +239,26 @@ def check(s: Schedule, plan: Plan, call: Call, backward: bool) -> None:
 
 @settings(max_examples=400, deadline=None)
 @given(plan=plans(), call=calls(backward=False))
-def test_forward(plan: Plan, call: Call) -> None:
-    check(schedule.forward(plan, call), plan, call, False)
+def test_forward(plan: Plan, call: Asked) -> None:
+    check(call.schedule(plan), plan, call, False)
 
 
 @settings(max_examples=400, deadline=None)
 @given(plan=plans(), call=calls(backward=True))
-def test_backward(plan: Plan, call: Call) -> None:
-    check(schedule.backward(plan, call), plan, call, True)
+def test_backward(plan: Plan, call: Asked) -> None:
+    check(call.schedule(plan), plan, call, True)
 
 
 @settings(max_examples=200, deadline=None)
 @given(plan=plans(largest=2**14), call=calls(backward=False))
-def test_small_forward(plan: Plan, call: Call) -> None:
-    check(schedule.forward(plan, call), plan, call, False)
+def test_small_forward(plan: Plan, call: Asked) -> None:
+    check(call.schedule(plan), plan, call, False)
 
 
 @settings(max_examples=200, deadline=None)
 @given(plan=plans(largest=2**14), call=calls(backward=True))
-def test_small_backward(plan: Plan, call: Call) -> None:
-    check(schedule.backward(plan, call), plan, call, True)
+def test_small_backward(plan: Plan, call: Asked) -> None:
+    check(call.schedule(plan), plan, call, True)
 
 
 LARGE = {
@@ -277,12 +281,12 @@ def test_larger_than_any_index_of_32_bits(name: str, aligned: bool, x: str) -> N
     forward_types = {"x": x, "y": x, "w": "float32", "b": "float32", "mean": None, "var": None}
     backward_types: dict[str, str | None] = {"x": x, "dy": x, "dx": x, "w": "float32", "mean": "float64", "rstd": "float64"}
     for one_read in (False, True):
-        call = Call(tuple(forward_types.items()), True, False, aligned, one_read)
-        check(schedule.forward(plan, call), plan, call, False)
+        call = Asked(forward_types, True, False, aligned, one_read)
+        check(call.schedule(plan), plan, call, False)
     few = plan.G * plan.K <= MOST_UNITS
     backward_types["grads"] = "float32" if few else None
-    call = Call(tuple(backward_types.items()), True, False, aligned, write=True, parameters=few)
-    check(schedule.backward(plan, call), plan, call, True)
+    call = Asked(backward_types, True, False, aligned, write=True, parameters=few)
+    check(call.schedule(plan), plan, call, True)
 
 
 def test_launches_name_the_arguments_of_their_kernel() -> None:
@@ -305,10 +309,11 @@ def test_every_kernel_has_names() -> None:
 
 
 def test_a_schedule_is_made_once() -> None:
-    """For all calls of a plan's sizes: it is looked up by what it depends on, and by nothing else."""
-    plan, twin = (trailing((4, 20), (20,)) for _ in range(2))
-    names, dtypes = ("x", "y", "w", "b"), (np.dtype("float32"), np.dtype("float32"), None, None)
-    first, second = (schedule.scheduled(schedule.forward, p, names, dtypes, True, False, True) for p in (plan, twin))
+    """For all calls that are alike: it is looked up by what it depends on, and by nothing else."""
+    x, which, dtypes = np.dtype("float32"), ((20,), 0), (*[np.dtype("float32")] * 2, None, None, None, None)
+    first, second = (look_up("layer_norm", (4, 20), x, which, OWN, "two_pass", (False, False), False) for _ in range(2))
+    assert first is second
+    first, second = (schedule.scheduled(call, dtypes, True) for call in (first, second))
     assert first is second
     assert first.steps
 

@@ -21,6 +21,7 @@ if numba.config.ENABLE_CUDASIM:
 
 importlib.import_module("numbanorm.cuda")  # first, for it imports numba.cuda as it must be where NumPy is newer
 
+from launches import Asked  # noqa: E402
 from numba import cuda  # noqa: E402
 from numba.cuda import dispatcher  # noqa: E402
 
@@ -29,7 +30,7 @@ from numbanorm.cuda.arith import intrinsics  # noqa: E402
 from numbanorm.cuda.arith.arithmetic import PAIRS, arithmetic_of  # noqa: E402
 from numbanorm.cuda.compiler import Kernel  # noqa: E402
 from numbanorm.cuda.schedule import plans as schedule  # noqa: E402
-from numbanorm.cuda.schedule.plans import Call, Schedule  # noqa: E402
+from numbanorm.cuda.schedule.steps import Schedule  # noqa: E402
 from numbanorm.spec import plan  # noqa: E402
 from numbanorm.spec.plan import Plan  # noqa: E402
 
@@ -60,13 +61,13 @@ def forward(
     """The schedule of a forward call; a norm without center has a weight and no bias."""
     bias, stat = x if center else None, "float64" if given else None
     types = {"x": x, "y": x, "w": x, "b": bias, "mean": stat, "var": stat}
-    return schedule.forward(p, Call(tuple(types.items()), center, given, True, one_read, in_place))
+    return Asked(types, center, given, True, one_read, in_place).schedule(p)
 
 
 def backward(p: Plan, x: str, center: bool = True, given: bool = False, parameters: bool = True) -> Schedule:
     mean = "float64" if center else None
     types = {"x": x, "dy": x, "dx": x, "w": x, "mean": mean, "rstd": "float64", "grads": x}
-    return schedule.backward(p, Call(tuple(types.items()), center, given, True, parameters=parameters))
+    return Asked(types, center, given, True, parameters=parameters).schedule(p)
 
 
 CALLS: dict[str, Callable[[Plan, str], Schedule]] = {

@@ -1,4 +1,4 @@
-"""Schedules: the family that works, the cut of the work, and the work space that it takes. Integers only, and never a bit of the result."""
+"""Schedules: the family that works, the cut of the work, and its work space. Integers only, and never a bit of the result."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from ...spec import call as spec
+from ...spec.call import Call
 from ...spec.plan import Plan
 from ...spec.tree import LEAST_RUN, TILE, block_rows, by_columns, fold_for, gradient_family
 from .. import combine, driver, partial_sums, rescale, rescale_gradients, running
@@ -17,7 +17,6 @@ from ..arrays.described import name_of
 from ..families import rows, runs
 from .steps import (
     SLOTS,
-    Call,
     Items,
     Owners,
     Part,
@@ -41,39 +40,37 @@ FEW = 64  # rows below which longer ones are cut up: a device has more than a hu
 
 
 @lru_cache(maxsize=4096)
-def scheduled(asked: spec.Call, dtypes: tuple[Any, ...], aligned: bool) -> Schedule:
+def scheduled(call: Call, dtypes: tuple[Any, ...], aligned: bool) -> Schedule:
     """Cached schedule for arrays of these dtypes; keyed by dtype, since dtype names cost 2 us."""
-    names = BACKWARD if asked.backward else FORWARD
-    types = tuple((n, None if d is None else name_of(d)) for n, d in zip(names, dtypes, strict=True))
-    flags = asked.one_read, asked.in_place, asked.write, asked.backward and asked.affine
-    call = Call(types, asked.center, asked.given, aligned, *flags)
-    return (backward if asked.backward else forward)(asked.plan, call)
+    names = BACKWARD if call.backward else FORWARD
+    types = {n: None if d is None else name_of(d) for n, d in zip(names, dtypes, strict=True)}
+    return (backward if call.backward else forward)(Schedule(types, aligned), call)
 
 
 # arrays of a forward and of a backward call
 FORWARD, BACKWARD = ("x", "y", "w", "b", "mean", "var"), ("x", "dy", "dx", "w", "mean", "rstd", "grads")
 
 
-def forward(plan: Plan, call: Call) -> Schedule:
+def forward(s: Schedule, call: Call) -> Schedule:
     """x -> statistics and y. Arrays: x, y, w, b, stats (4, units); mean and var if they are given."""
-    s = Schedule(dict(call.types))
+    plan = call.plan
     measured = not call.given
-    if measured and call.write and not call.one_read and held(plan, call, s.arithmetic):
-        rows_forward(s, plan, call)
-        normalize_again(s, plan, call)
+    if measured and call.write and not call.one_read and held(s, call):
+        rows_forward(s, call)
+        normalize_again(s, call)
         return s
-    units = plan.B * plan.G
+    units = plan.units
     columns = by_columns(plan) and (measured or plan.T < LEAST_RUN)
     if call.given:
         s.add_each(running.prepare, (), units, mean="mean", var="var", stats="stats", units=units, groups=plan.G, eps="eps")
     elif columns:
-        measure_columns(s, plan, call)
+        measure_columns(s, call)
     else:
-        measure_runs(s, plan, call)
+        measure_runs(s, call)
     if call.write:
-        (write_columns if columns else write_runs)(s, plan, call, "x", "y", False)
+        (write_columns if columns else write_runs)(s, call, "x", "y", False)
     if measured:
-        normalize_again(s, plan, call)
+        normalize_again(s, call)
     length = plan.K * plan.T
     how = "columns side by side" if columns else f"runs of {length} contiguous elements"
     s.reason = f"{how}, {plan.M} a group, {units} groups; sums of parts, then y: {len(s.steps)} launches"
@@ -85,11 +82,12 @@ def most_held(wide: bool, arithmetic: Arithmetic) -> int:
     return MOST_HELD // max(arithmetic.parts, 1 if wide else 2)
 
 
-def held(plan: Plan, call: Call, arithmetic: Arithmetic) -> bool:
+def held(s: Schedule, call: Call) -> bool:
     """Whether a block of threads holds a whole group in registers, and there are groups enough."""
+    plan = call.plan
     length = plan.K * plan.T
-    per, most = slots_for(length), most_held(call.aligned and length % 4 == 0, arithmetic)
-    return plan.M == 1 and per <= most and (plan.B * plan.G >= FEW or per <= SLOTS)
+    per, most = slots_for(length), most_held(s.aligned and length % 4 == 0, s.arithmetic)
+    return plan.M == 1 and per <= most and (plan.units >= FEW or per <= SLOTS)
 
 
 def row_shape(units: int, per: int) -> tuple[int, int]:
@@ -98,11 +96,12 @@ def row_shape(units: int, per: int) -> tuple[int, int]:
     return -(-units // (block // 8 // per)), block
 
 
-def normalize_again(s: Schedule, plan: Plan, call: Call) -> None:
+def normalize_again(s: Schedule, call: Call) -> None:
     """Groups of float64 that left its range."""
+    plan = call.plan
     if not s.arithmetic.rescales:
         return
-    length, units = plan.K * plan.T, plan.B * plan.G
+    length, units = plan.K * plan.T, plan.units
     weighted, biased = (call.write and s.types[name] is not None for name in ("w", "b"))
     constants = (call.center, call.one_read and call.center, by_columns(plan), weighted, biased, call.write)
     s.add(
@@ -114,10 +113,11 @@ def normalize_again(s: Schedule, plan: Plan, call: Call) -> None:
         s.elsewhere("y", plan.size)
 
 
-def rows_forward(s: Schedule, plan: Plan, call: Call) -> None:
+def rows_forward(s: Schedule, call: Call) -> None:
     """x -> statistics and y, a row in a block's registers."""
-    length, units = plan.K * plan.T, plan.B * plan.G
-    per, wide = slots_for(length), call.aligned and length % 4 == 0
+    plan = call.plan
+    length, units = plan.K * plan.T, plan.units
+    per, wide = slots_for(length), s.aligned and length % 4 == 0
     grid, block = row_shape(units, per)
     weighted, biased = s.types["w"] is not None, s.types["b"] is not None
     t = plan.T if weighted or biased else length
@@ -130,11 +130,12 @@ def rows_forward(s: Schedule, plan: Plan, call: Call) -> None:
     s.reason = f"{units} groups of {length} contiguous elements, each held in registers by {max(8 * per, 8)} threads"
 
 
-def measure_runs(s: Schedule, plan: Plan, call: Call) -> None:
+def measure_runs(s: Schedule, call: Call) -> None:
     """x -> statistics, by sums of parts of runs."""
+    plan = call.plan
     length, n, owners = plan.K * plan.T, plan.B * plan.M * plan.G, Owners(plan.M * plan.G, plan.G, 1)
     if call.one_read and call.center:
-        i = Items(n, length, 1, call.aligned and length % 4 == 0)
+        i = Items(n, length, 1, s.aligned and length % 4 == 0)
         moments = s.room(2 * i.n)
         tile_sizes = {"n": i.n, "spans": i.spans, "length": length}
         s.add(runs.tile_moments, (i.wide, s.arithmetic), i.grid, i.block, 128, x="x", out=moments, **tile_sizes)
@@ -146,7 +147,7 @@ def measure_runs(s: Schedule, plan: Plan, call: Call) -> None:
         squares = Part("work", moments.offset + i.n * s.arithmetic.parts)
         join_runs(s, plan, combine.SPREAD, "stats", squares, i, plan.G)
         return
-    i = items_of(n, length, call.aligned)
+    i = items_of(n, length, s.aligned)
     sums = s.room(i.n)
     arrays = {"x": "x", "dy": "x", "w": None, "mean": "stats", "out": sums}
     for kind, joined in kinds_of(call):
@@ -161,9 +162,10 @@ def kinds_of(call: Call) -> tuple[tuple[int, int], ...]:
     return ((partial_sums.SQUARES, combine.SQUARE),)
 
 
-def measure_columns(s: Schedule, plan: Plan, call: Call) -> None:
+def measure_columns(s: Schedule, call: Call) -> None:
     """x -> statistics, by sums down columns."""
-    g, length = folded(plan, call.aligned), plan.K * plan.T
+    plan = call.plan
+    g, length = folded(plan, s.aligned), plan.K * plan.T
     arrays = {"x": "x", "dy": "x", "mean": "stats", "rstd": None, "offsets": None}
     if call.one_read and call.center:
         moments, chunks = sum_columns(s, plan, partial_sums.BOTH, g, arrays, center=False)
@@ -190,23 +192,25 @@ def result_arrays(s: Schedule, units: int, x: str, y: str, scaling: bool) -> dic
     return {"x": x, "y": y, "w": "w", "b": None if scaling or s.types["b"] is None else "b", **stats}
 
 
-def write_runs(s: Schedule, plan: Plan, call: Call, x: str, y: str, scaling: bool) -> None:
+def write_runs(s: Schedule, call: Call, x: str, y: str, scaling: bool) -> None:
     """x -> y by runs; see `result_arrays`."""
-    arrays = result_arrays(s, plan.B * plan.G, x, y, scaling)
+    plan = call.plan
+    arrays = result_arrays(s, plan.units, x, y, scaling)
     weighted, biased = s.types["w"] is not None, arrays["b"] is not None
     length = plan.K * plan.T
     t = plan.T if weighted or biased else length
-    i = items_of(plan.B * plan.M * plan.G, length, call.aligned)
+    i = items_of(plan.B * plan.M * plan.G, length, s.aligned)
     constants = (i.wide, s.arithmetic, call.center and not scaling, sharing(i.wide, t), weighted, biased)
     owners = Owners(plan.M * plan.G, plan.G, 1)
     s.add(runs.apply_runs, constants, i.grid, i.block, 128, **arrays, **i.sizes, **owners._asdict(), t=t)
 
 
-def write_columns(s: Schedule, plan: Plan, call: Call, x: str, y: str, scaling: bool) -> None:
+def write_columns(s: Schedule, call: Call, x: str, y: str, scaling: bool) -> None:
     """x -> y by columns; see `result_arrays`."""
-    arrays = result_arrays(s, plan.B * plan.G, x, y, scaling)
+    plan = call.plan
+    arrays = result_arrays(s, plan.units, x, y, scaling)
     flags = (call.center and not scaling, s.types["w"] is not None, arrays["b"] is not None, False)
-    element_columns(s, plan, call, {**arrays, "dy": x, "table": None}, flags)
+    element_columns(s, call, {**arrays, "dy": x, "table": None}, flags)
 
 
 @lru_cache(maxsize=1024)
@@ -227,28 +231,29 @@ def tracking(types: tuple[tuple[str, str | None], ...], samples: int, channels: 
 # --- backward --------------------------------------------------------------------------------------------------------
 
 
-def backward(plan: Plan, call: Call) -> Schedule:
+def backward(s: Schedule, call: Call) -> Schedule:
     """x, dy -> dx and grads (2, G * K). Arrays: x, dy, dx, w, mean, rstd (units,), grads."""
-    s = Schedule(dict(call.types))
+    plan = call.plan
     family = gradient_family(plan)
     scaled = call.write and call.given
-    if call.parameters or not call.given:
+    if call.affine or not call.given:
         rescales, make = s.arithmetic.rescales, gradients_of_rows if family == "rows" else gradients_of_channels
-        table = make(s, plan, call._replace(in_place=call.in_place and not rescales))
+        table = make(s, call)
         if rescales:
-            again(s, plan, call, table)
+            again(s, call, table)
         if rescales and call.in_place and not call.given:
             s.elsewhere("dx", plan.size)
     if scaled:
         columns = by_columns(plan) and plan.T < LEAST_RUN
-        (write_columns if columns else write_runs)(s, plan, call, "dy", "dx", True)
-    s.reason = f"family {family}, {plan.M} runs of {plan.K * plan.T} a group, {plan.B * plan.G} groups; {len(s.steps)} launches"
+        (write_columns if columns else write_runs)(s, call, "dy", "dx", True)
+    s.reason = f"family {family}, {plan.M} runs of {plan.K * plan.T} a group, {plan.units} groups; {len(s.steps)} launches"
     return s
 
 
-def again(s: Schedule, plan: Plan, call: Call, table: Part | None) -> None:
+def again(s: Schedule, call: Call, table: Part | None) -> None:
     """Groups and weights of float64 that left its range."""
-    family, units, channels = gradient_family(plan), plan.B * plan.G, plan.G * plan.K
+    plan = call.plan
+    family, units, channels = gradient_family(plan), plan.units, plan.G * plan.K
     fold = fold_for(plan.M, channels * plan.T) if family == "columns" else 1
     rows_ = plan.M // fold
     kind, length = (family == "rows", family == "columns"), plan.K * plan.T if family == "rows" else plan.T
@@ -262,32 +267,33 @@ def again(s: Schedule, plan: Plan, call: Call, table: Part | None) -> None:
             **arrays, dx="dx", w="w", units=units, **runs_of, channels=each, channel_rows=block_rows(each), length=length,
             t=plan.T, count=float(plan.count),
         )  # fmt: skip
-    if call.parameters:
+    if call.affine:
         s.add(
             rescale_gradients.parameters_again, (*kind, call.center, table is not None), -(-channels // warps.WARP), warps.WARP,
             **arrays, grads="grads", samples=plan.B, sample_rows=block_rows(plan.B), **runs_of, channels=plan.K, length=plan.T,
         )  # fmt: skip
 
 
-def gradients_of_channels(s: Schedule, plan: Plan, call: Call) -> Part | None:
+def gradients_of_channels(s: Schedule, call: Call) -> Part | None:
     """Sums of each channel of each sample serve all gradients."""
+    plan = call.plan
     channels = plan.G * plan.K
     totals = s.room(3 * plan.B * channels)
     if gradient_family(plan) == "columns":
-        g, arrays = folded(plan, call.aligned), {"x": "x", "dy": "dy", "mean": "mean", "rstd": None, "offsets": None}
+        g, arrays = folded(plan, s.aligned), {"x": "x", "dy": "dy", "mean": "mean", "rstd": None, "offsets": None}
         sums, chunks = sum_columns(s, plan, partial_sums.PRODUCTS, g, arrays, call.center)
         join_columns(s, plan, combine.CHANNEL, totals, sums, g, chunks)
     else:
-        i = items_of(plan.B * plan.M * channels, plan.T, call.aligned)
+        i = items_of(plan.B * plan.M * channels, plan.T, s.aligned)
         sums = s.room(3 * i.n)
         of_runs = {"x": "x", "dy": "dy", "w": None, "mean": "mean", "out": sums}
         owners = Owners(plan.M * channels, channels, plan.K)
         sum_runs(s, partial_sums.PRODUCTS, i, of_runs, owners, plan.T, (call.center, EACH, False))
         join_runs(s, plan, combine.CHANNEL, totals, sums, i, channels)
-    table = settle(s, plan, call, totals, plan.K, s.types["w"] is not None)
+    table = settle(s, call, totals, plan.K, s.types["w"] is not None)
     if call.write and not call.given:
-        write_gradients(s, plan, call, table)
-    if call.parameters:
+        write_gradients(s, call, table)
+    if call.affine:
         block, width = join_block(plan.B, 1)
         corrected = call.center and not call.given
         s.add(
@@ -298,11 +304,12 @@ def gradients_of_channels(s: Schedule, plan: Plan, call: Call) -> Part | None:
     return table
 
 
-def settle(s: Schedule, plan: Plan, call: Call, totals: Part, channels: int, weighted: bool) -> Part | None:
+def settle(s: Schedule, call: Call, totals: Part, channels: int, weighted: bool) -> Part | None:
     """Constants of dx; none where the statistics were given."""
+    plan = call.plan
     if call.given:
         return None
-    units = plan.B * plan.G
+    units = plan.units
     table = s.reserve(s.arithmetic.table(units))
     block, width = join_block(channels, 1)
     s.add(
@@ -313,42 +320,44 @@ def settle(s: Schedule, plan: Plan, call: Call, totals: Part, channels: int, wei
     return table
 
 
-def write_gradients(s: Schedule, plan: Plan, call: Call, table: Part | None) -> None:
+def write_gradients(s: Schedule, call: Call, table: Part | None) -> None:
     """x, dy and the constants in `table` -> dx."""
-    weighted, units = s.types["w"] is not None, plan.B * plan.G
+    plan = call.plan
+    weighted, units = s.types["w"] is not None, plan.units
     family = gradient_family(plan)
     arrays = {"x": "x", "dy": "dy", "w": "w", "mean": "mean", "rstd": "rstd", "table": table}
     if family == "columns":
         flags = (call.center, weighted, False, True)
-        element_columns(s, plan, call, {**arrays, "y": "dx", "b": None, "low": None}, flags)
+        element_columns(s, call, {**arrays, "y": "dx", "b": None, "low": None}, flags)
         return
     # a run is what shares a weight, or a group
     groups, channels, length = (plan.G * plan.K, plan.K, plan.T) if family == "runs" else (plan.G, 1, plan.K * plan.T)
-    i = items_of(plan.B * plan.M * groups, length, call.aligned)
+    i = items_of(plan.B * plan.M * groups, length, s.aligned)
     constants = (i.wide, s.arithmetic, call.center, sharing(i.wide, plan.T), weighted, family == "rows")
     sizes = {**i.sizes, **Owners(plan.M * groups, groups, channels)._asdict(), "t": plan.T}
     s.add(runs.apply_gradient_runs, constants, i.grid, i.block, 128, **arrays, dx="dx", units=units, **sizes)
 
 
-def gradients_of_rows(s: Schedule, plan: Plan, call: Call) -> Part | None:
+def gradients_of_rows(s: Schedule, call: Call) -> Part | None:
     """Rows whose elements have weights of their own: dx row by row, dweight and dbias down the rows.
 
     These read x and dy once more, so dx, which may be one of them, is then written last.
     """
+    plan = call.plan
     dx, slanted = call.write and not call.given, not call.given and (call.write or call.center)
-    if dx and call.parameters and walked(plan, s.arithmetic):
-        walk_rows(s, plan, call)
+    if dx and call.affine and walked(plan, s.arithmetic):
+        walk_rows(s, call)
         return None
-    at_once = dx and not (call.in_place and call.parameters) and held(plan, call, s.arithmetic)
-    table = (hold_rows if at_once else sum_rows)(s, plan, call) if slanted else None
-    if call.parameters:
-        g = grid_of(1, plan.B, plan.G * plan.K * plan.T, call.aligned)
-        offsets = Part("work", table.offset + OFFSET * plan.B * plan.G) if table is not None and call.center else None
+    at_once = dx and not (call.in_place and call.affine and not s.arithmetic.rescales) and held(s, call)
+    table = (hold_rows if at_once else sum_rows)(s, call) if slanted else None
+    if call.affine:
+        g = grid_of(1, plan.B, plan.G * plan.K * plan.T, s.aligned)
+        offsets = Part("work", table.offset + OFFSET * plan.units) if table is not None and call.center else None
         arrays = {"x": "x", "dy": "dy", "mean": "mean", "rstd": "rstd", "offsets": offsets}
         sums, chunks = sum_columns(s, plan, partial_sums.WEIGHTS, g, arrays, call.center, corrected=offsets is not None)
         join_columns(s, plan, combine.GRADIENTS, "grads", sums, g, chunks)
     if dx and not at_once:
-        write_gradients(s, plan, call, table)
+        write_gradients(s, call, table)
     return table
 
 
@@ -359,8 +368,9 @@ def walked(plan: Plan, arithmetic: Arithmetic) -> bool:
     return arithmetic.walks and plan.T == 1 and warps <= tiles.WARPS and enough
 
 
-def walk_rows(s: Schedule, plan: Plan, call: Call) -> None:
+def walk_rows(s: Schedule, call: Call) -> None:
     """dx, dweight and dbias with one read of x and dy."""
+    plan = call.plan
     length, weighted, tree_rows = plan.K * plan.T, s.types["w"] is not None, block_rows(plan.B)
     warps, blocks, width = -(-length // TILE), -(-plan.B // tree_rows), plan.G * length
     together = max(1, driver.DRIVER.block_threads // 32 // warps)
@@ -373,10 +383,11 @@ def walk_rows(s: Schedule, plan: Plan, call: Call) -> None:
     join_columns(s, plan, combine.GRADIENTS, "grads", sums, grid_of(1, plan.B, width, False), blocks)
 
 
-def hold_rows(s: Schedule, plan: Plan, call: Call) -> Part:
+def hold_rows(s: Schedule, call: Call) -> Part:
     """dx and what it takes of each row, a row in a block's registers."""
-    length, units, weighted = plan.K * plan.T, plan.B * plan.G, s.types["w"] is not None
-    per, wide = slots_for(length), call.aligned and length % 4 == 0
+    plan = call.plan
+    length, units, weighted = plan.K * plan.T, plan.units, s.types["w"] is not None
+    per, wide = slots_for(length), s.aligned and length % 4 == 0
     grid, block = row_shape(units, per)
     table = s.reserve(s.arithmetic.table(units))
     constants = (wide, s.arithmetic, call.center, sharing(wide, plan.T), weighted)
@@ -388,13 +399,14 @@ def hold_rows(s: Schedule, plan: Plan, call: Call) -> Part:
     return table
 
 
-def sum_rows(s: Schedule, plan: Plan, call: Call) -> Part | None:
+def sum_rows(s: Schedule, call: Call) -> Part | None:
     """Constants of dx of each row, from sums of its parts."""
-    units = plan.B * plan.G
-    i = items_of(units, plan.K * plan.T, call.aligned)
+    plan = call.plan
+    units = plan.units
+    i = items_of(units, plan.K * plan.T, s.aligned)
     sums, totals = s.room(3 * i.n), s.room(3 * units)
     flags = (call.center, sharing(i.wide, plan.T), s.types["w"] is not None)
     arrays = {"x": "x", "dy": "dy", "w": "w", "mean": "mean", "out": sums}
     sum_runs(s, partial_sums.PRODUCTS, i, arrays, Owners(plan.G, plan.G, 1), plan.T, flags)
     join_runs(s, plan, combine.CHANNEL, totals, sums, i, plan.G)
-    return settle(s, plan, call, totals, 1, False)
+    return settle(s, call, totals, 1, False)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, NamedTuple
 
+from ...spec.call import Call
 from ...spec.plan import Plan
 from ...spec.tree import TILE, block_rows, fold_for
 from .. import combine, driver
@@ -48,19 +49,6 @@ class Step:
     numbers: tuple[tuple[int, str], ...]
 
 
-class Call(NamedTuple):
-    """Everything that a schedule depends on beside the plan. Types are dtype names; None for what is not there."""
-
-    types: tuple[tuple[str, str | None], ...]
-    center: bool
-    given: bool
-    aligned: bool  # all addresses allow 16-byte accesses
-    one_read: bool = False
-    in_place: bool = False  # y is x; dx is x or dy
-    write: bool = True  # y, or dx
-    parameters: bool = False  # dweight and dbias
-
-
 @cache
 def parameters_of(build: Callable[..., Any]) -> tuple[str, ...]:
     """Names of the arguments of the kernel that `build` returns, read from its code: nothing is built."""
@@ -72,7 +60,8 @@ def parameters_of(build: Callable[..., Any]) -> tuple[str, ...]:
 class Schedule:
     """Steps, and float64 elements of work space; made by adding to it."""
 
-    types: dict[str, str | None]
+    types: dict[str, str | None]  # dtype names of arrays; None for what is not there
+    aligned: bool = False  # whether all addresses allow 16-byte accesses
     work: int = 0
     steps: list[Step] = field(default_factory=list)
     reason: str = ""
@@ -338,12 +327,13 @@ def join_columns(s: Schedule, plan: Plan, kind: int, out: Any, sums: Part, g: Gr
     join(s, plan, kind, out, sums, Joined(g.samples * units, outer, inner, by_rows=False), strides)
 
 
-def element_columns(s: Schedule, plan: Plan, call: Call, arrays: dict[str, Any], flags: tuple[bool, ...]) -> None:
+def element_columns(s: Schedule, call: Call, arrays: dict[str, Any], flags: tuple[bool, ...]) -> None:
     """flags: center, weighted, biased, gradient; see `columns.apply_columns`."""
-    g = folded(plan, call.aligned)
+    plan = call.plan
+    g = folded(plan, s.aligned)
     chunk = 4 * partials.BLOCK // g.span * ROWS_TOGETHER
     chunks = -(-g.rows // chunk)
     s.add(
         columns.apply_columns, (g.wide, s.arithmetic, *flags), g.samples * chunks * g.strips, partials.BLOCK,
-        **arrays, **g.sizes(plan), units=plan.B * plan.G, t=plan.T, chunk=chunk, chunks=chunks,
+        **arrays, **g.sizes(plan), units=plan.units, t=plan.T, chunk=chunk, chunks=chunks,
     )  # fmt: skip
