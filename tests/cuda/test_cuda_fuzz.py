@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rings
+from cases import DTYPES
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -26,11 +27,10 @@ from numbanorm.cuda.arith import tiles
 from numbanorm.cuda.arith.elementwise import ROWS
 from numbanorm.cuda.schedule import plans as schedule
 from numbanorm.cuda.schedule.steps import Call, Part, Schedule, Step
-from numbanorm.spec.dtypes import DTYPES
 from numbanorm.spec.plan import Plan, trailing
 from numbanorm.spec.tree import block_rows
 
-TYPES = tuple(DTYPES)
+TYPES = tuple(dtype.name for dtype in DTYPES)
 LARGEST = 2**33  # elements: of 2 bytes they are 16 GB
 # a launch has at most 2**31 - 1 blocks, and some kernels take one for each group, or for each weight
 MOST_UNITS = 2**30
