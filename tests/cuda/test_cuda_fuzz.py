@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 import rings
+from cases import DTYPES
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 if rings.chosen() == "none":
     pytest.skip(rings.reason_to_skip() or "", allow_module_level=True)
+
 
 from launches import Asked
 
@@ -29,12 +31,11 @@ from numbanorm.cuda.arith.arithmetic import PAIRS
 from numbanorm.cuda.schedule import plans as schedule
 from numbanorm.cuda.schedule.steps import Part, Schedule, Step, parameters_of
 from numbanorm.spec.call import forward as look_up
-from numbanorm.spec.dtypes import DTYPES
 from numbanorm.spec.plan import Plan
 from numbanorm.spec.sources import OWN
 from numbanorm.spec.tree import block_rows
 
-TYPES = tuple(DTYPES)
+TYPES = tuple(dtype.name for dtype in DTYPES)
 LARGEST = 2**33  # elements: of 2 bytes they are 16 GB
 # a launch has at most 2**31 - 1 blocks, and some kernels take one for each group, or for each weight
 MOST_UNITS = 2**30
