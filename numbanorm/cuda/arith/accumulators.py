@@ -2,8 +2,8 @@
 
 An accumulator is a tuple: (high,) for elements of 32 bits or fewer, (high, low) for float64 ones, an unevaluated sum kept by
 TwoSum; so are other numbers, which may have fewer parts than what is computed from them. Each function is the twin of one in
-`numbanorm.cpu.arith`'s accumulators, arithmetic or gradient_sums, with the same roundings in the same order: docs/numerics.md has
-the formulae.
+`numbanorm.cpu.arith`'s accumulators, arithmetic or gradient_sums, with the same roundings in the same order: docs/numerics.md
+has the formulae.
 """
 
 from __future__ import annotations
