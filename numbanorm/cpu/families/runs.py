@@ -168,33 +168,6 @@ def whole_rows(todo, arrays, sizes, kept, stack, lo, hi):
 
 
 @device(inline=False)
-def whole_groups(todo, arrays, sizes, kept, stack, lo, hi):
-    """Units lo .. hi - 1 of some spans each. kept: the moments of the tiles of one."""
-    x, stats = arrays.x, arrays.stats
-    group, groups, length, t, ahead, span, _, _ = sizes
-    tiles, spans, one = (length + TILE - 1) // TILE, (length + span - 1) // span, empty(x, 1)
-    partials = advance_by(stack, 2 * LEVELS, one)
-    for u in range(lo, hi):
-        for kind in (CENTER, todo & SQUARES):
-            if kind & todo == kind:
-                if kind:
-                    i, mean, place = first_run(u, sizes), stats.mean[u], 0
-                    for j in range(group):
-                        for e in range(0, length, span):
-                            own = advance_by(kept, 2 * (j * tiles + e // TILE), one)
-                            s = span_sum(kind | todo & ONE_READ, x, i + e, min(span, length - e), mean, own, stack)
-                            put(partials, place, s)
-                            place += 1
-                        i += groups * length
-                conclude(kind, group_sum(partials, one, int64(1), group, spans, stack), stats, u, int64(1))
-        if todo & WRITE:
-            i, first = first_run(u, sizes), u % groups * (length // t)
-            for _ in range(group):
-                apply_span(arrays, t, Span(i, length, ahead, boolean(todo & STREAM)), int64(0), u, first)
-                i += groups * length
-
-
-@device(inline=False)
 def apply_spans(todo, arrays, sizes, lo, hi):
     """Normalize spans lo .. hi - 1, counted as they lie in memory."""
     runs, groups, length, t, ahead, span, _, _ = sizes
@@ -227,22 +200,41 @@ def runs(phase, todo, x, y, w, b, stats, work, kept, sizes, count, eps, lo, hi, 
     """
     sizes, stats, one = named(sizes, RunsSizes), rows_of(stats, count, eps), empty(x, 1)
     arrays = Arrays(x, y, w, b, stats)
-    group, groups, length, _, _, span, scratch, slots = sizes
+    group, groups, length, t, ahead, span, scratch, slots = sizes
     spans, tiles = (length + span - 1) // span, (length + TILE - 1) // TILE
-    stack, partials = advance(work, slot * scratch), advance(work, slots * scratch)
-    if phase == FUSED:
-        if group == 1 and spans == 1:
-            own = advance_by(kept, 2 * slot * rows_together(length) * tiles, one)
-            whole_rows(todo, arrays, sizes, own, stack, lo, hi)
-        else:
-            whole_groups(todo, arrays, sizes, advance_by(kept, 2 * slot * group * tiles, one), stack, lo, hi)
+    stack = advance(work, slot * scratch)
+    if phase == FUSED and group == 1 and spans == 1:
+        own = advance_by(kept, 2 * slot * rows_together(length) * tiles, one)
+        whole_rows(todo, arrays, sizes, own, stack, lo, hi)
+    elif phase == FUSED:
+        partials = advance_by(stack, 2 * LEVELS, one)
+        for u in range(lo, hi):
+            for kind in (CENTER, todo & SQUARES):
+                if kind & todo == kind:
+                    if kind:
+                        i, mean, first, place = first_run(u, sizes), stats.mean[u], slot * group * tiles, 0
+                        for _ in range(group):
+                            for e in range(0, length, span):
+                                n, own = min(span, length - e), advance_by(kept, 2 * (first + e // TILE), one)
+                                put(partials, place, span_sum(kind | todo & ONE_READ, x, i + e, n, mean, own, stack))
+                                place += 1
+                            i += groups * length
+                            first += tiles
+                    conclude(kind, group_sum(partials, one, int64(1), group, spans, stack), stats, u, int64(1))
+            if todo & WRITE:
+                i, first = first_run(u, sizes), u % groups * (length // t)
+                for _ in range(group):
+                    apply_span(arrays, t, Span(i, length, ahead, boolean(todo & STREAM)), int64(0), u, first)
+                    i += groups * length
     elif phase == MEASURE:
+        partials = advance(work, slots * scratch)
         for p in range(lo, hi):
             u, j, e = p // (group * spans), p // spans % group, p % spans * span
             i, n = first_run(u, sizes) + j * groups * length + e, min(span, length - e)
             own = advance_by(kept, 2 * ((u * group + j) * tiles + e // TILE), one)
             put(partials, p, span_sum(todo, x, i, n, stats.mean[u], own, stack))
     elif phase == JOIN:
+        partials = advance(work, slots * scratch)
         for u in range(lo, hi):
             total = one
             if todo & (CENTER | SQUARES):

@@ -54,38 +54,6 @@ def apply_run(todo, arrays, span, u, c):
         affine_run(dy, dx, span, 0.0, table[UNIT * u + ROOT], -0.0, w[c], -0.0)
 
 
-@device(inline=False)
-def whole_groups(todo, arrays, sums, sizes, stack, lo, hi):
-    """Groups lo .. hi - 1: a batch of short ones goes through each pass together, see `runs.whole_rows`."""
-    x, dy, _, _, table, _ = arrays
-    _, runs, groups, channels, length, ahead, span, _, _ = sizes
-    spans, every = (length + span - 1) // span, groups * channels
-    next_run, one = ahead if runs > 1 else 0, empty(x, 1)
-    partials, together = advance_by(stack, 8 * LEVELS, one), rows_together(runs * channels * length)
-    for first in range(lo, hi, together):
-        units = min(hi, first + together)
-        for c in range(first * channels, units * channels):
-            i, place, mean = first_run(c, sizes), 0, table[UNIT * (c // channels) + ANCHOR]
-            for _ in range(runs):
-                for e in range(0, length, span):
-                    n = min(span, length - e)
-                    put(partials, place, span_products(x, dy, i + e, n, next_run, mean, 1.0, stack))
-                    place += 4
-                i += every * length
-            put(sums, 4 * c, group_sum(partials, empty(x, 4), int64(4), runs, spans, stack))
-        for u in range(first, units):
-            settle_unit(todo, arrays, sums, sizes, u, stack)
-        if todo & WRITE:
-            own = first % groups * channels
-            for u in range(first, units):
-                i = first_run(u * channels, sizes)
-                for _ in range(runs):
-                    for k in range(channels):
-                        apply_run(todo, arrays, Span(i + k * length, length, ahead, boolean(todo & STREAM)), u, own + k)
-                    i += every * length
-                own = own + channels if own + channels < every else 0
-
-
 @kernel()
 def runs_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, sizes, count, lo, hi, slot):
     """Groups lo .. hi - 1 (phases FUSED, JOIN), spans lo .. hi - 1 (MEASURE, APPLY) or channels lo .. hi - 1 (REDUCE).
@@ -98,15 +66,40 @@ def runs_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, sizes, co
     _, runs, groups, channels, length, ahead, span, scratch, slots = sizes
     spans, every = (length + span - 1) // span, groups * channels
     each = runs * spans
-    stack, partials = advance(work, slot * scratch), advance(work, slots * scratch)
+    stack = advance(work, slot * scratch)
     if phase == FUSED:
-        whole_groups(todo, arrays, sums, sizes, stack, lo, hi)
+        next_run = ahead if runs > 1 else 0
+        partials, together = advance_by(stack, 8 * LEVELS, empty(x, 1)), rows_together(runs * channels * length)
+        for first in range(lo, hi, together):
+            units = min(hi, first + together)
+            for c in range(first * channels, units * channels):
+                i, place, mean = first_run(c, sizes), 0, table[UNIT * (c // channels) + ANCHOR]
+                for _ in range(runs):
+                    for e in range(0, length, span):
+                        n = min(span, length - e)
+                        put(partials, place, span_products(x, dy, i + e, n, next_run, mean, 1.0, stack))
+                        place += 4
+                    i += every * length
+                put(sums, 4 * c, group_sum(partials, empty(x, 4), int64(4), runs, spans, stack))
+            for u in range(first, units):
+                settle_unit(todo, arrays, sums, sizes, u, stack)
+            if todo & WRITE:
+                own = first % groups * channels
+                for u in range(first, units):
+                    i = first_run(u * channels, sizes)
+                    for _ in range(runs):
+                        for k in range(channels):
+                            apply_run(todo, arrays, Span(i + k * length, length, ahead, boolean(todo & STREAM)), u, own + k)
+                        i += every * length
+                    own = own + channels if own + channels < every else 0
     elif phase == MEASURE:
+        partials = advance(work, slots * scratch)
         for p in range(lo, hi):
             c, j, e = p // each, p // spans % runs, p % spans * span
             i, mean = first_run(c, sizes) + j * every * length + e, table[UNIT * (c // channels) + ANCHOR]
             put(partials, 4 * p, span_products(x, dy, i, min(span, length - e), int64(0), mean, 1.0, stack))
     elif phase == JOIN:
+        partials = advance(work, slots * scratch)
         for u in range(lo, hi):
             for c in range(u * channels, (u + 1) * channels):
                 own = advance_by(partials, 4 * c * each, empty(x, 4))
