@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # phases: all of a unit's work at once, or one step for all units before the next; REDUCE joins gradients of parameters
 FUSED, MEASURE, JOIN, APPLY, REDUCE = 0, 1, 2, 3, 4
@@ -110,3 +110,79 @@ class RowsGradientSizes(NamedTuple):
     columns: int  # of a strip
     scratch: int
     slots: int
+
+
+# what travels together inside a kernel; Any: a pointer, whose type is the storage type's or float64
+
+
+class Block(NamedTuple):
+    """Columns i .. i + width - 1 of some rows."""
+
+    i: int  # the first element
+    rows: int
+    together: int  # rows that share what is loaded for a column
+    stride: int  # from a row to the next
+    width: int
+
+
+class Span(NamedTuple):
+    """Elements of a run, and how results are written there."""
+
+    i: int  # the first element
+    n: int
+    ahead: int  # elements ahead that are asked for
+    streaming: bool
+
+
+class Strip(NamedTuple):
+    """Neighbouring groups of a sample, or a chunk of their rows, as columns are summed: `fold` runs side by side a row."""
+
+    u: int  # the first group's unit
+    groups: int
+    i: int  # the first element of all rows
+    first: int  # block of rows
+    last: int  # the block after the last
+    rows: int  # of the sample
+    stride: int
+    width: int
+
+
+class Space(NamedTuple):
+    """Work space of a thread for columns."""
+
+    stack: Any
+    sums: Any  # of columns
+    lanes: Any  # LANE_ROOM
+    table: Any  # constants of columns
+
+
+class Stats(NamedTuple):
+    """Statistics of units, a pointer for each row of their array; and what makes them of sums."""
+
+    mean: Any
+    low: Any
+    m2: Any
+    rstd: Any
+    n: float  # elements of a group
+    eps: float
+
+
+class Arrays(NamedTuple):
+    """Arrays of a forward kernel."""
+
+    x: Any
+    y: Any
+    w: Any
+    b: Any
+    stats: Any  # `Stats`
+
+
+class GradientArrays(NamedTuple):
+    """Arrays of a kernel of gradients."""
+
+    x: Any
+    dy: Any
+    dx: Any
+    w: Any
+    table: Any
+    n: float  # elements of a group

@@ -20,7 +20,7 @@ from ..layout import ANCHOR, OFFSET, ROOT, SHIFT, SHIFT_LOW, SLOPE, SLOPE_LOW
 from .accumulators import running_at, write_back
 from .arithmetic import PAIRS, Exact, Number, Vec, arithmetic_of
 from .stages import Elements, enter, finish
-from .vectors import I64, broadcast, fused, integer, load, misaligned, prefetch, sixteens, smaller
+from .vectors import I64, broadcast, down_rows, fused, integer, load, misaligned, prefetch, sixteens, smaller
 
 
 def scale_and_shift(b: ir.IRBuilder, rstd: Any, c: Any, weight: Any, bias: Any) -> tuple[Any, Any]:
@@ -59,78 +59,65 @@ N, R = types.intp, types.float64
 
 
 @intrinsic
-def affine_run(
-    tc: Any, streaming: Any, x: Any, y: Any, i: Any, n: Any, ahead: Any, mean: Any, rstd: Any, c: Any, w: Any, b: Any
-) -> Any:
-    """y[i : i + n] from x[i : i + n]; `w` and `b` are scalars, or pointers to n float64 each."""
+def affine_run(tc: Any, x: Any, y: Any, span: Any, mean: Any, rstd: Any, c: Any, w: Any, b: Any) -> Any:
+    """y from x, for the elements of a span; `w` and `b` are scalars, or pointers to as many float64 each."""
     pointwise = isinstance(w, types.CPointer)
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
         # for e in range(n):
         #     scale, shift = rstd * w[e], c * w[e] + b[e]
         #     y[i + e] = (x[i + e] - mean) * scale + shift
-        xs, ys = map(Elements, (x, y), a[1:3])
-        streaming, i, n, ahead, mean = a[0], a[3], a[4], a[5], broadcast(b, a[6])
-        rstd, c = (broadcast(b, v) for v in a[7:9])
-        fixed = None if pointwise else [broadcast(b, v) for v in scale_and_shift(b, *a[7:])]
+        xs, ys = map(Elements, (x, y), a)
+        i, n, ahead, streaming = cgutils.unpack_tuple(b, a[2])
+        mean, rstd, c = (broadcast(b, v) for v in a[3:6])
+        fixed = None if pointwise else [broadcast(b, v) for v in scale_and_shift(b, *a[4:])]
 
         def step(e: Any, n: Any) -> None:
             at = b.add(i, e)
             if n is None:
                 prefetch(b, xs.pointer, b.add(at, ahead))
-            scale, shift = fixed or scale_and_shift(b, rstd, c, *(load(b, types.float64, p, e, n) for p in a[9:]))
+            scale, shift = fixed or scale_and_shift(b, rstd, c, *(load(b, types.float64, p, e, n) for p in a[6:]))
             finish(b, ys, at, xs.arithmetic.affine(b, enter(b, xs, at, n), mean, scale, shift), n, streaming)
 
         aligned_sixteens(b, streaming, ys, i, n, step)
         return ctx.get_dummy_value()
 
-    return types.void(types.boolean, x, y, N, N, N, R, R, R, w, b), codegen
+    return types.void(x, y, span, R, R, R, w, b), codegen
 
 
-def down_rows(b: ir.IRBuilder, where: Any, at_column: Any, at_element: Any) -> None:
-    """`at_element(what at_column(c, n) gave, index, n)` for 16 columns at a time.
+def down_table(b: ir.IRBuilder, block: Any, table: Any, room: Any, count: int, at_element: Any) -> None:
+    """`at_element(known, index, n)` for the columns and rows of a block, known being 16 columns of a table (count, room).
 
-    where: i, rows, together, stride, width, for `width` columns from i on in `rows` rows. So many rows `together` share what
-    is known of a column. Stores that go past the caches gained nothing here, and lost a fifth where y was not aligned.
+    Stores that go past the caches gained nothing here, and lost a fifth where y was not aligned.
     """
-    i, rows, together, stride, width = where
+    i, rows, together, stride, width = cgutils.unpack_tuple(b, block)
     # one of two constants, for which LLVM makes a loop each: with any number, one row at a time took a third longer
     together = b.select(b.icmp_signed(">", together, integer(1)), integer(4), integer(1))
-    with cgutils.for_range_slice(b, integer(0), rows, together, intp=I64) as (first, _):
-        start, count = b.add(i, b.mul(first, stride)), smaller(b, together, b.sub(rows, first))
 
-        def step(c: Any, n: Any) -> None:
-            known = at_column(c, n)
-            with cgutils.for_range(b, count, intp=I64) as row:
-                at_element(known, b.add(b.add(start, c), b.mul(row.index, stride)), n)
+    def step(first: Any, c: Any, n: Any, rows: Any) -> None:
+        known = [load(b, types.float64, table, b.add(c, b.mul(room, integer(k))), n) for k in range(count)]
+        with rows() as at:
+            at_element(known, at, n)
 
-        sixteens(b, integer(0), width, step)
-
-
-def from_table(b: ir.IRBuilder, table: Any, room: Any, count: int, c: Any, n: Any) -> list[Any]:
-    """16 columns of the `count` rows of a float64 table (count, room)."""
-    return [load(b, types.float64, table, b.add(c, b.mul(room, integer(k))), n) for k in range(count)]
+    down_rows(b, (i, rows, together, stride, width), step)
 
 
 @intrinsic
-def affine_columns(
-    tc: Any, x: Any, y: Any, i: Any, rows: Any, together: Any, stride: Any, width: Any, parameters: Any, room: Any
-) -> Any:
-    """`width` columns from x[i] on in `rows` rows; parameters: float64 (3, room): mean, scale, shift."""
+def affine_columns(tc: Any, x: Any, y: Any, block: Any, parameters: Any, room: Any) -> Any:
+    """y from x, for the columns and rows of a block; parameters: float64 (3, room): mean, scale, shift."""
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
         # for r in range(rows):
         #     for c in range(width): y[i + r * stride + c] = (x[i + r * stride + c] - mean[c]) * scale[c] + shift[c]
         xs, ys = map(Elements, (x, y), a)
-        *where, parameters, room = a[2:]
 
         def at_element(known: Any, at: Any, n: Any) -> None:
             finish(b, ys, at, xs.arithmetic.affine(b, enter(b, xs, at, n), *known), n)
 
-        down_rows(b, where, lambda c, n: from_table(b, parameters, room, 3, c, n), at_element)
+        down_table(b, a[2], a[3], a[4], 3, at_element)
         return ctx.get_dummy_value()
 
-    return types.void(x, y, N, N, N, N, N, parameters, N), codegen
+    return types.void(x, y, block, parameters, N), codegen
 
 
 def unit_entries(b: ir.IRBuilder, table: Any, of: Exact) -> tuple[Any, Any, Number, Number]:
@@ -142,16 +129,16 @@ def unit_entries(b: ir.IRBuilder, table: Any, of: Exact) -> tuple[Any, Any, Numb
 
 
 @intrinsic
-def gradient_run(tc: Any, streaming: Any, x: Any, dy: Any, dx: Any, i: Any, n: Any, ahead: Any, w: Any, table: Any) -> Any:
-    """dx[i : i + n] = (x - mean) * slope + (dy * rstd * w + shift), w a scalar; table: float64 (UNIT,), see `layout`."""
+def gradient_run(tc: Any, x: Any, dy: Any, dx: Any, span: Any, w: Any, table: Any) -> Any:
+    """dx = (x - mean) * slope + (dy * rstd * w + shift), for the elements of a span; table: float64 (UNIT,), see `layout`."""
     of = arithmetic_of(x.dtype)
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
         # for e in range(i, i + n): dx[e] = (x[e] - mean) * slope + (dy[e] * (rstd * w) + shift)
-        xs, dys, dxs = map(Elements, (x, dy, dx), a[1:4])
-        streaming, (i, n, ahead, w, table) = a[0], a[4:]
-        mean, rstd, slope, shift = unit_entries(b, table, of)
-        scale = of.multiply(b, [rstd], [broadcast(b, w)])
+        xs, dys, dxs = map(Elements, (x, dy, dx), a)
+        i, n, ahead, streaming = cgutils.unpack_tuple(b, a[3])
+        mean, rstd, slope, shift = unit_entries(b, a[5], of)
+        scale = of.multiply(b, [rstd], [broadcast(b, a[4])])
 
         def step(e: Any, n: Any) -> None:
             at = b.add(i, e)
@@ -165,7 +152,7 @@ def gradient_run(tc: Any, streaming: Any, x: Any, dy: Any, dx: Any, i: Any, n: A
         aligned_sixteens(b, streaming, dxs, i, n, step)
         return ctx.get_dummy_value()
 
-    return types.void(types.boolean, x, dy, dx, N, N, N, R, table), codegen
+    return types.void(x, dy, dx, span, R, table), codegen
 
 
 @intrinsic
@@ -181,10 +168,8 @@ def lost(tc: Any, x: Any, y: Any) -> Any:
 
 
 @intrinsic
-def gradient_columns(
-    tc: Any, x: Any, dy: Any, dx: Any, i: Any, rows: Any, together: Any, stride: Any, width: Any, parameters: Any, room: Any
-) -> Any:
-    """`width` columns from i on in `rows` rows.
+def gradient_columns(tc: Any, x: Any, dy: Any, dx: Any, block: Any, parameters: Any, room: Any) -> Any:
+    """dx for the columns and rows of a block.
 
     parameters: float64 (`rows_of_parameters`, room): mean; scale, slope, shift; their low parts.
     """
@@ -196,7 +181,6 @@ def gradient_columns(
         #         e = i + r * stride + c
         #         dx[e] = (x[e] - mean[c]) * slope[c] + (dy[e] * scale[c] + shift[c])
         xs, dys, dxs = map(Elements, (x, dy, dx), a)
-        *where, parameters, room = a[3:]
 
         def at_element(known: Any, at: Any, n: Any) -> None:
             scale, slope, shift = (known[k::3] for k in (1, 2, 3))
@@ -204,21 +188,19 @@ def gradient_columns(
             u = of.multiply(b, [enter(b, dys, at, n)], scale)
             finish(b, dxs, at, of.slanted(b, d, slope, u, shift), n)
 
-        down_rows(b, where, lambda c, n: from_table(b, parameters, room, 1 + 3 * of.parts, c, n), at_element)
+        down_table(b, a[3], a[4], a[5], 1 + 3 * of.parts, at_element)
         return ctx.get_dummy_value()
 
-    return types.void(x, dy, dx, N, N, N, N, N, parameters, N), codegen
+    return types.void(x, dy, dx, block, parameters, N), codegen
 
 
 @intrinsic
-def gradient_rows(
-    tc: Any, keep: Any, add: Any, fresh: Any, x: Any, dy: Any, dx: Any, i: Any, rows: Any, stride: Any, width: Any, w: Any,
-    table: Any, apart: Any, sums: Any, room: Any,
-) -> Any:  # fmt: skip
-    """`width` columns from i on in `rows` rows, each with statistics of its own: table[row * apart ...], see `layout`.
+def gradient_rows(tc: Any, wanted: Any, x: Any, dy: Any, dx: Any, block: Any, w: Any, units: Any, sums: Any) -> Any:
+    """dx, and sums for dweight and dbias, for the columns and rows of a block.
 
-    keep: dx = d * slope + (dy * w * rstd + shift) is wanted, w: float64 (width,).
-    add: sums[c] += dy * (d * rstd + offset) and sums[room + c] += dy, row by row; `fresh` sums begin at 0.
+    w: float64 (width,). units: (table, apart), of which row r has its statistics from table[r * apart] on, see `layout`.
+    sums: (float64 (2, room), room), which grow by dy * (d * rstd + offset) and dy, row by row.
+    wanted: (dx, sums, sums that begin at 0), three booleans.
     """
     of = arithmetic_of(x.dtype)
     t = Vec(arithmetic=of)
@@ -229,16 +211,15 @@ def gradient_rows(
         #         e, d = i + r * stride + c, x[e] - mean[r]
         #         if keep: dx[e] = d * slope[r] + (dy[e] * w[c] * rstd[r] + shift[r])
         #         if add: sums[c], sums[room + c] += dy[e] * (d * rstd[r] + offset[r]), dy[e]
-        xs, dys, dxs = map(Elements, (x, dy, dx), a[3:6])
-        keep, add, fresh = a[:3]
-        i, rows, stride, width, w, table, apart, sums, room = a[6:]
+        xs, dys, dxs = map(Elements, (x, dy, dx), a[1:4])
+        (keep, add, fresh), (i, rows, _, stride, width) = (cgutils.unpack_tuple(b, v) for v in (a[0], a[4]))
+        w, (table, apart), (sums, room) = a[5], *(cgutils.unpack_tuple(b, v) for v in a[6:])
 
         def step(c: Any, n: Any) -> None:
             weight, columns = load(b, types.float64, w, c, n), [c, b.add(c, room)]
             acc = running_at(b, t, sums, columns, fresh)
             with cgutils.for_range(b, rows, intp=I64) as row:
-                at, unit = b.add(b.add(i, c), b.mul(row.index, stride)), b.mul(row.index, apart)
-                own = b.gep(table, [unit])
+                at, own = b.add(b.add(i, c), b.mul(row.index, stride)), b.gep(table, [b.mul(row.index, apart)])
                 mean, rstd, slope, shift = unit_entries(b, own, of)
                 d, g = of.distance(b, enter(b, xs, at, n), mean), enter(b, dys, at, n)
                 with b.if_then(keep):
@@ -256,5 +237,4 @@ def gradient_rows(
         sixteens(b, integer(0), width, step)
         return ctx.get_dummy_value()
 
-    flag = types.boolean
-    return types.void(flag, flag, flag, x, dy, dx, N, N, N, N, w, table, N, sums, N), codegen
+    return types.void(wanted, x, dy, dx, block, w, units, sums), codegen

@@ -21,7 +21,7 @@ from .accumulators import TILE, Running, distance, drain, empty, fold, push, run
 from .arithmetic import PAIRS, Exact, Number, Vec, arithmetic_of, negative
 from .stages import Elements, enter
 from .statistics import finite, finite_group
-from .vectors import F64, I32, I64, broadcast, call, constant, integer, load, prefetch, sixteens, smaller, take
+from .vectors import F64, I32, I64, broadcast, call, constant, down_rows, integer, load, prefetch, take
 
 SUMS = 3  # u, u * d, d
 N = types.intp
@@ -140,12 +140,12 @@ def gradients_of(tc: Any, s: Any, rstd: Any, offset: Any) -> Any:
 
 
 @device(inline=False)
-def span_products(x, dy, i, n, ahead, mean, w, at, stack):
-    """The sums of x[i : i + n], an aligned part of a run: its run tree."""
+def span_products(x, dy, i, n, ahead, mean, w, stack):
+    """The sums of x[i : i + n], an aligned part of a run: its run tree. w: see `tile_products`."""
     tiles = (n + TILE - 1) // TILE
     for k in range(tiles):
         e = TILE * k
-        s = tile_products(x, dy, i + e, min(TILE, n - e), ahead, mean, w, at + e)
+        s = tile_products(x, dy, i + e, min(TILE, n - e), ahead, mean, w, e)
         if tiles == 1:
             return s
         push(stack, int64(0), int64(4), k, s)
@@ -153,10 +153,8 @@ def span_products(x, dy, i, n, ahead, mean, w, at, stack):
 
 
 @intrinsic
-def add_row_products(
-    tc: Any, x: Any, dy: Any, i: Any, rows: Any, together: Any, stride: Any, width: Any, means: Any, out: Any, room: Any
-) -> Any:
-    """out[k * room + c] = sum k of column c over `rows` rows, in order, `together` at a time; see `accumulators.add_rows`."""
+def add_row_products(tc: Any, x: Any, dy: Any, block: Any, means: Any, out: Any, room: Any) -> Any:
+    """out[k * room + c] = sum k of column c over the rows of a block, in order; see `accumulators.add_rows`."""
     t = Vec(arithmetic=arithmetic_of(x.dtype))
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
@@ -165,26 +163,23 @@ def add_row_products(
         #         d, u = x[i + r * stride + c] - means[c], dy[i + r * stride + c]
         #         out[c], out[room + c], out[2 * room + c] += u, u * d, d
         xs, dys = map(Elements, (x, dy), a)
-        i, rows, together, stride, width, means, out, room = a[2:]
+        block, (means, out, room) = cgutils.unpack_tuple(b, a[2]), a[3:]
+        _, _, together, stride, _ = block
 
-        def step(first: Any, count: Any, c: Any, n: Any) -> None:
+        def step(first: Any, c: Any, n: Any, rows: Any) -> None:
             columns = [b.add(c, b.mul(room, integer(k))) for k in range(SUMS)]
             sums = running_at(b, t, out, columns, b.icmp_signed("==", first, integer(0)))
             mean = load(b, types.float64, means, c, n)
-            start = b.add(b.add(i, c), b.mul(first, stride))
-            with cgutils.for_range(b, count, intp=I64) as row:
-                at = b.add(start, b.mul(row.index, stride))
+            with rows() as at:
                 for p in (xs, dys):
                     prefetch(b, p.pointer, b.add(at, b.mul(together, stride)))
                 add_products(b, sums, enter(b, xs, at, n), [enter(b, dys, at, n)], mean, n)
             write_back(b, t, out, columns, sums)
 
-        with cgutils.for_range_slice(b, integer(0), rows, together, intp=I64) as (first, _):
-            count = smaller(b, together, b.sub(rows, first))
-            sixteens(b, integer(0), width, lambda c, n: step(first, count, c, n))
+        down_rows(b, block, step)
         return ctx.get_dummy_value()
 
-    return types.void(x, dy, *[N] * 5, means, out, N), codegen
+    return types.void(x, dy, block, means, out, N), codegen
 
 
 def in_two(x: Number) -> Number:
@@ -230,15 +225,15 @@ def settled(tc: Any, s: Any, rstd: Any, count: Any, center: Any) -> Any:
 
 
 @device()
-def settle(kind, total, table, at, count):
+def settle(kind, total, table, count):
     """Sums of a group (u with its weights) -> what its dx takes: dx = (x - mean) * slope + (u * rstd + shift).
 
-    table[at : at + UNIT] holds mean and rstd. Without CENTER (RMS norm) no mean was subtracted, so neither the sum of u
+    table: float64 (UNIT,), which holds mean and rstd. Without CENTER (RMS norm) no mean was subtracted, so neither the sum of u
     nor the mean's rounding matters. (x - mean) * rstd + offset is the normalized x; size is that of an average u.
     """
-    slope, shift, offset, slope_low, shift_low, size = settled(total, table[at + ROOT], count, kind & CENTER != 0)
-    table[at + SLOPE], table[at + SHIFT], table[at + OFFSET] = slope, shift, offset
-    table[at + SLOPE_LOW], table[at + SHIFT_LOW], table[at + SIZE] = slope_low, shift_low, size
+    slope, shift, offset, slope_low, shift_low, size = settled(total, table[ROOT], count, kind & CENTER != 0)
+    table[SLOPE], table[SHIFT], table[OFFSET] = slope, shift, offset
+    table[SLOPE_LOW], table[SHIFT_LOW], table[SIZE] = slope_low, shift_low, size
 
 
 @device()

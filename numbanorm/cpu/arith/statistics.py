@@ -9,10 +9,10 @@ from llvmlite import ir
 
 from ...spec.tree import LARGE_STAT
 from ..compile import device, intrinsic, types
-from ..layout import CENTER, LOW, M2, MEAN, RSTD, SQUARES
+from ..layout import CENTER, LOW, M2, MEAN, RSTD, SQUARES, Stats
 from .accumulators import in_lanes, ratio, value, whole
 from .arithmetic import Vec, two_sum, unless_nan
-from .vectors import F64, call, fused, integer, load, store
+from .vectors import F64, advance, call, fused, load, pointer, store
 
 
 @intrinsic
@@ -68,76 +68,58 @@ def nought(tc: Any, like: Any) -> Any:
     return like(like), lambda ctx, b, sig, a: whole(b, ir.Constant(F64, 0.0), like)
 
 
-def in_stats(ctx: Any, b: ir.IRBuilder, t: Any, stats: Any, row: Any, u: Any) -> Any:
-    """Address of stats[row, u]."""
-    array = ctx.make_array(t)(ctx, b, value=stats)
-    return b.gep(array.data, [b.add(b.mul(row, b.extract_value(array.shape, 1)), u)])
-
-
 @intrinsic
-def stats_of(tc: Any, stats: Any, row: Any, u: Any, n: Any, like: Any) -> Any:
-    """stats[row, u], or with an accumulator `like` one of sixteen lanes stats[row, u : u + n], n <= 16."""
-    result = in_lanes(like)
+def get_lanes(tc: Any, p: Any, i: Any, n: Any, like: Any) -> Any:
+    """p[i], float64, or with an accumulator `like` one of sixteen lanes p[i : i + n], n <= 16."""
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        at = in_stats(ctx, b, stats, *a[:3])
-        return b.load(at) if like.lanes == 1 else load(b, types.float64, at, integer(0), a[3])
+        return b.load(b.gep(a[0], [a[1]])) if like.lanes == 1 else load(b, types.float64, a[0], a[1], a[2])
 
-    return result(stats, types.intp, types.intp, types.intp, like), codegen
-
-
-@intrinsic
-def get_lanes(tc: Any, p: Any, i: Any, n: Any) -> Any:
-    """p[i : i + n], float64, n <= 16"""
-    return Vec()(p, types.intp, types.intp), lambda ctx, b, sig, a: load(b, types.float64, *a)
+    return in_lanes(like)(p, types.intp, types.intp, like), codegen
 
 
 @intrinsic
 def put_lanes(tc: Any, p: Any, i: Any, n: Any, values: Any) -> Any:
-    """p[i : i + n] = values, float64, n <= 16"""
+    """The reverse of `get_lanes`."""
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        store(b, types.float64, a[0], a[1], a[3], a[2])
+        if isinstance(values, Vec):
+            store(b, types.float64, a[0], a[1], a[3], a[2])
+        else:
+            b.store(a[3], b.gep(a[0], [a[1]]))
         return ctx.get_dummy_value()
 
     return types.void(p, types.intp, types.intp, values), codegen
 
 
-@intrinsic
-def put_stats(tc: Any, stats: Any, row: Any, u: Any, n: Any, values: Any) -> Any:
-    """The reverse of `stats_of`."""
-
-    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        at = in_stats(ctx, b, stats, *a[:3])
-        if isinstance(values, Vec):
-            store(b, types.float64, at, integer(0), a[4], a[3])
-        else:
-            b.store(a[4], at)
-        return ctx.get_dummy_value()
-
-    return types.void(stats, types.intp, types.intp, types.intp, values), codegen
+@device()
+def rows_of(stats, count, eps):
+    """An array of statistics (4, units) as `Stats`."""
+    p, units = pointer(stats), stats.shape[1]
+    mean, low, m2, rstd = (advance(p, MEAN * units), advance(p, LOW * units), advance(p, M2 * units), advance(p, RSTD * units))
+    return Stats(mean, low, m2, rstd, count, eps)
 
 
 @device()
-def conclude(kind, total, stats, u, n, count, eps):
+def conclude(kind, total, stats, u, n):
     """The sums (kind CENTER) or the squares about the mean's high part (SQUARES) of groups u .. u + n - 1 -> their statistics.
 
     total: an accumulator with a lane for each, n <= 16, or for one. Kind 0 is for statistics that are given: the variance in
     place of the squares, and a count of 1; or rstd, and 0.
     """
     if kind & CENTER:
-        high, low = ratio(total, count)
-        put_stats(stats, MEAN, u, n, high)
-        put_stats(stats, LOW, u, n, low)
+        high, low = ratio(total, stats.n)
+        put_lanes(stats.mean, u, n, high)
+        put_lanes(stats.low, u, n, low)
     elif kind & SQUARES:
-        off = stats_of(stats, LOW, u, n, total)
-        put_stats(stats, M2, u, n, less_square(value(total), off, count))
-        high, low = ratio(total, count)
+        off = get_lanes(stats.low, u, n, total)
+        put_lanes(stats.m2, u, n, less_square(value(total), off, stats.n))
+        high, low = ratio(total, stats.n)
         high, low = variance(total, high, low, off)
-        put_stats(stats, RSTD, u, n, inverse_root(high, low, eps))
-    elif count:  # 0 where rstd itself was given
-        var = stats_of(stats, M2, u, n, total)
-        put_stats(stats, RSTD, u, n, inverse_root(var, nought(var), eps))
+        put_lanes(stats.rstd, u, n, inverse_root(high, low, stats.eps))
+    elif stats.n:  # 0 where rstd itself was given
+        var = get_lanes(stats.m2, u, n, total)
+        put_lanes(stats.rstd, u, n, inverse_root(var, nought(var), stats.eps))
 
 
 @device()

@@ -12,6 +12,8 @@ the bits of a float16, int16 for those of a bfloat16 (see `STORAGE`).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from llvmlite import ir
@@ -265,6 +267,28 @@ def sixteens(b: ir.IRBuilder, start: Any, stop: Any, step: Any) -> None:
         step(e, None)
     with b.if_then(b.icmp_signed(">", rest, integer(0))):
         step(whole, rest)
+
+
+def down_rows(b: ir.IRBuilder, block: Any, step: Any) -> None:
+    """`step(first, c, n, rows)` for 16 columns at a time, or n, c being the first, and some rows together from `first` on.
+
+    `with rows() as at` is a loop over these rows, at their elements of column c. block: the fields of a `layout.Block`.
+    """
+    # for first in range(0, rows, together):
+    #     for c in range(0, width, 16): step(first, c, ...)
+    i, rows, together, stride, width = block
+    with cgutils.for_range_slice(b, integer(0), rows, together, intp=I64) as (first, _):
+        start, count = b.add(i, b.mul(first, stride)), smaller(b, together, b.sub(rows, first))
+
+        def at_columns(c: Any, n: Any) -> None:
+            @contextmanager
+            def loop() -> Iterator[Any]:
+                with cgutils.for_range(b, count, intp=I64) as row:
+                    yield b.add(b.add(start, c), b.mul(row.index, stride))
+
+            step(first, c, n, loop)
+
+        sixteens(b, integer(0), width, at_columns)
 
 
 @intrinsic

@@ -16,7 +16,7 @@ JOIN, APPLY): the bits are the same.
 
 from __future__ import annotations
 
-from numba import boolean, int64
+from numba import int64
 
 from ..arith.accumulators import (
     add_row_squares,
@@ -34,7 +34,7 @@ from ..arith.accumulators import (
     tile_of_sums,
 )
 from ..arith.elementwise import affine_columns, parameters, share
-from ..arith.statistics import conclude, get_lanes, put_lanes, stats_of
+from ..arith.statistics import conclude, get_lanes, put_lanes, rows_of
 from ..arith.vectors import advance, fill, named, repeat
 from ..compile import device, kernel
 from ..layout import (
@@ -42,66 +42,97 @@ from ..layout import (
     FUSED,
     JOIN,
     LANE_ROOM,
-    LOW,
-    MEAN,
     MEASURE,
     ONE_READ,
     PIECE,
-    RSTD,
     SQUARES,
     TALL,
     WRITE,
+    Arrays,
+    Block,
     ColumnsSizes,
+    Space,
+    Strip,
 )
 
 FEW = 8  # columns of a group that are added one by one in less time than in vectors
 
 
-@device(inline=False)
-def block_moments(kind, one_read, x, i, n, stride, width, means, kept, room, acc, own):
-    """Sums, or squares about `means`, of `width` <= PIECE columns over the n rows of a block -> acc[0 : width].
+@device()
+def strip_at(p, whole, sizes, columns):
+    """Strip p, or if not `whole` the chunk p, of `columns` columns a group."""
+    step, strips = block_rows(sizes.rows), (sizes.groups + sizes.most - 1) // sizes.most
+    blocks = (sizes.rows + step - 1) // step
+    strip, chunk = (p, 0) if whole else (p // sizes.chunks, p % sizes.chunks)
+    sample, g = strip // strips, strip % strips * sizes.most
+    groups, stride = min(sizes.most, sizes.groups - g), sizes.groups * columns * sizes.fold
+    first, last = (0, blocks) if whole else (chunk * sizes.per_chunk, min(blocks, (chunk + 1) * sizes.per_chunk))
+    i = sample * sizes.rows * stride + g * columns
+    return Strip(sample * sizes.groups + g, groups, i, first, last, sizes.rows, stride, groups * columns * sizes.fold)
 
-    With `one_read` the block's sums and its squares about its own means (`own`) are kept when the sums are taken, and
+
+@device()
+def block_at(strip, k, start, size):
+    """The block k of rows of a strip, of its columns start .. start + size - 1."""
+    step = block_rows(strip.rows)
+    n = min(step, strip.rows - k * step)
+    return Block(strip.i + k * step * strip.stride + start, n, n if strip.stride <= TALL else 8, strip.stride, size)
+
+
+@device()
+def side_by_side(strip, sizes, columns):
+    """All rows of a strip as they are written, `beside` of them as one; and those that are left over."""
+    step, beside, width = block_rows(strip.rows), sizes.beside, strip.groups * columns
+    n = (min(strip.rows, strip.last * step) - strip.first * step) * sizes.fold
+    i, wide = strip.i + strip.first * step * strip.stride, beside * sizes.groups * columns
+    rest = Block(i + n // beside * wide, int64(1), int64(1), wide, n % beside * width)
+    return Block(i, n // beside, sizes.together, wide, beside * width), rest
+
+
+@device(inline=False)
+def block_moments(kind, x, block, means, kept, room, acc, own):
+    """Sums, or squares about `means`, of <= PIECE columns over the rows of a block -> acc[0 : width].
+
+    With ONE_READ the block's sums and its squares about its own means (`own`) are kept when the sums are taken, and
     merged about the group's mean for the squares (Chan, Golub, LeVeque 1979). kept: (2, room).
     """
-    together = n if stride <= TALL else 8
+    n, width = float(block.rows), block.width
     out, about = acc, means
-    if kind == CENTER:
-        add_row_sums(x, i, n, together, stride, width, acc)
-        if not one_read:
+    if kind & CENTER:
+        add_row_sums(x, block, acc)
+        if not kind & ONE_READ:
             return
         out, about = advance_by(kept, room, empty(x, 1)), own
         for c in range(0, width, 16):
             s = get(acc, c, empty(x, 16))
             put(kept, c, s)
-            put(own, c, ratio(s, float(n))[0])
-    elif one_read:
+            put(own, c, ratio(s, n)[0])
+    elif kind & ONE_READ:
         for c in range(0, width, 16):
-            high, low = ratio(get(kept, c, empty(x, 16)), float(n))
-            mean = get_lanes(means, c, min(16, width - c))
-            put(acc, c, squares_about(get(kept, room + c, empty(x, 16)), float(n), high, low, mean))
+            high, low = ratio(get(kept, c, empty(x, 16)), n)
+            mean = get_lanes(means, c, min(16, width - c), empty(x, 16))
+            put(acc, c, squares_about(get(kept, room + c, empty(x, 16)), n, high, low, mean))
         return
-    add_row_squares(x, i, n, together, stride, width, out, about)
+    add_row_squares(x, block, out, about)
 
 
 @device(inline=False)
-def strip_sums(kind, one_read, x, i, first, last, rows, stride, width, room, means, kept, stack, out):
-    """Row trees of `width` columns over their blocks first .. last - 1 -> out[0 : width].
+def strip_sums(kind, x, strip, room, means, kept, stack, out):
+    """Row trees of a strip's columns over its blocks -> out[0 : width].
 
-    x[i] is the strip's first element; means: float64 (width,), wanted for the squares; kept: (blocks, 2, room).
+    means: float64 (width,), wanted for the squares; kept: (blocks, 2, room).
     """
-    step = block_rows(rows)
+    first, last, width = strip.first, strip.last, strip.width
     acc = stack
     own = advance_by(acc, PIECE, empty(x, 1))
     levels = advance_by(own, PIECE, empty(x, 1))
     for start in range(0, width, PIECE):
         size = min(PIECE, width - start)
         for k in range(first, last):
-            n, at = min(step, rows - k * step), i + k * step * stride + start
             keep = advance_by(kept, 2 * k * room + start, empty(x, 1))
             even = (k - first) & 1 == 0  # the first of a pair waits where it is summed
             here = levels if even else acc
-            block_moments(kind, one_read, x, at, n, stride, size, advance(means, start), keep, room, here, own)
+            block_moments(kind, x, block_at(strip, k, start, size), advance(means, start), keep, room, here, own)
             if not even:
                 for c in range(0, size, 16):
                     push(levels, c, int64(PIECE), k - first, get(acc, c, empty(x, 16)))
@@ -152,58 +183,61 @@ def columns_total(sums, at, fold, stride, like):
 
 
 @device(inline=False)
-def join(kind, x, partials, chunks, room, width, groups, sizes, u, stats, count, eps, stack, sums, scratch):
-    """Chunks' sums (chunks, room) of a strip of `groups` groups, the first being unit u -> their statistics."""
-    length, fold, all_groups = sizes.length, sizes.fold, sizes.groups
+def join(kind, x, stats, sizes, strip, partials, chunks, space):
+    """Chunks' sums (chunks, room) of a strip -> its groups' statistics."""
+    length, fold, all_groups, sums = sizes.length, sizes.fold, sizes.groups, space.sums
     if chunks == 1:
         sums = partials
     else:
-        for c in range(0, width, 16):
+        for c in range(0, strip.width, 16):
             for q in range(chunks):
-                push(stack, int64(0), int64(16), q, get(partials, q * room + c, empty(x, 16)))
-            put(sums, c, drain(stack, int64(0), int64(16), chunks, empty(x, 16)))
+                push(space.stack, int64(0), int64(16), q, get(partials, q * sizes.room + c, empty(x, 16)))
+            put(sums, c, drain(space.stack, int64(0), int64(16), chunks, empty(x, 16)))
     if length == 1 and (fold == 1 or all_groups % 16 == 0):
-        for g in range(0, groups, 16):
+        for g in range(0, strip.groups, 16):
             totals = empty(x, 16)
             if kind & (CENTER | SQUARES):
                 totals = columns_total(sums, g, fold, all_groups, totals)
-            conclude(kind, totals, stats, u + g, min(16, groups - g), count, eps)
+            conclude(kind, totals, stats, strip.u + g, min(16, strip.groups - g))
         return
-    for g in range(groups):
+    for g in range(strip.groups):
         total = empty(x, 1)
         if kind & (CENTER | SQUARES):
-            total = group_total(sums, g * length, length, fold, all_groups * length, total, scratch)
-        conclude(kind, total, stats, u + g, int64(1), count, eps)
+            total = group_total(sums, g * length, length, fold, all_groups * length, total, space.lanes)
+        conclude(kind, total, stats, strip.u + g, int64(1))
 
 
 @device(inline=False)
-def expand(stats, u, w, b, first, groups, length, t, copies, room, rows, out, like):
-    """Mean, scale and shift of each column of `groups` groups, side by side `copies` times -> out, float64 (3, room).
+def expand(arrays, sizes, strip, rows, out):
+    """Mean, scale and shift of each column of a strip, as often as rows are side by side -> out, float64 (3, room).
 
-    u: the first group's unit; w, b: float64, its parameters start at `first`; rows: 1 where the mean is enough.
+    rows: 1 where the mean is enough.
     """
+    x, _, w, b, stats = arrays
+    u, groups, length, t, room = strip.u, strip.groups, sizes.length, sizes.t, sizes.room
+    first, like = u % sizes.groups * (length // t), empty(x, 16)
     if length == 1:
         for g in range(0, groups, 16):
             n = min(16, groups - g)
-            put_lanes(out, g, n, stats_of(stats, MEAN, u + g, n, like))
+            put_lanes(out, g, n, get_lanes(stats.mean, u + g, n, like))
             if rows > 1:
-                rstd, low = stats_of(stats, RSTD, u + g, n, like), stats_of(stats, LOW, u + g, n, like)
-                weights, biases = get_lanes(w, first + g, n), get_lanes(b, first + g, n)
+                rstd, low = get_lanes(stats.rstd, u + g, n, like), get_lanes(stats.low, u + g, n, like)
+                weights, biases = get_lanes(w, first + g, n, like), get_lanes(b, first + g, n, like)
                 scale, shift = parameters(rstd, share(low, rstd), weights, biases)
                 put_lanes(out, room + g, n, scale)
                 put_lanes(out, 2 * room + g, n, shift)
     else:
         for g in range(groups):
-            fill(out, g * length, length, stats[MEAN, u + g])
-            rstd = stats[RSTD, u + g]
-            c = share(stats[LOW, u + g], rstd)
+            fill(out, g * length, length, stats.mean[u + g])
+            rstd = stats.rstd[u + g]
+            c = share(stats.low[u + g], rstd)
             for column in range(g * length, (g + 1) * length if rows > 1 else 0, t):
                 scale, shift = parameters(rstd, c, w[first], b[first])
                 first += 1
                 fill(out, room + column, t, scale)
                 fill(out, 2 * room + column, t, shift)
     for row in range(rows):
-        repeat(out, row * room, groups * length, copies)
+        repeat(out, row * room, groups * length, max(sizes.fold, sizes.beside))
 
 
 @kernel()
@@ -215,44 +249,30 @@ def columns(phase, todo, x, y, w, b, stats, work, kept, sizes, count, eps, lo, h
     work: `slots` scratch areas of `scratch` float64 (stack, column sums, lanes, parameters), then the sums of all chunks.
     kept: the moments of blocks, of one strip a slot (FUSED) or of all strips.
     """
-    sizes = named(sizes, ColumnsSizes)
-    rows, all_groups, length, t, most, chunks, per_chunk, stack_size, room, fold, beside, together, scratch, slots = sizes
-    strips, stride, step = (all_groups + most - 1) // most, all_groups * length, block_rows(rows)
-    blocks = (rows + step - 1) // step
-    one_read = boolean(todo & ONE_READ)
-    stack = advance(work, slot * scratch)
-    sums = advance_by(stack, stack_size, empty(x, 1))
-    lane_sums = advance_by(sums, room, empty(x, 1))
-    table = advance_by(lane_sums, LANE_ROOM, empty(x, 1))
-    partials = advance(work, slots * scratch)
+    sizes, stats, one = named(sizes, ColumnsSizes), rows_of(stats, count, eps), empty(x, 1)
+    arrays, room, chunks, fused = Arrays(x, y, w, b, stats), sizes.room, sizes.chunks, phase == FUSED
+    stack = advance(work, slot * sizes.scratch)
+    sums = advance_by(stack, sizes.stack, one)
+    lanes = advance_by(sums, room, one)
+    space = Space(stack, sums, lanes, advance_by(lanes, LANE_ROOM, one))
+    partials, step = advance(work, sizes.slots * sizes.scratch), block_rows(sizes.rows)
+    each = (sizes.rows + step - 1) // step * 2 * room  # of `kept`
     whole = phase in (FUSED, JOIN)
-    copies = max(fold, beside)
     for p in range(lo, hi):
-        unit, chunk = (p, 0) if whole else (p // chunks, p % chunks)
-        sample, g = unit // strips, unit % strips * most
-        groups = min(most, all_groups - g)
-        u, i, first = sample * all_groups + g, sample * rows * fold * stride + g * length, g * (length // t)
-        width = groups * length * fold
-        k0, k1 = (0, blocks) if whole else (chunk * per_chunk, min(blocks, (chunk + 1) * per_chunk))
-        keep = advance_by(kept, (slot if phase == FUSED else unit) * 2 * blocks * room, empty(x, 1))
-        out = sums if phase == FUSED else advance_by(partials, (unit * chunks + chunk) * room, empty(x, 1))
+        strip = strip_at(p, whole, sizes, sizes.length)
+        own = advance_by(kept, (slot if fused else p // chunks) * each, one)
+        out = sums if fused else advance_by(partials, (p * chunks if whole else p) * room, one)
         for kind in (CENTER, SQUARES):
             if todo & kind:
                 if phase in (FUSED, MEASURE):
                     if kind == SQUARES:
-                        expand(stats, u, w, b, first, groups, length, t, copies, room, 1, table, empty(x, 16))
-                    strip_sums(kind, one_read, x, i, k0, k1, rows, stride * fold, width, room, table, keep, stack, out)
+                        expand(arrays, sizes, strip, 1, space.table)
+                    strip_sums(kind | todo & ONE_READ, x, strip, room, space.table, own, stack, out)
                 if whole:
-                    n = int64(1) if phase == FUSED else chunks
-                    join(kind, x, out, n, room, width, groups, sizes, u, stats, count, eps, stack, sums, lane_sums)
+                    join(kind, x, stats, sizes, strip, out, int64(1) if fused else chunks, space)
         if whole and not todo & (CENTER | SQUARES):
-            join(int64(0), x, out, int64(1), room, width, groups, sizes, u, stats, count, eps, stack, sums, lane_sums)
+            join(int64(0), x, stats, sizes, strip, out, int64(1), space)
         if todo & WRITE and phase != JOIN:
-            expand(stats, u, w, b, first, groups, length, t, copies, room, 3, table, empty(x, 16))
-            n, at = (min(rows, k1 * step) - k0 * step) * fold, i + k0 * step * fold * stride
-            if beside == 1:
-                affine_columns(x, y, at, n, together, stride, groups * length, table, room)
-            else:
-                wide = beside * stride
-                affine_columns(x, y, at, n // beside, together, wide, wide, table, room)
-                affine_columns(x, y, at + n // beside * wide, 1, 1, wide, n % beside * stride, table, room)
+            expand(arrays, sizes, strip, 3, space.table)
+            for block in side_by_side(strip, sizes, sizes.length):
+                affine_columns(x, y, block, space.table, room)

@@ -9,9 +9,7 @@ from __future__ import annotations
 from numba import boolean, int64
 
 from ..arith.accumulators import advance_by, block_rows, drain, empty, get, push, put, value
-from ..arith.elementwise import (
-    gradient_rows,
-)
+from ..arith.elementwise import gradient_rows
 from ..arith.gradient_sums import settle, span_products
 from ..arith.vectors import advance, named
 from ..compile import device, kernel
@@ -27,23 +25,25 @@ from ..layout import (
     REDUCE,
     UNIT,
     WRITE,
+    Block,
+    GradientArrays,
     RowsGradientSizes,
 )
 from .columns import group_total
 
 
 @device(inline=False)
-def rows_chunk(phase, todo, x, dy, dx, w, table, sizes, count, stack, partials, q, strip):
+def rows_chunk(phase, todo, arrays, sizes, stack, partials, q, strip):
     """Chunk q of a strip, which is (first group, groups, first column, columns): dx, and dweight and dbias -> partials.
 
     In phase FUSED, which takes all columns, the rows' own sums come first, some rows ahead.
     """
+    x, dy, dx, w, table, count = arrays
     rows, all_groups, length, padded = sizes.rows, sizes.groups, sizes.length, sizes.padded
-    together, per_chunk = sizes.together, sizes.per_chunk
     g, groups, c0, width = strip
     step, own = block_rows(rows), padded * groups if phase == FUSED else (width + 15) // 16 * 16
-    k0, k1 = q * per_chunk, min((rows + step - 1) // step, (q + 1) * per_chunk)
-    one, room = empty(x, 1), padded * all_groups
+    k0, k1 = q * sizes.per_chunk, min((rows + step - 1) // step, (q + 1) * sizes.per_chunk)
+    one, room, apart = empty(x, 1), padded * all_groups, UNIT * all_groups
     out = advance_by(partials, q * 2 * room + g * padded + c0, one)
     acc = advance_by(stack, 4 * LEVELS, one)
     levels, wide = advance_by(acc, 2 * own, one), 2 * own
@@ -51,19 +51,19 @@ def rows_chunk(phase, todo, x, dy, dx, w, table, sizes, count, stack, partials, 
     for k in range(k0, k1):
         last, even = min(rows, (k + 1) * step), (k - k0) & 1 == 0
         here = levels if even else acc  # the first of a pair waits where it is summed
-        for r in range(k * step, last, together):
-            n, fresh = min(together, last - r), r == k * step
+        for r in range(k * step, last, sizes.together):
+            n = min(sizes.together, last - r)
             if phase == FUSED:
                 for u in range(r * all_groups, (r + n) * all_groups):
-                    at = u % all_groups * length
-                    total = span_products(x, dy, u * length, length, int64(0), table[UNIT * u + ANCHOR], w, at, stack)
-                    settle(todo, total, table, UNIT * u, count)
+                    weights, mean = advance(w, u % all_groups * length), table[UNIT * u + ANCHOR]
+                    total = span_products(x, dy, u * length, length, int64(0), mean, weights, stack)
+                    settle(todo, total, advance(table, UNIT * u), count)
             for j in range(g, g + groups):
                 u = r * all_groups + j
-                i, weights, units = u * length + c0, advance(w, j * length + c0), advance(table, UNIT * u)
-                place = advance_by(here, (j - g) * padded, one)
-                apart = UNIT * all_groups
-                gradient_rows(write, add, fresh, x, dy, dx, i, n, all_groups * length, width, weights, units, apart, place, own)
+                block = Block(u * length + c0, n, n, all_groups * length, width)
+                weights, units = advance(w, j * length + c0), (advance(table, UNIT * u), apart)
+                sums = advance_by(here, (j - g) * padded, one), own
+                gradient_rows((write, add, r == k * step), x, dy, dx, block, weights, units, sums)
         if add and not even:
             for c in range(0, wide, 16):
                 push(levels, c, wide, k - k0, get(acc, c, empty(x, 16)))
@@ -97,30 +97,30 @@ def rows_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, sizes, co
     spans, 4); sizes: `RowsGradientSizes`.
     work: `slots` scratch areas (stack, columns' sums and their levels), then the chunks' sums.
     """
-    sizes = named(sizes, RowsGradientSizes)
+    sizes, arrays = named(sizes, RowsGradientSizes), GradientArrays(x, dy, dx, w, table, count)
     _, groups, length, _, padded, span, _, _, chunks, columns, scratch, slots = sizes
     spans = (length + span - 1) // span
     stack, one = advance(work, slot * scratch), empty(x, 1)
     partials = advance(work, slots * scratch)
     if phase == FUSED:
         for q in range(lo, hi):
-            rows_chunk(phase, todo, x, dy, dx, w, table, sizes, count, stack, partials, q, (int64(0), groups, int64(0), length))
+            rows_chunk(phase, todo, arrays, sizes, stack, partials, q, (int64(0), groups, int64(0), length))
     elif phase == MEASURE:
         for p in range(lo, hi):
             u, s = p // spans, p % spans
-            i, at = u * length + s * span, u % groups * length + s * span
+            i, own = u * length + s * span, advance(w, u % groups * length + s * span)
             n = min(span, length - s * span)
-            put(sums, 4 * p, span_products(x, dy, i, n, int64(0), table[UNIT * u + ANCHOR], w, at, stack))
+            put(sums, 4 * p, span_products(x, dy, i, n, int64(0), table[UNIT * u + ANCHOR], own, stack))
     elif phase == JOIN:
         for u in range(lo, hi):
             for s in range(spans):
                 push(stack, int64(0), int64(4), s, get(sums, 4 * (u * spans + s), empty(x, 4)))
-            settle(todo, drain(stack, int64(0), int64(4), spans, empty(x, 4)), table, UNIT * u, count)
+            settle(todo, drain(stack, int64(0), int64(4), spans, empty(x, 4)), advance(table, UNIT * u), count)
     elif phase == APPLY:
         strips = (length + columns - 1) // columns
         for p in range(lo, hi):
             q, g, c0 = p // (strips * groups), p // strips % groups, p % strips * columns
             strip = g, int64(1), c0, min(columns, length - c0)
-            rows_chunk(phase, todo, x, dy, dx, w, table, sizes, count, stack, partials, q, strip)
+            rows_chunk(phase, todo, arrays, sizes, stack, partials, q, strip)
     if phase == REDUCE or (todo & ALONE and todo & PARAMETERS):
         reduce_chunks(x, partials, grads, sizes, chunks, padded * groups, advance_by(stack, 16 * LEVELS, one), stack)

@@ -31,33 +31,46 @@ from ..arith.accumulators import (
     tile_sum,
 )
 from ..arith.elementwise import affine_run, share
-from ..arith.statistics import conclude
+from ..arith.statistics import conclude, rows_of
 from ..arith.vectors import advance, named
 from ..compile import device, kernel
-from ..layout import BATCH, CENTER, FUSED, JOIN, LEVELS, LOW, MEAN, MEASURE, ONE_READ, RSTD, SQUARES, STREAM, WRITE, RunsSizes
+from ..layout import (
+    BATCH,
+    CENTER,
+    FUSED,
+    JOIN,
+    LEVELS,
+    MEASURE,
+    ONE_READ,
+    SQUARES,
+    STREAM,
+    WRITE,
+    Arrays,
+    RunsSizes,
+    Span,
+)
 
 
 @device(inline=False)
-def span_sum(kind, one_read, x, i, n, mean, kept, first, stack):
-    """Sum (CENTER) or squares about `mean` (SQUARES) of one span, x[i : i + n].
+def span_sum(kind, x, i, n, mean, kept, stack):
+    """Sum (kind CENTER) or squares about `mean` (SQUARES) of one span, x[i : i + n].
 
-    With `one_read` the moments of each tile, about its own mean, are kept from tile `first` on when the sum is taken,
-    and merged about the group's mean for the squares (Chan, Golub, LeVeque 1979; all tiles at once, so that no division
-    waits for another).
+    With ONE_READ the moments of each tile, about its own mean, are kept when the sum is taken, and merged about the group's
+    mean for the squares (Chan, Golub, LeVeque 1979; all tiles at once, so that no division waits for another).
+    kept: (tiles, 2).
     """
     tiles = (n + TILE - 1) // TILE
     k = 0
     while True:
         at, size = i + TILE * k, min(TILE, n - TILE * k)
-        place = 2 * (first + k)
-        if kind == CENTER:
+        if kind & CENTER:
             s = tile_sum(x, at, size)
-            if one_read:
-                put(kept, place, s)
-                put(kept, place + 1, tile_squares(x, at, size, ratio(s, float(size))[0]))
-        elif one_read:
-            high, low = ratio(get(kept, place, empty(x, 1)), float(size))
-            s = squares_about(get(kept, place + 1, empty(x, 1)), float(size), high, low, mean)
+            if kind & ONE_READ:
+                put(kept, 2 * k, s)
+                put(kept, 2 * k + 1, tile_squares(x, at, size, ratio(s, float(size))[0]))
+        elif kind & ONE_READ:
+            high, low = ratio(get(kept, 2 * k, empty(x, 1)), float(size))
+            s = squares_about(get(kept, 2 * k + 1, empty(x, 1)), float(size), high, low, mean)
         else:
             s = tile_squares(x, at, size, mean)
         if tiles == 1:
@@ -90,22 +103,23 @@ def first_run(u, sizes):
 
 
 @device(inline=False)
-def apply_span(streaming, x, y, w, b, i, at, n, stats, u, first, t, ahead):
-    """Normalize x[i : i + n], which starts `at` elements into its run; a parameter serves t elements of the run.
+def apply_span(arrays, t, span, at, u, first):
+    """Normalize a span of a run of unit u, which starts `at` elements into the run; a parameter serves t elements of the run.
 
-    w, b: float64; the run's parameters start at `first`.
+    The run's parameters start at `first`.
     """
-    mean, rstd = stats[MEAN, u], stats[RSTD, u]
-    c = share(stats[LOW, u], rstd)
+    x, y, w, b, stats = arrays
+    mean, rstd = stats.mean[u], stats.rstd[u]
+    c = share(stats.low[u], rstd)
     if t == 1:
-        weights, biases = advance(w, first + at), advance(b, first + at)
-        affine_run(streaming, x, y, i, n, ahead, mean, rstd, c, weights, biases)
+        affine_run(x, y, span, mean, rstd, c, advance(w, first + at), advance(b, first + at))
         return
     k = at // t if at else 0
     done = 0
-    while done < n:
-        size = min(n, (k + 1) * t - at) - done
-        affine_run(streaming, x, y, i + done, size, ahead, mean, rstd, c, w[first + k], b[first + k])
+    while done < span.n:
+        size = min(span.n, (k + 1) * t - at) - done
+        part = Span(span.i + done, size, span.ahead, span.streaming)
+        affine_run(x, y, part, mean, rstd, c, w[first + k], b[first + k])
         done += size
         k += 1
 
@@ -116,47 +130,45 @@ def rows_together(length):
 
 
 @device(inline=False)
-def conclude_all(kind, totals, x, stats, u, n, count, eps):
+def conclude_all(kind, totals, x, stats, u, n):
     """Groups u .. u + n - 1 from `totals`, sixteen at a time: one by one took a third of a short row's time."""
     for k in range(0, n, 16):
         some = min(16, n - k)
-        conclude(kind, get_first(totals, k, some, empty(x, 16)), stats, u + k, some, count, eps)
+        conclude(kind, get_first(totals, k, some, empty(x, 16)), stats, u + k, some)
 
 
 @device(inline=False)
-def whole_rows(todo, x, y, w, b, stats, kept, sizes, count, eps, stack, lo, hi, slot):
+def whole_rows(todo, arrays, sizes, kept, stack, lo, hi):
     """Units lo .. hi - 1 that are one span each, as the rows of layer norm: no partial sums, no index arithmetic.
 
     A batch of short rows goes through each pass together, so that one row's division and square root are waited for while
-    the next row is summed (128 elements: 96 ns a row became 65).
+    the next row is summed (128 elements: 96 ns a row became 65). kept: the moments of the tiles of a batch.
     """
-    groups, length, t, ahead = sizes.groups, sizes.length, sizes.t, sizes.ahead
-    one_read, streaming = boolean(todo & ONE_READ), boolean(todo & STREAM)
+    x, stats, groups, length, t = arrays.x, arrays.stats, sizes.groups, sizes.length, sizes.t
+    one_read, streaming = todo & ONE_READ, boolean(todo & STREAM)
     tiles, per_group, batch = (length + TILE - 1) // TILE, length // t, rows_together(length)
-    totals = advance_by(stack, 2 * LEVELS, empty(x, 1))
+    totals, ahead = advance_by(stack, 2 * LEVELS, empty(x, 1)), batch * sizes.ahead
     g = lo % groups
     for u in range(lo, hi, batch):
         n = min(batch, hi - u)
         for kind in (CENTER, todo & SQUARES):
             if kind & todo == kind:
-                for r in range(n):
-                    if kind:
-                        first = (slot * batch + r) * tiles
-                        mean = stats[MEAN, u + r]
-                        put(totals, r, span_sum(kind, one_read, x, (u + r) * length, length, mean, kept, first, stack))
+                if kind:
+                    for r in range(n):
+                        own = advance_by(kept, 2 * r * tiles, empty(x, 1))
+                        put(totals, r, span_sum(kind | one_read, x, (u + r) * length, length, stats.mean[u + r], own, stack))
                 if n == 1:
-                    conclude(kind, get(totals, 0, empty(x, 1)), stats, u, n, count, eps)
+                    conclude(kind, get(totals, 0, empty(x, 1)), stats, u, n)
                 else:
-                    conclude_all(kind, totals, x, stats, u, n, count, eps)
-        far = batch * length if ahead else 0
+                    conclude_all(kind, totals, x, stats, u, n)
         if todo & WRITE:
-            for r in range(n):
-                apply_span(streaming, x, y, w, b, (u + r) * length, int64(0), length, stats, u + r, g * per_group, t, far)
+            for r in range(u, u + n):
+                apply_span(arrays, t, Span(r * length, length, ahead, streaming), int64(0), r, g * per_group)
                 g = g + 1 if g + 1 < groups else 0
 
 
 @device(inline=False)
-def apply_spans(streaming, x, y, w, b, stats, sizes, lo, hi):
+def apply_spans(todo, arrays, sizes, lo, hi):
     """Normalize spans lo .. hi - 1, counted as they lie in memory."""
     runs, groups, length, t, ahead, span, _, _ = sizes
     spans = (length + span - 1) // span
@@ -166,7 +178,7 @@ def apply_spans(streaming, x, y, w, b, stats, sizes, lo, hi):
     left = runs * groups - run % (runs * groups)  # runs of this sample
     for _ in range(lo, hi):
         i, n = run * length + s * span, min(span, length - s * span)
-        apply_span(streaming, x, y, w, b, i, s * span, n, stats, unit + g, g * (length // t), t, ahead)
+        apply_span(arrays, t, Span(i, n, ahead, boolean(todo & STREAM)), s * span, unit + g, g * (length // t))
         s += 1
         if s == spans:
             s = 0
@@ -182,54 +194,51 @@ def apply_spans(streaming, x, y, w, b, stats, sizes, lo, hi):
 def runs(phase, todo, x, y, w, b, stats, work, kept, sizes, count, eps, lo, hi, slot):
     """Units lo .. hi - 1 (phases FUSED, JOIN) or spans lo .. hi - 1 (MEASURE, APPLY).
 
-    x, y: where (size,) elements are; w, b: float64 (G * L / t,); stats: (4, units), see `layout`; sizes:
-    `RunsSizes`.
+    x, y: where (size,) elements are; w, b: float64 (G * L / t,); stats: (4, units), see `layout`; sizes: `RunsSizes`.
     work: `slots` scratch areas of `scratch` float64 (stack, then partials), then the partials of all units.
     kept: the moments of tiles, of one unit (or batch of rows) a slot in FUSED, or of all units.
     """
-    sizes = named(sizes, RunsSizes)
+    sizes, stats, one = named(sizes, RunsSizes), rows_of(stats, count, eps), empty(x, 1)
+    arrays = Arrays(x, y, w, b, stats)
     group, groups, length, t, ahead, span, scratch, slots = sizes
     spans, tiles = (length + span - 1) // span, (length + TILE - 1) // TILE
-    one_read, streaming = boolean(todo & ONE_READ), boolean(todo & STREAM)
     stack = advance(work, slot * scratch)
     if phase == FUSED and group == 1 and spans == 1:
-        whole_rows(todo, x, y, w, b, stats, kept, sizes, count, eps, stack, lo, hi, slot)
+        own = advance_by(kept, 2 * slot * rows_together(length) * tiles, one)
+        whole_rows(todo, arrays, sizes, own, stack, lo, hi)
     elif phase == FUSED:
-        partials = advance_by(stack, 2 * LEVELS, empty(x, 1))
+        partials = advance_by(stack, 2 * LEVELS, one)
         for u in range(lo, hi):
             for kind in (CENTER, todo & SQUARES):
                 if kind & todo == kind:
                     if kind:
-                        i, mean, first, place = first_run(u, sizes), stats[MEAN, u], slot * group * tiles, 0
+                        i, mean, first, place = first_run(u, sizes), stats.mean[u], slot * group * tiles, 0
                         for _ in range(group):
                             for e in range(0, length, span):
-                                n = min(span, length - e)
-                                s = span_sum(kind, one_read, x, i + e, n, mean, kept, first + e // TILE, stack)
-                                put(partials, place, s)
+                                n, own = min(span, length - e), advance_by(kept, 2 * (first + e // TILE), one)
+                                put(partials, place, span_sum(kind | todo & ONE_READ, x, i + e, n, mean, own, stack))
                                 place += 1
                             i += groups * length
                             first += tiles
-                    conclude(
-                        kind, group_sum(partials, empty(x, 1), int64(1), group, spans, stack), stats, u, int64(1), count, eps
-                    )
+                    conclude(kind, group_sum(partials, one, int64(1), group, spans, stack), stats, u, int64(1))
             if todo & WRITE:
                 i, first = first_run(u, sizes), u % groups * (length // t)
                 for _ in range(group):
-                    apply_span(streaming, x, y, w, b, i, int64(0), length, stats, u, first, t, ahead)
+                    apply_span(arrays, t, Span(i, length, ahead, boolean(todo & STREAM)), int64(0), u, first)
                     i += groups * length
-    elif phase == JOIN:
-        partials = advance(work, slots * scratch)
-        for u in range(lo, hi):
-            total = empty(x, 1)
-            if todo & (CENTER | SQUARES):
-                total = group_sum(advance_by(partials, u * group * spans, total), total, int64(1), group, spans, stack)
-            conclude(todo, total, stats, u, int64(1), count, eps)
     elif phase == MEASURE:
         partials = advance(work, slots * scratch)
         for p in range(lo, hi):
-            u, j, e, kind = p // (group * spans), p // spans % group, p % spans * span, todo & ~ONE_READ
+            u, j, e = p // (group * spans), p // spans % group, p % spans * span
             i, n = first_run(u, sizes) + j * groups * length + e, min(span, length - e)
-            first = (u * group + j) * tiles + e // TILE
-            put(partials, p, span_sum(kind, one_read, x, i, n, stats[MEAN, u], kept, first, stack))
+            own = advance_by(kept, 2 * ((u * group + j) * tiles + e // TILE), one)
+            put(partials, p, span_sum(todo, x, i, n, stats.mean[u], own, stack))
+    elif phase == JOIN:
+        partials = advance(work, slots * scratch)
+        for u in range(lo, hi):
+            total = one
+            if todo & (CENTER | SQUARES):
+                total = group_sum(advance_by(partials, u * group * spans, one), one, int64(1), group, spans, stack)
+            conclude(todo, total, stats, u, int64(1))
     else:
-        apply_spans(streaming, x, y, w, b, stats, sizes, lo, hi)
+        apply_spans(todo, arrays, sizes, lo, hi)

@@ -8,10 +8,7 @@ from __future__ import annotations
 from numba import boolean, int64
 
 from ..arith.accumulators import advance_by, empty, put
-from ..arith.elementwise import (
-    affine_run,
-    gradient_run,
-)
+from ..arith.elementwise import affine_run, gradient_run
 from ..arith.gradient_sums import span_products
 from ..arith.vectors import advance, named
 from ..compile import device, kernel
@@ -30,9 +27,11 @@ from ..layout import (
     STREAM,
     UNIT,
     WRITE,
+    GradientArrays,
     RunsGradientSizes,
+    Span,
 )
-from .channels import reduce_samples, settle_group
+from .channels import reduce_samples, settle_unit
 from .runs import group_sum, rows_together
 
 
@@ -46,13 +45,13 @@ def first_run(c, sizes):
 
 
 @device()
-def apply_run(todo, x, dy, dx, i, n, ahead, w, table, u, c):
-    """dx[i : i + n] of a run of unit u, whose weight is w[c]."""
-    unit, streaming = UNIT * u, boolean(todo & STREAM)
+def apply_run(todo, arrays, span, u, c):
+    """dx of a span of a run of unit u, whose weight is w[c]."""
+    x, dy, dx, w, table, _ = arrays
     if todo & CENTER:
-        gradient_run(streaming, x, dy, dx, i, n, ahead, w[c], advance(table, unit))
+        gradient_run(x, dy, dx, span, w[c], advance(table, UNIT * u))
     else:  # given statistics: dx = dy * scale, whatever x is
-        affine_run(streaming, dy, dx, i, n, ahead, 0.0, table[unit + ROOT], -0.0, w[c], -0.0)
+        affine_run(dy, dx, span, 0.0, table[UNIT * u + ROOT], -0.0, w[c], -0.0)
 
 
 @kernel()
@@ -63,15 +62,14 @@ def runs_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, sizes, co
     (B * G * K, 4); grads: float64 (2, G * K), dweight and dbias; sizes: `RunsGradientSizes`.
     work: `slots` scratch areas of `scratch` float64 (stack, partials), then the channels' partials.
     """
-    sizes = named(sizes, RunsGradientSizes)
-    samples, runs, groups, channels, length, ahead, span, scratch, slots = sizes
-    spans = (length + span - 1) // span
-    stack, one = advance(work, slot * scratch), empty(x, 1)
+    sizes, arrays = named(sizes, RunsGradientSizes), GradientArrays(x, dy, dx, w, table, count)
+    _, runs, groups, channels, length, ahead, span, scratch, slots = sizes
+    spans, every = (length + span - 1) // span, groups * channels
     each = runs * spans
-    stride = groups * channels * length  # from a run to the next one of its channel
-    next_run = ahead if runs > 1 else 0
+    stack = advance(work, slot * scratch)
     if phase == FUSED:
-        partials, together = advance_by(stack, 8 * LEVELS, one), rows_together(runs * channels * length)
+        next_run = ahead if runs > 1 else 0
+        partials, together = advance_by(stack, 8 * LEVELS, empty(x, 1)), rows_together(runs * channels * length)
         for first in range(lo, hi, together):
             units = min(hi, first + together)
             for c in range(first * channels, units * channels):
@@ -79,45 +77,39 @@ def runs_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, sizes, co
                 for _ in range(runs):
                     for e in range(0, length, span):
                         n = min(span, length - e)
-                        put(partials, place, span_products(x, dy, i + e, n, next_run, mean, 1.0, int64(0), stack))
+                        put(partials, place, span_products(x, dy, i + e, n, next_run, mean, 1.0, stack))
                         place += 4
-                    i += stride
+                    i += every * length
                 put(sums, 4 * c, group_sum(partials, empty(x, 4), int64(4), runs, spans, stack))
-            own = first % groups * channels
             for u in range(first, units):
-                settle_group(todo, x, sums, w, u, channels, table, count, stack, own)
-                own = own + channels if own + channels < groups * channels else 0
+                settle_unit(todo, arrays, sums, sizes, u, stack)
             if todo & WRITE:
                 own = first % groups * channels
                 for u in range(first, units):
                     i = first_run(u * channels, sizes)
                     for _ in range(runs):
                         for k in range(channels):
-                            apply_run(todo, x, dy, dx, i + k * length, length, ahead, w, table, u, own + k)
-                        i += stride
-                    own = own + channels if own + channels < groups * channels else 0
+                            apply_run(todo, arrays, Span(i + k * length, length, ahead, boolean(todo & STREAM)), u, own + k)
+                        i += every * length
+                    own = own + channels if own + channels < every else 0
     elif phase == MEASURE:
         partials = advance(work, slots * scratch)
         for p in range(lo, hi):
             c, j, e = p // each, p // spans % runs, p % spans * span
-            i, mean = first_run(c, sizes) + j * stride + e, table[UNIT * (c // channels) + ANCHOR]
-            put(partials, 4 * p, span_products(x, dy, i, min(span, length - e), int64(0), mean, 1.0, int64(0), stack))
+            i, mean = first_run(c, sizes) + j * every * length + e, table[UNIT * (c // channels) + ANCHOR]
+            put(partials, 4 * p, span_products(x, dy, i, min(span, length - e), int64(0), mean, 1.0, stack))
     elif phase == JOIN:
         partials = advance(work, slots * scratch)
         for u in range(lo, hi):
             for c in range(u * channels, (u + 1) * channels):
-                put(
-                    sums,
-                    4 * c,
-                    group_sum(advance_by(partials, 4 * c * each, one), empty(x, 4), int64(4), runs, spans, stack),
-                )
-            settle_group(todo, x, sums, w, u, channels, table, count, stack, u % groups * channels)
+                own = advance_by(partials, 4 * c * each, empty(x, 4))
+                put(sums, 4 * c, group_sum(own, empty(x, 4), int64(4), runs, spans, stack))
+            settle_unit(todo, arrays, sums, sizes, u, stack)
     elif phase == APPLY:
         for p in range(lo, hi):
             run, e = p // spans, p % spans * span
-            c = run % (groups * channels)
-            u = run // (groups * channels * runs) * groups + c // channels
-            apply_run(todo, x, dy, dx, run * length + e, min(span, length - e), ahead, w, table, u, c)
+            part = Span(run * length + e, min(span, length - e), ahead, boolean(todo & STREAM))
+            apply_run(todo, arrays, part, run // (every * runs) * groups + run % every // channels, run % every)
     if phase == REDUCE or (todo & ALONE and todo & PARAMETERS):
-        first, last = (lo, hi) if phase == REDUCE else (0, groups * channels)
-        reduce_samples(x, sums, table, grads, samples, groups, channels, first, last, stack)
+        first, last = (lo, hi) if phase == REDUCE else (0, every)
+        reduce_samples(x, sums, table, grads, sizes, first, last, stack)
