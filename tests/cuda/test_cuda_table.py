@@ -438,9 +438,9 @@ CUTS = [("FEW", 0), ("FEW", 1 << 40), ("MOST_HELD", 0)]
 def test_however_rows_are_cut(ring: Ring, case: Case, name: str, value: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows are walked where there are enough of them, and held where they are short; of what is enough no bit depends."""
     from numbanorm.cuda.families import rows
-    from numbanorm.cuda.schedule import plans as schedule
+    from numbanorm.cuda.schedule import rows as cut
 
-    monkeypatch.setattr(schedule, name, value)
+    monkeypatch.setattr(cut, name, value)
     rings.forget()
     with ring.launches() as launched:
         agree(ring, case, cases.arguments(case, FLOAT32), cases.upstream(case, FLOAT32))

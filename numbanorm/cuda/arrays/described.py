@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from typing import Any, TypeAlias
@@ -49,6 +50,7 @@ def name_of(dtype: Any) -> str:
     return str(dtype.name)
 
 
+@dataclass(slots=True, eq=False)
 class DeviceArray:
     """Address, shape, strides and dtype of an array on a device.
 
@@ -75,19 +77,22 @@ class DeviceArray:
     size, itemsize, nbytes : int
     """
 
-    __slots__ = (
-        *("address", "contiguous", "device", "dtype", "itemsize", "kind", "memory"),
-        *("owner", "readonly", "shape", "start", "stream", "strides"),
-    )
+    kind: Kind
+    owner: Any
+    address: int
+    shape: Shape
+    dtype: Any
+    strides: Shape | None = None
+    contiguous: bool = True
+    readonly: bool = False
+    device: int = 0
+    start: int | None = None
+    memory: Any = None
+    stream: int | None = None
 
-    def __init__(
-        self, kind: Kind, owner: Any, address: int, shape: Shape, dtype: Any, strides: Shape | None = None,
-        contiguous: bool = True, readonly: bool = False, device: int = 0, start: int | None = None, memory: Any = None,
-        stream: int | None = None,
-    ) -> None:  # fmt: skip
-        self.kind, self.owner, self.address, self.shape, self.dtype = kind, owner, address, shape, dtype
-        self.strides, self.contiguous, self.readonly, self.device = strides, contiguous, readonly, device
-        self.start, self.memory, self.itemsize, self.stream = start, memory, dtype.itemsize, stream
+    @property
+    def itemsize(self) -> int:
+        return int(self.dtype.itemsize)
 
     @property
     def size(self) -> int:
@@ -95,7 +100,7 @@ class DeviceArray:
 
     @property
     def nbytes(self) -> int:
-        return self.size * int(self.itemsize)
+        return self.size * self.itemsize
 
     @property
     def ndim(self) -> int:
