@@ -15,7 +15,7 @@ from .compile import COMPILES, types
 from .entry.calls import DONE, REFUSED, TRACKING, Program, run_tracking
 from .entry.objects import identities
 from .launch import GUARD, entry, prepare
-from .layout import CENTER, LOW, ONE_READ, PARAMETERS, SQUARES, STREAM, WRITE
+from .layout import CENTER, LOW, ONE_READ, OWN, PARAMETERS, SQUARES, STREAM, WRITE
 from .rescale import keep_scaled, scaled_gradients, scaled_groups
 from .schedule.backward import cut_backward
 from .schedule.forward import SERIAL, Schedule, cut
@@ -53,7 +53,8 @@ def flags_of(call: Call) -> int:
     """Flags of `layout` for a call; STREAM allows results to be written past the caches."""
     flags = (WRITE | (0 if call.in_place else STREAM)) if call.write else 0
     if call.backward:
-        return flags | (PARAMETERS if call.affine else 0) | (CENTER if call.center and not call.given else 0)
+        own = 0 if call.given else OWN | CENTER if call.center else OWN
+        return flags | own | (PARAMETERS if call.affine else 0)
     if call.given:
         return flags
     return flags | SQUARES | (CENTER if call.center else 0) | (ONE_READ if call.one_read and call.center else 0)

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 FUSED, MEASURE, JOIN, APPLY, REDUCE = 0, 1, 2, 3, 4
 
 # flags: CENTER and SQUARES name what is measured (both, in FUSED); the others say how. PARAMETERS: their gradients are wanted;
-# ALONE: one call does all in FUSED, and REDUCE follows in it
-CENTER, SQUARES, WRITE, ONE_READ, STREAM, PARAMETERS, ALONE = 1, 2, 4, 8, 16, 32, 64
+# ALONE: one call does all in FUSED, and REDUCE follows in it; OWN: the statistics are x's, so that its deviations are in dx
+CENTER, SQUARES, WRITE, ONE_READ, STREAM, PARAMETERS, ALONE, OWN = 1, 2, 4, 8, 16, 32, 64, 128
 
 # rows of the statistics, float64 (4, units): mean = MEAN + LOW, unevaluated
 MEAN, LOW, M2, RSTD = 0, 1, 2, 3

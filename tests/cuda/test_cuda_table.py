@@ -12,10 +12,12 @@ import inspect
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
+from math import prod
 from typing import Any
 
 import cases
 import numpy as np
+import power_norm
 import pytest
 import rings
 from cases import DTYPES, FLOAT32, METHODS, Arguments, Case, call, call_backward, check_gradients
@@ -130,6 +132,24 @@ def agree(ring: Ring, case: Case, a: Arguments, dy: Host, method: str = METHODS[
         gradients = call_backward(case, on_ring, ring.upload(dy), found_stats)
         check_same(gradients, call_backward(case, a, dy, stats))
     return [found.host(), *(g.host() for g in gradients)]
+
+
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64], ids=lambda d: d.name)
+@pytest.mark.parametrize(("shape", "axis"), power_norm.SHAPES, ids=str)
+def test_a_norm_without_a_mean(
+    ring: Ring, shape: tuple[int, ...], axis: int, dtype: np.dtype[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In runs and columns, where no norm of the package is: see `power_norm`."""
+    power_norm.in_table(monkeypatch)
+    if RING == "simulator" and prod(shape) > 1000:
+        pytest.skip("the simulator takes minutes for so many elements")
+    x, weight, dy = power_norm.arguments(shape, axis, dtype)
+    y, stats = power_norm.power_norm(x, weight, axis)
+    on_ring = [ring.upload(v) for v in (x, weight, dy)]
+    found, found_stats = power_norm.power_norm(on_ring[0], on_ring[1], axis)
+    check_same((found, found_stats.rstd), (y, stats.rstd))
+    gradients = power_norm.power_norm_backward(on_ring[2], on_ring[0], found_stats, on_ring[1], axis)
+    check_same(gradients, power_norm.power_norm_backward(dy, x, stats, weight, axis))
 
 
 HARD = {

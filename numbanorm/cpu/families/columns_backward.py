@@ -17,11 +17,11 @@ from ..compile import device, kernel
 from ..layout import (
     ALONE,
     ANCHOR,
-    CENTER,
     FUSED,
     JOIN,
     LANE_ROOM,
     MEASURE,
+    OWN,
     PARAMETERS,
     PIECE,
     REDUCE,
@@ -106,7 +106,7 @@ def expand(arrays, sizes, strip, out):
 @device(inline=False)
 def apply_columns(todo, x, dy, dx, block, parameters, room):
     """dx for the columns and rows of a block."""
-    if todo & CENTER:
+    if todo & OWN:
         gradient_columns(x, dy, dx, block, parameters, room)
     else:  # given statistics: dx = dy * scale, whatever x is, and a zero has the sign that the forward kernels give it
         for c in range(block.width):

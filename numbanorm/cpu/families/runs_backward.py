@@ -16,11 +16,11 @@ from ..layout import (
     ALONE,
     ANCHOR,
     APPLY,
-    CENTER,
     FUSED,
     JOIN,
     LEVELS,
     MEASURE,
+    OWN,
     PARAMETERS,
     REDUCE,
     ROOT,
@@ -48,7 +48,7 @@ def first_run(c, sizes):
 def apply_run(todo, arrays, span, u, c):
     """dx of a span of a run of unit u, whose weight is w[c]."""
     x, dy, dx, w, table, _ = arrays
-    if todo & CENTER:
+    if todo & OWN:
         gradient_run(x, dy, dx, span, w[c], advance(table, UNIT * u))
     else:  # given statistics: dx = dy * scale, whatever x is
         affine_run(dy, dx, span, 0.0, table[UNIT * u + ROOT], -0.0, w[c], -0.0)
