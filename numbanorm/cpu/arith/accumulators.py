@@ -13,7 +13,7 @@ from numba.core import cgutils
 from ...spec import tree
 from ..compile import device, intrinsic, types
 from .arithmetic import Exact, Number, Vec, arithmetic_of
-from .stages import Elements, enter
+from .stages import Elements, centered, enter
 from .vectors import (
     F64,
     I32,
@@ -23,7 +23,6 @@ from .vectors import (
     call,
     constant,
     down_rows,
-    first_lanes,
     integer,
     load,
     prefetch,
@@ -92,12 +91,6 @@ def fold(b: ir.IRBuilder, x: Running, y: Running) -> Number:
     return parts
 
 
-def distance(b: ir.IRBuilder, of: Exact, v: Any, mean: Any, n: Any) -> Number:
-    """v - mean; 0 from the lane n on, if it is given."""
-    d = of.distance(b, v, mean)
-    return d if n is None else [b.select(first_lanes(b, n), part, constant(F64, 0.0)) for part in d]
-
-
 def add_elements(b: ir.IRBuilder, acc: Running, x: Elements, i: Any, n: Any, mean: Any) -> None:
     """Add the 16 elements of x from `i` on: the elements, or with `mean` their squared distances.
 
@@ -107,7 +100,7 @@ def add_elements(b: ir.IRBuilder, acc: Running, x: Elements, i: Any, n: Any, mea
     if mean is None:
         acc.add_term(b, v)
     else:
-        d = distance(b, acc.of, v, mean, n)
+        d = centered(b, acc.of, v, mean, n)
         acc.add_product(b, d, d)
 
 

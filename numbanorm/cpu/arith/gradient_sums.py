@@ -17,9 +17,9 @@ from numba.core import cgutils
 from ...spec.tree import LARGE_RSTD, LARGE_U
 from ..compile import device, intrinsic, types
 from ..layout import CENTER, OFFSET, ROOT, SHIFT, SHIFT_LOW, SIZE, SLOPE, SLOPE_LOW, UNIT
-from .accumulators import TILE, Running, distance, drain, empty, fold, push, running_at, write_back
+from .accumulators import TILE, Running, drain, empty, fold, push, running_at, write_back
 from .arithmetic import PAIRS, Exact, Number, Vec, arithmetic_of, negative
-from .stages import Elements, enter
+from .stages import Elements, centered, enter
 from .statistics import finite, finite_group
 from .vectors import F64, I32, I64, broadcast, call, constant, down_rows, integer, load, prefetch, take
 
@@ -29,7 +29,7 @@ N = types.intp
 
 def add_products(b: ir.IRBuilder, sums: list[Running], v: Any, u: Number, mean: Any, n: Any = None) -> None:
     """16 elements into the three accumulators; only the first `n` are there, if it is given, and u is 0 elsewhere."""
-    d = distance(b, sums[0].of, v, mean, n)
+    d = centered(b, sums[0].of, v, mean, n)
     sums[0].add_term(b, *u)
     sums[1].add_product(b, u, d)
     sums[2].add_term(b, *d)
