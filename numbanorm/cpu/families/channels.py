@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from numba import int64
 
-from ..arith.accumulators import advance_by, block_rows, drain, empty, get, plus, push
+from ..arith.accumulators import block_rows, drain, empty, get, plus, push
 from ..arith.gradient_sums import gradients_of, numbers, settle, weighted
 from ..arith.vectors import advance
 from ..compile import device
@@ -16,24 +16,17 @@ from ..layout import OFFSET, ROOT, UNIT
 
 
 @device(inline=False)
-def settle_group(todo, x, sums, w, channels, table, count, stack):
-    """The sums of a group's channels (channels, 4), times their weights, in the row tree -> its table."""
-    rows = block_rows(channels)
+def settle_group(todo, arrays, sums, groups, channels, u, stack):
+    """The sums of the channels of group u, times their weights, in the row tree -> its table. sums: (units, channels, 4)."""
+    x, _, _, w, table, count = arrays
+    rows, first = block_rows(channels), u % groups * channels
     blocks = (channels + rows - 1) // rows
     for b in range(blocks):
         a = empty(x, 4)
         for k in range(b * rows, min(channels, (b + 1) * rows)):
-            a = plus(a, weighted(get(sums, 4 * k, empty(x, 4)), w[k]))
+            a = plus(a, weighted(get(sums, 4 * (u * channels + k), empty(x, 4)), w[first + k]))
         push(stack, int64(0), int64(4), b, a)
-    settle(todo, drain(stack, int64(0), int64(4), blocks, empty(x, 4)), table, count)
-
-
-@device()
-def settle_unit(todo, arrays, sums, sizes, u, stack):
-    """`settle_group` for unit u of all, (samples, groups)."""
-    first, w = u * sizes.channels, advance(arrays.w, u % sizes.groups * sizes.channels)
-    own = advance_by(sums, 4 * first, empty(arrays.x, 4))
-    settle_group(todo, arrays.x, own, w, sizes.channels, advance(arrays.table, UNIT * u), arrays.n, stack)
+    settle(todo, drain(stack, int64(0), int64(4), blocks, empty(x, 4)), advance(table, UNIT * u), count)
 
 
 @device(inline=False)

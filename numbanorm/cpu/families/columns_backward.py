@@ -36,7 +36,7 @@ from ..layout import (
     GradientArrays,
     Space,
 )
-from .channels import reduce_samples, settle_unit
+from .channels import reduce_samples, settle_group
 from .columns import block_at, group_total, side_by_side, strip_at
 
 
@@ -79,7 +79,7 @@ def join_columns(todo, arrays, totals, sizes, strip, partials, chunks, space):
         three = group_total(sums, at + 2 * room, length, fold, stride, empty(x, 1), space.lanes)
         put(totals, 4 * (strip.u * sizes.channels + k), as_one(one, two, three))
     for u in range(strip.u, strip.u + strip.groups):
-        settle_unit(todo, arrays, totals, sizes, u, space.stack)
+        settle_group(todo, arrays, totals, sizes.groups, sizes.channels, u, space.stack)
 
 
 @device(inline=False)

@@ -31,7 +31,7 @@ from ..layout import (
     RunsGradientSizes,
     Span,
 )
-from .channels import reduce_samples, settle_unit
+from .channels import reduce_samples, settle_group
 from .runs import group_sum, rows_together
 
 
@@ -82,7 +82,7 @@ def runs_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, sizes, co
                     i += every * length
                 put(sums, 4 * c, group_sum(partials, empty(x, 4), int64(4), runs, spans, stack))
             for u in range(first, units):
-                settle_unit(todo, arrays, sums, sizes, u, stack)
+                settle_group(todo, arrays, sums, groups, channels, u, stack)
             if todo & WRITE:
                 own = first % groups * channels
                 for u in range(first, units):
@@ -104,7 +104,7 @@ def runs_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, sizes, co
             for c in range(u * channels, (u + 1) * channels):
                 own = advance_by(partials, 4 * c * each, empty(x, 4))
                 put(sums, 4 * c, group_sum(own, empty(x, 4), int64(4), runs, spans, stack))
-            settle_unit(todo, arrays, sums, sizes, u, stack)
+            settle_group(todo, arrays, sums, groups, channels, u, stack)
     elif phase == APPLY:
         for p in range(lo, hi):
             run, e = p // spans, p % spans * span
