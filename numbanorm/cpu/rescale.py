@@ -55,15 +55,15 @@ def scaled_groups(
     """
     plan = call.plan
     parts = x.reshape(plan.B, plan.M, plan.G, -1)
-    lost = np.flatnonzero(~group_in_range.py_func(stats[M2], stats[RSTD]))
-    x = parts[lost // plan.G, :, lost % plan.G]
+    out_of_range = np.flatnonzero(~group_in_range.py_func(stats[M2], stats[RSTD]))
+    x = parts[out_of_range // plan.G, :, out_of_range % plan.G]
     finite = np.isfinite(x).all((1, 2))
-    lost, x = lost[finite], x[finite]
+    out_of_range, x = out_of_range[finite], x[finite]
     exponent = exponents(np.abs(x).max((1, 2)))
     if eps:
         exponent = np.maximum(exponent, exponents(np.sqrt(eps)))
     for e in np.unique(exponent):
-        units = lost[exponent == e]
+        units = out_of_range[exponent == e]
         n, where = len(units), (units // plan.G, slice(None), units % plan.G)
         # more groups, of zeros, so that rows are never folded: a group's bits do not depend on how many others are here
         room = max(n, -(-LEAST_COLUMNS // parts.shape[3]))

@@ -61,9 +61,9 @@ def test_the_cases_above_are_cut_in_every_way(monkeypatch: pytest.MonkeyPatch) -
     ways = set()
     cut = cpu.cut_backward
 
-    def watched(plan: Any, itemsize: int, todo: int, threads: int) -> Any:
-        s = cut(plan, itemsize, todo, threads)
-        ways.add((s.family, s.steps[0][0] == FUSED, bool(todo & WRITE)))
+    def watched(plan: Any, itemsize: int, flags: int, threads: int) -> Any:
+        s = cut(plan, itemsize, flags, threads)
+        ways.add((s.family, s.steps[0][0] == FUSED, bool(flags & WRITE)))
         return s
 
     monkeypatch.setattr(cpu, "cut_backward", watched)

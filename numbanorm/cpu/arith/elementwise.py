@@ -162,7 +162,7 @@ def rows_of_parameters(tc: Any, x: Any) -> Any:
 
 
 @intrinsic
-def lost(tc: Any, x: Any, y: Any) -> Any:
+def product_error(tc: Any, x: Any, y: Any) -> Any:
     """The error of the rounded product of two float64."""
     return R(R, R), lambda ctx, b, sig, a: PAIRS.multiply(b, [a[0]], [a[1]])[1]
 

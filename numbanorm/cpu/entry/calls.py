@@ -110,22 +110,22 @@ def invoke_by_default(tc: Any, address: Any, args: Any) -> Any:
 
 
 @kernel(parallel=True)
-def deal(address, n, threads, phase, todo, args):
+def deal(address, n, threads, phase, flags, args):
     """Pieces 0 .. n - 1 of the kernel at `address`, which takes `args` and (lo, hi, slot), dealt to `threads` threads."""
     for i in prange(threads):
         slot = int64(i)  # prange counts in unsigned integers
-        invoke_by_default(address, (phase, todo, *args, n * slot // threads, n * (slot + 1) // threads, slot))
+        invoke_by_default(address, (phase, flags, *args, n * slot // threads, n * (slot + 1) // threads, slot))
 
 
 @device()
 def run_steps(words, h, args):
     """All steps; `deal` is called by its address too, for to load it starts the threading layer."""
     for s in range(STEPS, STEPS + 4 * h.steps, 4):
-        phase, todo, n, threads = words[s], words[s + 1], words[s + 2], words[s + 3]
+        phase, flags, n, threads = words[s], words[s + 1], words[s + 2], words[s + 3]
         if threads == 1:
-            invoke(h.kernel, (phase, todo, *args, int64(0), n, int64(0)))
+            invoke(h.kernel, (phase, flags, *args, int64(0), n, int64(0)))
         else:
-            invoke(h.dealer, (h.kernel, n, threads, phase, todo, args))
+            invoke(h.dealer, (h.kernel, n, threads, phase, flags, args))
 
 
 @device()

@@ -16,7 +16,7 @@ from ..layout import OFFSET, ROOT, UNIT
 
 
 @device(inline=False)
-def settle_group(todo, arrays, sums, groups, channels, u, stack):
+def settle_group(flags, arrays, sums, groups, channels, u, stack):
     """The sums of the channels of group u, times their weights, in the row tree -> its table. sums: (units, channels, 4)."""
     x, _, _, w, table, count = arrays
     rows, first = block_rows(channels), u % groups * channels
@@ -26,7 +26,7 @@ def settle_group(todo, arrays, sums, groups, channels, u, stack):
         for k in range(b * rows, min(channels, (b + 1) * rows)):
             a = plus(a, weighted(get(sums, 4 * (u * channels + k), empty(x, 4)), w[first + k]))
         push(stack, int64(0), int64(4), b, a)
-    settle(todo, drain(stack, int64(0), int64(4), blocks, empty(x, 4)), advance(table, UNIT * u), count)
+    settle(flags, drain(stack, int64(0), int64(4), blocks, empty(x, 4)), advance(table, UNIT * u), count)
 
 
 @device(inline=False)

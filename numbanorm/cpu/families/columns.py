@@ -241,7 +241,7 @@ def expand(arrays, sizes, strip, rows, out):
 
 
 @kernel()
-def columns(phase, todo, x, y, w, b, stats, work, kept, sizes, count, eps, lo, hi, slot):
+def columns(phase, flags, x, y, w, b, stats, work, kept, sizes, count, eps, lo, hi, slot):
     """Strips lo .. hi - 1 (phases FUSED, JOIN) or chunks lo .. hi - 1 (MEASURE, APPLY).
 
     x, y: where (size,) elements are; w, b: float64 (G * L / t,); stats: (4, units), see `layout`;
@@ -263,16 +263,16 @@ def columns(phase, todo, x, y, w, b, stats, work, kept, sizes, count, eps, lo, h
         own = advance_by(kept, (slot if fused else p // chunks) * each, one)
         out = sums if fused else advance_by(partials, (p * chunks if whole else p) * room, one)
         for kind in (CENTER, SQUARES):
-            if todo & kind:
+            if flags & kind:
                 if phase in (FUSED, MEASURE):
                     if kind == SQUARES:
                         expand(arrays, sizes, strip, 1, space.table)
-                    strip_sums(kind | todo & ONE_READ, x, strip, room, space.table, own, stack, out)
+                    strip_sums(kind | flags & ONE_READ, x, strip, room, space.table, own, stack, out)
                 if whole:
                     join(kind, x, stats, sizes, strip, out, int64(1) if fused else chunks, space)
-        if whole and not todo & (CENTER | SQUARES):
+        if whole and not flags & (CENTER | SQUARES):
             join(int64(0), x, stats, sizes, strip, out, int64(1), space)
-        if todo & WRITE and phase != JOIN:
+        if flags & WRITE and phase != JOIN:
             expand(arrays, sizes, strip, 3, space.table)
             for block in side_by_side(strip, sizes, sizes.length):
                 affine_columns(x, y, block, space.table, room)

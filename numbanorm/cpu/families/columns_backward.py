@@ -10,7 +10,7 @@ import math
 from numba import int64
 
 from ..arith.accumulators import advance_by, drain, empty, get, push, put
-from ..arith.elementwise import affine_columns, gradient_columns, lost, rows_of_parameters
+from ..arith.elementwise import affine_columns, gradient_columns, product_error, rows_of_parameters
 from ..arith.gradient_sums import SUMS, add_row_products, as_one
 from ..arith.vectors import advance, fill, named, repeat
 from ..compile import device, kernel
@@ -61,7 +61,7 @@ def strip_products(x, dy, strip, room, means, stack, out):
 
 
 @device(inline=False)
-def join_columns(todo, arrays, totals, sizes, strip, partials, chunks, space):
+def join_columns(flags, arrays, totals, sizes, strip, partials, chunks, space):
     """Chunks' sums (chunks, SUMS, room) of a strip -> the sums of its groups' channels, and their tables."""
     x, length, fold, room, sums = arrays.x, sizes.length, sizes.fold, sizes.room, space.sums
     if chunks == 1:
@@ -79,7 +79,7 @@ def join_columns(todo, arrays, totals, sizes, strip, partials, chunks, space):
         three = group_total(sums, at + 2 * room, length, fold, stride, empty(x, 1), space.lanes)
         put(totals, 4 * (strip.u * sizes.channels + k), as_one(one, two, three))
     for u in range(strip.u, strip.u + strip.groups):
-        settle_group(todo, arrays, totals, sizes.groups, sizes.channels, u, space.stack)
+        settle_group(flags, arrays, totals, sizes.groups, sizes.channels, u, space.stack)
 
 
 @device(inline=False)
@@ -92,7 +92,7 @@ def expand(arrays, sizes, strip, out):
         for k in range(channels):
             rstd, weight = table[unit + ROOT], arrays.w[u % sizes.groups * channels + k]
             high = table[unit + ANCHOR], rstd * weight, table[unit + SLOPE], table[unit + SHIFT]
-            numbers = (*high, lost(rstd, weight), table[unit + SLOPE_LOW], table[unit + SHIFT_LOW])
+            numbers = (*high, product_error(rstd, weight), table[unit + SLOPE_LOW], table[unit + SHIFT_LOW])
             for row in range(rows):
                 if length == 1:
                     out[column + row * room] = numbers[row]
@@ -104,9 +104,9 @@ def expand(arrays, sizes, strip, out):
 
 
 @device(inline=False)
-def apply_columns(todo, x, dy, dx, block, parameters, room):
+def apply_columns(flags, x, dy, dx, block, parameters, room):
     """dx for the columns and rows of a block."""
-    if todo & OWN:
+    if flags & OWN:
         gradient_columns(x, dy, dx, block, parameters, room)
     else:  # given statistics: dx = dy * scale, whatever x is, and a zero has the sign that the forward kernels give it
         for c in range(block.width):
@@ -115,7 +115,7 @@ def apply_columns(todo, x, dy, dx, block, parameters, room):
 
 
 @kernel()
-def columns_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, sizes, count, lo, hi, slot):
+def columns_backward(phase, flags, x, dy, dx, w, table, sums, grads, work, sizes, count, lo, hi, slot):
     """Strips lo .. hi - 1 (phases FUSED, JOIN), chunks lo .. hi - 1 (MEASURE, APPLY) or channels lo .. hi - 1 (REDUCE).
 
     Arrays as in `runs_backward`; sizes: `ColumnsGradientSizes`.
@@ -136,11 +136,11 @@ def columns_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, sizes,
             expand(arrays, sizes, strip, space.table)
             strip_products(x, dy, strip, room, space.table, stack, out)
         if whole:
-            join_columns(todo, arrays, sums, sizes, strip, out, int64(1) if fused else chunks, space)
-        if todo & WRITE and phase != JOIN:
+            join_columns(flags, arrays, sums, sizes, strip, out, int64(1) if fused else chunks, space)
+        if flags & WRITE and phase != JOIN:
             expand(arrays, sizes, strip, space.table)
             for block in side_by_side(strip, sizes, columns):
-                apply_columns(todo, x, dy, dx, block, space.table, room)
-    if phase == REDUCE or (todo & ALONE and todo & PARAMETERS):
+                apply_columns(flags, x, dy, dx, block, space.table, room)
+    if phase == REDUCE or (flags & ALONE and flags & PARAMETERS):
         first, last = (lo, hi) if phase == REDUCE else (0, sizes.groups * sizes.channels)
         reduce_samples(x, sums, table, grads, sizes, first, last, stack)

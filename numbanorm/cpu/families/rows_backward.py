@@ -33,7 +33,7 @@ from .columns import group_total
 
 
 @device(inline=False)
-def rows_chunk(phase, todo, arrays, sizes, stack, partials, q, strip):
+def rows_chunk(phase, flags, arrays, sizes, stack, partials, q, strip):
     """Chunk q of a strip, which is (first group, groups, first column, columns): dx, and dweight and dbias -> partials.
 
     In phase FUSED, which takes all columns, the rows' own sums come first, some rows ahead.
@@ -47,7 +47,7 @@ def rows_chunk(phase, todo, arrays, sizes, stack, partials, q, strip):
     out = advance_by(partials, q * 2 * room + g * padded + c0, one)
     acc = advance_by(stack, 4 * LEVELS, one)
     levels, wide = advance_by(acc, 2 * own, one), 2 * own
-    write, add = boolean(todo & WRITE), boolean(todo & PARAMETERS)
+    write, add = boolean(flags & WRITE), boolean(flags & PARAMETERS)
     for k in range(k0, k1):
         last, even = min(rows, (k + 1) * step), (k - k0) & 1 == 0
         here = levels if even else acc  # the first of a pair waits where it is summed
@@ -57,7 +57,7 @@ def rows_chunk(phase, todo, arrays, sizes, stack, partials, q, strip):
                 for u in range(r * all_groups, (r + n) * all_groups):
                     weights, mean = advance(w, u % all_groups * length), table[UNIT * u + ANCHOR]
                     total = span_products(x, dy, u * length, length, int64(0), mean, weights, stack)
-                    settle(todo, total, advance(table, UNIT * u), count)
+                    settle(flags, total, advance(table, UNIT * u), count)
             for j in range(g, g + groups):
                 u = r * all_groups + j
                 block = Block(u * length + c0, n, n, all_groups * length, width)
@@ -90,7 +90,7 @@ def reduce_chunks(x, partials, grads, sizes, chunks, room, lane_sums, stack):
 
 
 @kernel()
-def rows_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, sizes, count, lo, hi, slot):
+def rows_backward(phase, flags, x, dy, dx, w, table, sums, grads, work, sizes, count, lo, hi, slot):
     """Chunks of rows lo .. hi - 1 (phase FUSED), spans (MEASURE), groups (JOIN), pieces of chunks (APPLY), or all (REDUCE).
 
     Arrays as in `runs_backward`, but w: float64 (G * L,), a weight for each element of a row, and sums: float64 (units *
@@ -104,7 +104,7 @@ def rows_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, sizes, co
     partials = advance(work, slots * scratch)
     if phase == FUSED:
         for q in range(lo, hi):
-            rows_chunk(phase, todo, arrays, sizes, stack, partials, q, (int64(0), groups, int64(0), length))
+            rows_chunk(phase, flags, arrays, sizes, stack, partials, q, (int64(0), groups, int64(0), length))
     elif phase == MEASURE:
         for p in range(lo, hi):
             u, s = p // spans, p % spans
@@ -115,12 +115,12 @@ def rows_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, sizes, co
         for u in range(lo, hi):
             for s in range(spans):
                 push(stack, int64(0), int64(4), s, get(sums, 4 * (u * spans + s), empty(x, 4)))
-            settle(todo, drain(stack, int64(0), int64(4), spans, empty(x, 4)), advance(table, UNIT * u), count)
+            settle(flags, drain(stack, int64(0), int64(4), spans, empty(x, 4)), advance(table, UNIT * u), count)
     elif phase == APPLY:
         strips = (length + columns - 1) // columns
         for p in range(lo, hi):
             q, g, c0 = p // (strips * groups), p // strips % groups, p % strips * columns
             strip = g, int64(1), c0, min(columns, length - c0)
-            rows_chunk(phase, todo, arrays, sizes, stack, partials, q, strip)
-    if phase == REDUCE or (todo & ALONE and todo & PARAMETERS):
+            rows_chunk(phase, flags, arrays, sizes, stack, partials, q, strip)
+    if phase == REDUCE or (flags & ALONE and flags & PARAMETERS):
         reduce_chunks(x, partials, grads, sizes, chunks, padded * groups, advance_by(stack, 16 * LEVELS, one), stack)

@@ -138,21 +138,21 @@ def conclude_all(kind, totals, x, stats, u, n):
 
 
 @device(inline=False)
-def whole_rows(todo, arrays, sizes, kept, stack, lo, hi):
+def whole_rows(flags, arrays, sizes, kept, stack, lo, hi):
     """Units lo .. hi - 1 that are one span each, as the rows of layer norm: no partial sums, no index arithmetic.
 
     A batch of short rows goes through each pass together, so that one row's division and square root are waited for while
     the next row is summed (128 elements: 96 ns a row became 65). kept: the moments of the tiles of a batch.
     """
     x, stats, groups, length, t = arrays.x, arrays.stats, sizes.groups, sizes.length, sizes.t
-    one_read, streaming = todo & ONE_READ, boolean(todo & STREAM)
+    one_read, streaming = flags & ONE_READ, boolean(flags & STREAM)
     tiles, per_group, batch = (length + TILE - 1) // TILE, length // t, rows_together(length)
     totals, ahead = advance_by(stack, 2 * LEVELS, empty(x, 1)), batch * sizes.ahead
     g = lo % groups
     for u in range(lo, hi, batch):
         n = min(batch, hi - u)
-        for kind in (CENTER, todo & SQUARES):
-            if kind & todo == kind:
+        for kind in (CENTER, flags & SQUARES):
+            if kind & flags == kind:
                 if kind:
                     for r in range(n):
                         own = advance_by(kept, 2 * r * tiles, empty(x, 1))
@@ -161,14 +161,14 @@ def whole_rows(todo, arrays, sizes, kept, stack, lo, hi):
                     conclude(kind, get(totals, 0, empty(x, 1)), stats, u, n)
                 else:
                     conclude_all(kind, totals, x, stats, u, n)
-        if todo & WRITE:
+        if flags & WRITE:
             for r in range(u, u + n):
                 apply_span(arrays, t, Span(r * length, length, ahead, streaming), int64(0), r, g * per_group)
                 g = g + 1 if g + 1 < groups else 0
 
 
 @device(inline=False)
-def apply_spans(todo, arrays, sizes, lo, hi):
+def apply_spans(flags, arrays, sizes, lo, hi):
     """Normalize spans lo .. hi - 1, counted as they lie in memory."""
     runs, groups, length, t, ahead, span, _, _ = sizes
     spans = (length + span - 1) // span
@@ -178,7 +178,7 @@ def apply_spans(todo, arrays, sizes, lo, hi):
     left = runs * groups - run % (runs * groups)  # runs of this sample
     for _ in range(lo, hi):
         i, n = run * length + s * span, min(span, length - s * span)
-        apply_span(arrays, t, Span(i, n, ahead, boolean(todo & STREAM)), s * span, unit + g, g * (length // t))
+        apply_span(arrays, t, Span(i, n, ahead, boolean(flags & STREAM)), s * span, unit + g, g * (length // t))
         s += 1
         if s == spans:
             s = 0
@@ -191,7 +191,7 @@ def apply_spans(todo, arrays, sizes, lo, hi):
 
 
 @kernel()
-def runs(phase, todo, x, y, w, b, stats, work, kept, sizes, count, eps, lo, hi, slot):
+def runs(phase, flags, x, y, w, b, stats, work, kept, sizes, count, eps, lo, hi, slot):
     """Units lo .. hi - 1 (phases FUSED, JOIN) or spans lo .. hi - 1 (MEASURE, APPLY).
 
     x, y: where (size,) elements are; w, b: float64 (G * L / t,); stats: (4, units), see `layout`; sizes: `RunsSizes`.
@@ -205,26 +205,26 @@ def runs(phase, todo, x, y, w, b, stats, work, kept, sizes, count, eps, lo, hi, 
     stack = advance(work, slot * scratch)
     if phase == FUSED and group == 1 and spans == 1:
         own = advance_by(kept, 2 * slot * rows_together(length) * tiles, one)
-        whole_rows(todo, arrays, sizes, own, stack, lo, hi)
+        whole_rows(flags, arrays, sizes, own, stack, lo, hi)
     elif phase == FUSED:
         partials = advance_by(stack, 2 * LEVELS, one)
         for u in range(lo, hi):
-            for kind in (CENTER, todo & SQUARES):
-                if kind & todo == kind:
+            for kind in (CENTER, flags & SQUARES):
+                if kind & flags == kind:
                     if kind:
                         i, mean, first, place = first_run(u, sizes), stats.mean[u], slot * group * tiles, 0
                         for _ in range(group):
                             for e in range(0, length, span):
                                 n, own = min(span, length - e), advance_by(kept, 2 * (first + e // TILE), one)
-                                put(partials, place, span_sum(kind | todo & ONE_READ, x, i + e, n, mean, own, stack))
+                                put(partials, place, span_sum(kind | flags & ONE_READ, x, i + e, n, mean, own, stack))
                                 place += 1
                             i += groups * length
                             first += tiles
                     conclude(kind, group_sum(partials, one, int64(1), group, spans, stack), stats, u, int64(1))
-            if todo & WRITE:
+            if flags & WRITE:
                 i, first = first_run(u, sizes), u % groups * (length // t)
                 for _ in range(group):
-                    apply_span(arrays, t, Span(i, length, ahead, boolean(todo & STREAM)), int64(0), u, first)
+                    apply_span(arrays, t, Span(i, length, ahead, boolean(flags & STREAM)), int64(0), u, first)
                     i += groups * length
     elif phase == MEASURE:
         partials = advance(work, slots * scratch)
@@ -232,13 +232,13 @@ def runs(phase, todo, x, y, w, b, stats, work, kept, sizes, count, eps, lo, hi, 
             u, j, e = p // (group * spans), p // spans % group, p % spans * span
             i, n = first_run(u, sizes) + j * groups * length + e, min(span, length - e)
             own = advance_by(kept, 2 * ((u * group + j) * tiles + e // TILE), one)
-            put(partials, p, span_sum(todo, x, i, n, stats.mean[u], own, stack))
+            put(partials, p, span_sum(flags, x, i, n, stats.mean[u], own, stack))
     elif phase == JOIN:
         partials = advance(work, slots * scratch)
         for u in range(lo, hi):
             total = one
-            if todo & (CENTER | SQUARES):
+            if flags & (CENTER | SQUARES):
                 total = group_sum(advance_by(partials, u * group * spans, one), one, int64(1), group, spans, stack)
-            conclude(todo, total, stats, u, int64(1))
+            conclude(flags, total, stats, u, int64(1))
     else:
-        apply_spans(todo, arrays, sizes, lo, hi)
+        apply_spans(flags, arrays, sizes, lo, hi)

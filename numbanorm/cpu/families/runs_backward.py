@@ -45,17 +45,17 @@ def first_run(c, sizes):
 
 
 @device()
-def apply_run(todo, arrays, span, u, c):
+def apply_run(flags, arrays, span, u, c):
     """dx of a span of a run of unit u, whose weight is w[c]."""
     x, dy, dx, w, table, _ = arrays
-    if todo & OWN:
+    if flags & OWN:
         gradient_run(x, dy, dx, span, w[c], advance(table, UNIT * u))
     else:  # given statistics: dx = dy * scale, whatever x is
         affine_run(dy, dx, span, 0.0, table[UNIT * u + ROOT], -0.0, w[c], -0.0)
 
 
 @kernel()
-def runs_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, sizes, count, lo, hi, slot):
+def runs_backward(phase, flags, x, dy, dx, w, table, sums, grads, work, sizes, count, lo, hi, slot):
     """Groups lo .. hi - 1 (phases FUSED, JOIN), spans lo .. hi - 1 (MEASURE, APPLY) or channels lo .. hi - 1 (REDUCE).
 
     x, dy, dx: where (size,) elements are; w: float64 (G * K,); table: float64 (units, UNIT), see `layout`; sums: float64
@@ -82,14 +82,14 @@ def runs_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, sizes, co
                     i += every * length
                 put(sums, 4 * c, group_sum(partials, empty(x, 4), int64(4), runs, spans, stack))
             for u in range(first, units):
-                settle_group(todo, arrays, sums, groups, channels, u, stack)
-            if todo & WRITE:
+                settle_group(flags, arrays, sums, groups, channels, u, stack)
+            if flags & WRITE:
                 own = first % groups * channels
                 for u in range(first, units):
                     i = first_run(u * channels, sizes)
                     for _ in range(runs):
                         for k in range(channels):
-                            apply_run(todo, arrays, Span(i + k * length, length, ahead, boolean(todo & STREAM)), u, own + k)
+                            apply_run(flags, arrays, Span(i + k * length, length, ahead, boolean(flags & STREAM)), u, own + k)
                         i += every * length
                     own = own + channels if own + channels < every else 0
     elif phase == MEASURE:
@@ -104,12 +104,12 @@ def runs_backward(phase, todo, x, dy, dx, w, table, sums, grads, work, sizes, co
             for c in range(u * channels, (u + 1) * channels):
                 own = advance_by(partials, 4 * c * each, empty(x, 4))
                 put(sums, 4 * c, group_sum(own, empty(x, 4), int64(4), runs, spans, stack))
-            settle_group(todo, arrays, sums, groups, channels, u, stack)
+            settle_group(flags, arrays, sums, groups, channels, u, stack)
     elif phase == APPLY:
         for p in range(lo, hi):
             run, e = p // spans, p % spans * span
-            part = Span(run * length + e, min(span, length - e), ahead, boolean(todo & STREAM))
-            apply_run(todo, arrays, part, run // (every * runs) * groups + run % every // channels, run % every)
-    if phase == REDUCE or (todo & ALONE and todo & PARAMETERS):
+            part = Span(run * length + e, min(span, length - e), ahead, boolean(flags & STREAM))
+            apply_run(flags, arrays, part, run // (every * runs) * groups + run % every // channels, run % every)
+    if phase == REDUCE or (flags & ALONE and flags & PARAMETERS):
         first, last = (lo, hi) if phase == REDUCE else (0, every)
         reduce_samples(x, sums, table, grads, sizes, first, last, stack)

@@ -44,33 +44,33 @@ REDUCED = 1 << 16  # channels of all samples from which on joining them is worth
 Steps = tuple[tuple[int, int, int, int], ...]
 
 
-def cut_backward(plan: Plan, itemsize: int, todo: int, threads: int) -> Schedule:
-    """Cut `plan` for `threads` threads; todo: WRITE if dx is wanted, PARAMETERS if dweight or dbias is, and flags for both."""
-    if todo & STREAM and 3 * plan.size * itemsize <= cache_bytes(3):
-        todo &= ~STREAM
+def cut_backward(plan: Plan, itemsize: int, flags: int, threads: int) -> Schedule:
+    """Cut `plan` for `threads` threads; flags: WRITE if dx is wanted, PARAMETERS if dweight or dbias is, and flags for both."""
+    if flags & STREAM and 3 * plan.size * itemsize <= cache_bytes(3):
+        flags &= ~STREAM
     schedule = {"columns": columns_schedule, "rows": rows_schedule, "runs": runs_schedule}
-    return schedule[gradient_family(plan)](plan, itemsize, todo, threads)
+    return schedule[gradient_family(plan)](plan, itemsize, flags, threads)
 
 
-def channel_steps(plan: Plan, fused: bool, todo: int, units: int, pieces: int, threads: int) -> Steps:
+def channel_steps(plan: Plan, fused: bool, flags: int, units: int, pieces: int, threads: int) -> Steps:
     """Sums and dx in one step or in three, then the channels' sums over the samples."""
     if fused and min(threads, units) == 1:
-        return ((FUSED, todo | ALONE, units, 1),)
+        return ((FUSED, flags | ALONE, units, 1),)
     wide = min(threads, pieces)
     steps = (
-        [(FUSED, todo, units, min(threads, units))]
+        [(FUSED, flags, units, min(threads, units))]
         if fused
-        else [(MEASURE, todo & ~WRITE, pieces, wide), (JOIN, todo, units, 1)]
+        else [(MEASURE, flags & ~WRITE, pieces, wide), (JOIN, flags, units, 1)]
     )
-    if todo & WRITE and not fused:
-        steps.append((APPLY, todo, pieces, wide))
-    if todo & PARAMETERS:
+    if flags & WRITE and not fused:
+        steps.append((APPLY, flags, pieces, wide))
+    if flags & PARAMETERS:
         channels = plan.G * plan.K
-        steps.append((REDUCE, todo, channels, min(threads, channels) if plan.B * channels >= REDUCED else 1))
+        steps.append((REDUCE, flags, channels, min(threads, channels) if plan.B * channels >= REDUCED else 1))
     return tuple(steps)
 
 
-def runs_schedule(plan: Plan, itemsize: int, todo: int, threads: int) -> Schedule:
+def runs_schedule(plan: Plan, itemsize: int, flags: int, threads: int) -> Schedule:
     """Whole groups to a thread, or spans of runs where there are too few groups."""
     units, runs, length = plan.B * plan.G, plan.M, plan.T
     fused = balanced(units, threads)
@@ -78,8 +78,8 @@ def runs_schedule(plan: Plan, itemsize: int, todo: int, threads: int) -> Schedul
     span = span_for(length, channels * runs, 1 if fused else threads)
     spans = -(-length // span)
     if length < STREAM_RUN:
-        todo &= ~STREAM
-    steps = channel_steps(plan, fused, todo, units, channels * runs * spans, threads)
+        flags &= ~STREAM
+    steps = channel_steps(plan, fused, flags, units, channels * runs * spans, threads)
     slots = max(step[3] for step in steps)
     parts = parts_of(itemsize)
     scratch = (8 * LEVELS + (4 * runs * spans if fused else 0)) * parts
@@ -95,12 +95,12 @@ def runs_schedule(plan: Plan, itemsize: int, todo: int, threads: int) -> Schedul
     return Schedule("runs_backward", steps, sizes, work, 4 * channels * parts, reason)
 
 
-def columns_schedule(plan: Plan, itemsize: int, todo: int, threads: int) -> Schedule:
+def columns_schedule(plan: Plan, itemsize: int, flags: int, threads: int) -> Schedule:
     """Strips of columns, or chunks of their rows."""
     groups, length = plan.G, plan.K * plan.T
     c = strips_for(plan, 2 * itemsize, True, threads)
     stack = max(SUMS * PIECE * (2 + c.blocks.bit_length()), 16 * LEVELS)
-    steps = channel_steps(plan, c.fused, todo, c.units, c.units * c.chunks, threads)
+    steps = channel_steps(plan, c.fused, flags, c.units, c.units * c.chunks, threads)
     slots = max(s[3] for s in steps)
     parts = parts_of(itemsize)
     scratch = (stack + SUMS * c.room + LANE_ROOM) * parts + (1 + 3 * parts) * c.room
@@ -116,7 +116,7 @@ def columns_schedule(plan: Plan, itemsize: int, todo: int, threads: int) -> Sche
     return Schedule("columns_backward", steps, sizes, work, 4 * plan.B * groups * plan.K * parts, reason)
 
 
-def rows_schedule(plan: Plan, itemsize: int, todo: int, threads: int) -> Schedule:
+def rows_schedule(plan: Plan, itemsize: int, flags: int, threads: int) -> Schedule:
     """Chunks of rows to a thread; where there are too few, spans of rows and then strips of columns."""
     rows, groups, length = plan.B, plan.G, plan.K * plan.T
     step, padded = block_rows.py_func(rows), sixteens(length)
@@ -130,18 +130,18 @@ def rows_schedule(plan: Plan, itemsize: int, todo: int, threads: int) -> Schedul
         columns = sixteens(columns // 2)
     together = min(step, max(4, cache_bytes(2) // 16 // (2 * groups * length * itemsize)))
     if fused and min(threads, chunks) == 1:
-        steps: Steps = ((FUSED, todo | ALONE, chunks, 1),)
+        steps: Steps = ((FUSED, flags | ALONE, chunks, 1),)
     elif fused:
-        steps = ((FUSED, todo, chunks, min(threads, chunks)),)
+        steps = ((FUSED, flags, chunks, min(threads, chunks)),)
     else:
         pieces, strips = rows * groups * spans, chunks * groups * -(-length // columns)
         steps = (
-            (MEASURE, todo, pieces, min(threads, pieces)),
-            (JOIN, todo, rows * groups, 1),
-            (APPLY, todo, strips, min(threads, strips)),
+            (MEASURE, flags, pieces, min(threads, pieces)),
+            (JOIN, flags, rows * groups, 1),
+            (APPLY, flags, strips, min(threads, strips)),
         )
-    if todo & PARAMETERS and not steps[0][1] & ALONE:
-        steps += ((REDUCE, todo, 1, 1),)
+    if flags & PARAMETERS and not steps[0][1] & ALONE:
+        steps += ((REDUCE, flags, 1, 1),)
     slots = max(s[3] for s in steps)
     own = room if fused else sixteens(columns)
     parts = parts_of(itemsize)

@@ -45,14 +45,14 @@ class Schedule:
     reason: str
 
 
-def cut(plan: Plan, itemsize: int, todo: int, affine: bool, threads: int) -> Schedule:
-    """Cut `plan` for `threads` threads; `todo`: flags of `layout`, STREAM allowed or not."""
-    if todo & STREAM and 2 * plan.size * itemsize <= cache_bytes(3):
-        todo &= ~STREAM
-    measured = bool(todo & (CENTER | SQUARES))
+def cut(plan: Plan, itemsize: int, flags: int, affine: bool, threads: int) -> Schedule:
+    """Cut `plan` for `threads` threads; `flags`: flags of `layout`, STREAM allowed or not."""
+    if flags & STREAM and 2 * plan.size * itemsize <= cache_bytes(3):
+        flags &= ~STREAM
+    measured = bool(flags & (CENTER | SQUARES))
     if by_columns(plan) and (measured or plan.T < LEAST_RUN):
-        return columns_schedule(plan, itemsize, todo, affine, threads)
-    return runs_schedule(plan, itemsize, todo, affine, threads)
+        return columns_schedule(plan, itemsize, flags, affine, threads)
+    return runs_schedule(plan, itemsize, flags, affine, threads)
 
 
 def balanced(units: int, threads: int) -> bool:
@@ -84,16 +84,16 @@ def blocks_per_chunk(blocks: int, units: int, threads: int) -> int:
     return size
 
 
-def steps_for(fused: bool, todo: int, units: int, pieces: int, threads: int) -> tuple[tuple[int, int, int, int], ...]:
+def steps_for(fused: bool, flags: int, units: int, pieces: int, threads: int) -> tuple[tuple[int, int, int, int], ...]:
     """One step that does it all, or one after the other; joining is too little work for more than one thread."""
     if fused:
-        return ((FUSED, todo, units, min(threads, units)),)
+        return ((FUSED, flags, units, min(threads, units)),)
     wide = min(threads, pieces)
-    kinds = [kind for kind in (CENTER, SQUARES) if todo & kind]
-    steps = [s for k in kinds for s in ((MEASURE, k | todo & ONE_READ, pieces, wide), (JOIN, k, units, 1))]
+    kinds = [kind for kind in (CENTER, SQUARES) if flags & kind]
+    steps = [s for k in kinds for s in ((MEASURE, k | flags & ONE_READ, pieces, wide), (JOIN, k, units, 1))]
     steps = steps or [(JOIN, 0, units, 1)]
-    if todo & WRITE:
-        steps.append((APPLY, todo & (WRITE | STREAM), pieces, wide))
+    if flags & WRITE:
+        steps.append((APPLY, flags & (WRITE | STREAM), pieces, wide))
     return tuple(steps)
 
 
@@ -105,23 +105,23 @@ def span_for(length: int, runs: int, threads: int) -> int:
     return span
 
 
-def runs_schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads: int) -> Schedule:
+def runs_schedule(plan: Plan, itemsize: int, flags: int, affine: bool, threads: int) -> Schedule:
     """Whole groups to a thread, or spans of runs where there are too few groups."""
     units, runs, length = plan.B * plan.G, plan.M, plan.K * plan.T
     parts = parts_of(itemsize)
     t = plan.T if affine else length
     if (length if t == 1 else t) < STREAM_RUN:
-        todo &= ~STREAM
-    fused = balanced(units, threads) and (runs == 1 or bool(todo & (CENTER | SQUARES)))
+        flags &= ~STREAM
+    fused = balanced(units, threads) and (runs == 1 or bool(flags & (CENTER | SQUARES)))
     tiles = -(-length // TILE)
     span = span_for(length, units * runs, 1 if fused else threads)
     spans = -(-length // span)
-    steps = steps_for(fused, todo, units, units * runs * spans, threads)
+    steps = steps_for(fused, flags, units, units * runs * spans, threads)
     slots = max(step[3] for step in steps)
     together = rows_together.py_func(length) if runs * spans == 1 else runs
     scratch = (2 * LEVELS + (max(runs * spans, sixteens(together)) if fused else 0)) * parts
     work = slots * scratch + (0 if fused else units * runs * spans * parts)
-    kept = 2 * tiles * parts * (slots * together if fused else units * runs) if todo & ONE_READ else 0
+    kept = 2 * tiles * parts * (slots * together if fused else units * runs) if flags & ONE_READ else 0
     # the next row is asked for while this one is written; a row that fills the cache would be driven out again
     ahead = length if runs == 1 and length * itemsize <= cache_bytes(2) // 4 else 0
     sizes = RunsSizes(runs=runs, groups=plan.G, length=length, t=t, ahead=ahead, span=span, scratch=scratch, slots=slots)
@@ -183,18 +183,18 @@ def strips_for(plan: Plan, itemsize: int, measured: bool, threads: int) -> Strip
     return Strips(most, fused, units, rows, fold, beside, step, blocks, per_chunk, -(-blocks // per_chunk), room)
 
 
-def columns_schedule(plan: Plan, itemsize: int, todo: int, affine: bool, threads: int) -> Schedule:
+def columns_schedule(plan: Plan, itemsize: int, flags: int, affine: bool, threads: int) -> Schedule:
     """Strips of columns, or chunks of their rows."""
     groups, length = plan.G, plan.K * plan.T
-    todo &= ~STREAM
-    c = strips_for(plan, itemsize, bool(todo & (CENTER | SQUARES)), threads)
+    flags &= ~STREAM
+    c = strips_for(plan, itemsize, bool(flags & (CENTER | SQUARES)), threads)
     parts = parts_of(itemsize)
     stack = PIECE * (2 + c.blocks.bit_length() + 1)
-    steps = steps_for(c.fused, todo, c.units, c.units * c.chunks, threads)
+    steps = steps_for(c.fused, flags, c.units, c.units * c.chunks, threads)
     slots = max(s[3] for s in steps)
     scratch = (stack + c.room + LANE_ROOM) * parts + 3 * c.room
     work = slots * scratch + (0 if c.fused else c.units * c.chunks * c.room * parts)
-    kept = 2 * c.blocks * c.room * parts * (slots if c.fused else c.units) if todo & ONE_READ else 0
+    kept = 2 * c.blocks * c.room * parts * (slots if c.fused else c.units) if flags & ONE_READ else 0
     t, together = plan.T if affine else length, rows_sharing_loads(groups * length, itemsize)
     sizes = ColumnsSizes(
         rows=c.rows, groups=groups, length=length, t=t, most=c.most, chunks=c.chunks, per_chunk=c.per_chunk, stack=stack,
