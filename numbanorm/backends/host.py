@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..runtime import results
 from ..runtime.uninterrupted import unbroken
 from ..spec import blend, checks
 from ..spec.call import Call, Known
@@ -67,7 +68,7 @@ def target(out: Array, *sources: Array) -> Array | None:
 
 def empty_like(x: Array) -> Array:
     """C-contiguous memory for a result like x."""
-    return np.empty(x.shape, x.dtype)
+    return results.empty(x.shape, x.dtype) if x.size >= results.FEW else np.empty(x.shape, x.dtype)
 
 
 def written(out: Array | None, y: Array) -> Array:
@@ -98,7 +99,7 @@ def try_forward(
     """
     if call.plan.size == 0:
         return None
-    y = np.empty(x.shape, x.dtype) if out is None else out
+    y = out if out is not None else np.empty(x.shape, x.dtype) if call.plan.size < results.FEW else empty_like(x)
     stats = np.zeros((4, call.plan.units)) if with_stats else None
     return (y, stats) if cpu_backend().try_forward(call, x, y, weight, bias, eps, known, stats) == 0 else None
 
@@ -116,7 +117,9 @@ def try_backward(call: Call, x: Array, dy: Any, stats: Any, weight: Any, out: An
         grads = np.empty((2, *p.weight_shape), (x if weight is None else weight).dtype) if call.affine else None
     except ValueError:  # an axis more than NumPy has
         return None
-    dx = None if not call.write else np.empty(x.shape, x.dtype) if out is None else out
+    dx = out
+    if out is None and call.write:
+        dx = np.empty(x.shape, x.dtype) if p.size < results.FEW else empty_like(x)
     if cpu_backend().try_backward(call, x, dy, dx, weight, stats, grads) != 0:
         return None
     dweight, dbias = (grads[0] if call.weight else None, grads[1] if call.bias else None) if grads is not None else (None, None)

@@ -95,12 +95,12 @@ def check(
 def run(asked: Asked) -> tuple[Any, Any]:
     """y and the statistics (4, B * G); running statistics are updated."""
     space, call, x, weight, bias, eps, out, running = asked
-    source, (weight, bias) = space.contiguous(x), space.ready(weight, bias)
+    backend, source, (weight, bias) = space.backend(), space.contiguous(x), space.ready(weight, bias)
     known = NOTHING if running is None or running.own else (*space.ready(running.mean, running.var), None, None)
     y = space.empty_like(x) if out is None else space.target(out, source)
     y = space.empty_like(x) if y is None else y
     if call.plan.size:
-        stats = space.backend().normalize(call, source, y, weight, bias, eps, known)
+        stats = backend.normalize(call, source, y, weight, bias, eps, known)
     else:
         stats = of_nothing(space, call, eps, known)
     result = space.written(out, y)

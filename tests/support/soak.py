@@ -34,7 +34,7 @@ import cases
 import layer_cases
 import numba
 import numpy as np
-from cases import DTYPES, METHODS, Arguments, Case, call, call_backward
+from cases import DTYPES, METHODS, Arguments, Case, call, call_backward, gradient_of, norm_of
 from digest import SHARED
 from hostile import KINDS, hostile
 from layouts import LAYOUTS, possible
@@ -161,7 +161,7 @@ def explained(rng: Rng) -> tuple[str, Callable[[], Any]]:
     case, dtype = resized(one_of(rng, TABLE), rng), one_of(rng, DTYPES)
     a = arguments(case, dtype, rng)
     _, stats = call(case, a, return_stats=True)
-    asked = one_of(rng, (partial(call, case, a), partial(call_backward, case, a, a.x, stats)))
+    asked = one_of(rng, (norm_of(case, a), gradient_of(case, a, a.x, stats)))
 
     def run() -> Any:
         mask = numba.get_num_threads()
