@@ -1,7 +1,7 @@
 """Memory of large results, which the next ones get when nobody looks at the old ones any more.
 
 From 32 MiB on malloc maps memory afresh for each array, and the system clears it page by page as it is written: a new result
-took 1.4 to 1.7 times as long as one that goes to `out`. So blocks whose arrays have all gone are kept, up to MOST bytes of them.
+took 1.4 to 1.7 times as long as one that goes to `out`. So blocks whose arrays have all gone are kept, up to MOST bytes in all.
 The system may have their pages back whenever it wants them (MADV_FREE). NUMBANORM_POOL=0 keeps none.
 """
 
