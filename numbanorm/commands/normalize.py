@@ -182,11 +182,15 @@ def _stream(norm: str, x: Array, dtype: np.dtype[Any], arguments: dict[str, Any]
     """Normalize `x` into the new file `path`, a chunk at a time."""
     import numbanorm
 
-    apply: Callable[..., Any] = functools.partial(getattr(numbanorm, f"{norm}_norm"), **arguments)
+    from .. import functional
+
+    name = f"{norm}_norm"
+    apply: Callable[..., Any] = functools.partial(getattr(numbanorm, name), **arguments)
     y = open_memmap(path, mode="w+", dtype=dtype, shape=x.shape)
     # Raises every error before the first chunk; the untouched y stands in for x, for a file in Fortran or foreign byte
     # order would be copied whole to be asked about.
-    numbanorm.explain(apply, y, out=y, **({"training": True} if norm == "batch" else {}))
+    asked = functools.partial(getattr(functional, name), **arguments, **({"training": True} if norm == "batch" else {}))
+    numbanorm.explain(asked, y, out=y)
     if x.size == 0:
         return
     itemsize = max(x.itemsize, dtype.itemsize)

@@ -305,9 +305,10 @@ def backward(x, dy, dx, w, mean, rstd, grads, program, checked):
     weights, anchors, roots = pointer(space), elements(mean, float64), elements(rstd, float64)
     total = advance(weights, h.times * places)
     table = advance(total, 2 * places)
-    read(w, ids, places, 1.0, total)
-    for k in range(h.times * places):
-        weights[k] = total[k // h.times]
+    read(w, ids, places, 1.0, weights if h.times == 1 else total)
+    if h.times > 1:
+        for k in range(places):
+            fill(weights, k * h.times, h.times, total[k])
     for u in range(units):
         table[UNIT * u + ANCHOR] = anchors[u] if there(mean) else 0.0
         table[UNIT * u + ROOT] = roots[u]
