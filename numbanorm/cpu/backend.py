@@ -217,9 +217,9 @@ def describe(call: Call, x: Array) -> str:
     part = sums_of(call) if call.backward else call
     if part.write or part.affine:
         s = schedule_of(part, threads)
-        told.append(f"family {s.family}, {max(step[3] for step in s.steps)} of {GUARD.threads()} threads: {s.reason}")
+        told.append(f"family {s.family}, {max(step.threads for step in s.steps)} of {GUARD.threads()} threads: {s.reason}")
         if not call.backward:
-            streaming = any(step[1] & STREAM for step in s.steps)
+            streaming = any(step.flags & STREAM for step in s.steps)
             told.append(f"y is written {'past' if streaming else 'through'} the cache")
     if call.backward and scales(call):
         told.append("dx = dy * weight * rstd by the kernel of the forward pass")

@@ -64,7 +64,7 @@ def entry(kernel: Any, signature: tuple[Any, ...]) -> Any:
 
 def prepare(s: Schedule, call: Call, places: int, count: int, times: int) -> tuple[Any, Program]:
     """Bind a schedule to its kernels: entry point and program."""
-    shared = any(step[3] > 1 for step in s.steps)
+    shared = any(step.threads > 1 for step in s.steps)
     addresses = family_address(s.family, STORAGE[call.dtype.name]), dealer(call.backward) if shared else 0
     run = entry(run_backward, BACKWARD) if call.backward else entry(run_forward, FORWARD)
     return Launch(run) if shared else run, program(s, addresses, call, places, count, times)

@@ -26,6 +26,15 @@ TALL = 128  # elements between rows up to which a block's rows are added column 
 BATCH = 4096  # elements of short rows that go through the passes together, so that no row waits for another's division
 
 
+class Step(NamedTuple):
+    """A step of a schedule."""
+
+    phase: int
+    flags: int
+    pieces: int  # to deal out
+    threads: int
+
+
 # sizes that a schedule hands to a kernel of each family; `scratch` is what a slot has of work space, in float64
 
 

@@ -27,7 +27,7 @@ from ..arith.gradient_sums import gradients_in_range
 from ..arith.statistics import in_range
 from ..arith.vectors import advance, convert, fill, keep, named, pointer
 from ..compile import device, intrinsic, kernel, types
-from ..layout import ANCHOR, M2, MEAN, ROOT, RSTD, UNIT
+from ..layout import ANCHOR, M2, MEAN, ROOT, RSTD, UNIT, Step
 from ..schedule.forward import Schedule
 from .objects import (
     DATA,
@@ -121,11 +121,11 @@ def deal(address, n, threads, phase, flags, args):
 def run_steps(words, h, args):
     """All steps; `deal` is called by its address too, for to load it starts the threading layer."""
     for s in range(STEPS, STEPS + 4 * h.steps, 4):
-        phase, flags, n, threads = words[s], words[s + 1], words[s + 2], words[s + 3]
-        if threads == 1:
-            invoke(h.kernel, (phase, flags, *args, int64(0), n, int64(0)))
+        step = named(advance(words, s), Step)
+        if step.threads == 1:
+            invoke(h.kernel, (step.phase, step.flags, *args, int64(0), step.pieces, int64(0)))
         else:
-            invoke(h.dealer, (h.kernel, n, threads, phase, flags, args))
+            invoke(h.dealer, (h.kernel, step.pieces, step.threads, step.phase, step.flags, args))
 
 
 @device()

@@ -22,6 +22,7 @@ from ..layout import (
     ColumnsGradientSizes,
     RowsGradientSizes,
     RunsGradientSizes,
+    Step,
 )
 from .forward import (
     MOST_COLUMNS,
@@ -41,7 +42,7 @@ WIDEST = 65536  # columns whose sums a thread keeps while it walks down the rows
 AHEAD = 1024  # elements of a run up to which the next one is asked for
 REDUCED = 1 << 16  # channels of all samples from which on joining them is worth more than one thread
 
-Steps = tuple[tuple[int, int, int, int], ...]
+Steps = tuple[Step, ...]
 
 
 def cut_backward(plan: Plan, itemsize: int, flags: int, threads: int) -> Schedule:
@@ -55,18 +56,18 @@ def cut_backward(plan: Plan, itemsize: int, flags: int, threads: int) -> Schedul
 def channel_steps(plan: Plan, fused: bool, flags: int, units: int, pieces: int, threads: int) -> Steps:
     """Sums and dx in one step or in three, then the channels' sums over the samples."""
     if fused and min(threads, units) == 1:
-        return ((FUSED, flags | ALONE, units, 1),)
+        return (Step(FUSED, flags | ALONE, units, 1),)
     wide = min(threads, pieces)
     steps = (
-        [(FUSED, flags, units, min(threads, units))]
+        [Step(FUSED, flags, units, min(threads, units))]
         if fused
-        else [(MEASURE, flags & ~WRITE, pieces, wide), (JOIN, flags, units, 1)]
+        else [Step(MEASURE, flags & ~WRITE, pieces, wide), Step(JOIN, flags, units, 1)]
     )
     if flags & WRITE and not fused:
-        steps.append((APPLY, flags, pieces, wide))
+        steps.append(Step(APPLY, flags, pieces, wide))
     if flags & PARAMETERS:
         channels = plan.G * plan.K
-        steps.append((REDUCE, flags, channels, min(threads, channels) if plan.B * channels >= REDUCED else 1))
+        steps.append(Step(REDUCE, flags, channels, min(threads, channels) if plan.B * channels >= REDUCED else 1))
     return tuple(steps)
 
 
@@ -80,7 +81,7 @@ def runs_schedule(plan: Plan, itemsize: int, flags: int, threads: int) -> Schedu
     if length < STREAM_RUN:
         flags &= ~STREAM
     steps = channel_steps(plan, fused, flags, units, channels * runs * spans, threads)
-    slots = max(step[3] for step in steps)
+    slots = max(step.threads for step in steps)
     parts = parts_of(itemsize)
     scratch = (8 * LEVELS + (4 * runs * spans if fused else 0)) * parts
     work = slots * scratch + (0 if fused else 4 * channels * runs * spans * parts)
@@ -101,7 +102,7 @@ def columns_schedule(plan: Plan, itemsize: int, flags: int, threads: int) -> Sch
     c = strips_for(plan, 2 * itemsize, True, threads)
     stack = max(SUMS * PIECE * (2 + c.blocks.bit_length()), 16 * LEVELS)
     steps = channel_steps(plan, c.fused, flags, c.units, c.units * c.chunks, threads)
-    slots = max(s[3] for s in steps)
+    slots = max(s.threads for s in steps)
     parts = parts_of(itemsize)
     scratch = (stack + SUMS * c.room + LANE_ROOM) * parts + (1 + 3 * parts) * c.room
     work = slots * scratch + (0 if c.fused else c.units * c.chunks * SUMS * c.room * parts)
@@ -130,19 +131,19 @@ def rows_schedule(plan: Plan, itemsize: int, flags: int, threads: int) -> Schedu
         columns = sixteens(columns // 2)
     together = min(step, max(4, cache_bytes(2) // 16 // (2 * groups * length * itemsize)))
     if fused and min(threads, chunks) == 1:
-        steps: Steps = ((FUSED, flags | ALONE, chunks, 1),)
+        steps: Steps = (Step(FUSED, flags | ALONE, chunks, 1),)
     elif fused:
-        steps = ((FUSED, flags, chunks, min(threads, chunks)),)
+        steps = (Step(FUSED, flags, chunks, min(threads, chunks)),)
     else:
         pieces, strips = rows * groups * spans, chunks * groups * -(-length // columns)
         steps = (
-            (MEASURE, flags, pieces, min(threads, pieces)),
-            (JOIN, flags, rows * groups, 1),
-            (APPLY, flags, strips, min(threads, strips)),
+            Step(MEASURE, flags, pieces, min(threads, pieces)),
+            Step(JOIN, flags, rows * groups, 1),
+            Step(APPLY, flags, strips, min(threads, strips)),
         )
     if flags & PARAMETERS and not steps[0][1] & ALONE:
-        steps += ((REDUCE, flags, 1, 1),)
-    slots = max(s[3] for s in steps)
+        steps += (Step(REDUCE, flags, 1, 1),)
+    slots = max(s.threads for s in steps)
     own = room if fused else sixteens(columns)
     parts = parts_of(itemsize)
     scratch = max(4 * LEVELS + 2 * own * (2 + per_chunk.bit_length()), 16 * LEVELS + LANE_ROOM) * parts

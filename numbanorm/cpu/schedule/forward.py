@@ -23,6 +23,7 @@ from ..layout import (
     WRITE,
     ColumnsSizes,
     RunsSizes,
+    Step,
 )
 from .machine import cache_bytes
 
@@ -35,10 +36,10 @@ LEAST_STRIP = 256  # columns: 1 KiB of float32; shorter pieces of a row waste wh
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A plan cut for threads: the steps are (phase, flags, pieces to deal out, threads)."""
+    """A plan cut for threads."""
 
     family: str
-    steps: tuple[tuple[int, int, int, int], ...]
+    steps: tuple[Step, ...]
     sizes: tuple[int, ...]  # what the family's kernel wants to know, see `layout`
     work: int
     kept: int
@@ -84,16 +85,16 @@ def blocks_per_chunk(blocks: int, units: int, threads: int) -> int:
     return size
 
 
-def steps_for(fused: bool, flags: int, units: int, pieces: int, threads: int) -> tuple[tuple[int, int, int, int], ...]:
+def steps_for(fused: bool, flags: int, units: int, pieces: int, threads: int) -> tuple[Step, ...]:
     """One step that does it all, or one after the other; joining is too little work for more than one thread."""
     if fused:
-        return ((FUSED, flags, units, min(threads, units)),)
+        return (Step(FUSED, flags, units, min(threads, units)),)
     wide = min(threads, pieces)
     kinds = [kind for kind in (CENTER, SQUARES) if flags & kind]
-    steps = [s for k in kinds for s in ((MEASURE, k | flags & ONE_READ, pieces, wide), (JOIN, k, units, 1))]
-    steps = steps or [(JOIN, 0, units, 1)]
+    steps = [s for k in kinds for s in (Step(MEASURE, k | flags & ONE_READ, pieces, wide), Step(JOIN, k, units, 1))]
+    steps = steps or [Step(JOIN, 0, units, 1)]
     if flags & WRITE:
-        steps.append((APPLY, flags & (WRITE | STREAM), pieces, wide))
+        steps.append(Step(APPLY, flags & (WRITE | STREAM), pieces, wide))
     return tuple(steps)
 
 
@@ -117,7 +118,7 @@ def runs_schedule(plan: Plan, itemsize: int, flags: int, affine: bool, threads: 
     span = span_for(length, units * runs, 1 if fused else threads)
     spans = -(-length // span)
     steps = steps_for(fused, flags, units, units * runs * spans, threads)
-    slots = max(step[3] for step in steps)
+    slots = max(step.threads for step in steps)
     together = rows_together.py_func(length) if runs * spans == 1 else runs
     scratch = (2 * LEVELS + (max(runs * spans, sixteens(together)) if fused else 0)) * parts
     work = slots * scratch + (0 if fused else units * runs * spans * parts)
@@ -191,7 +192,7 @@ def columns_schedule(plan: Plan, itemsize: int, flags: int, affine: bool, thread
     parts = parts_of(itemsize)
     stack = PIECE * (2 + c.blocks.bit_length() + 1)
     steps = steps_for(c.fused, flags, c.units, c.units * c.chunks, threads)
-    slots = max(s[3] for s in steps)
+    slots = max(s.threads for s in steps)
     scratch = (stack + c.room + LANE_ROOM) * parts + 3 * c.room
     work = slots * scratch + (0 if c.fused else c.units * c.chunks * c.room * parts)
     kept = 2 * c.blocks * c.room * parts * (slots if c.fused else c.units) if flags & ONE_READ else 0
