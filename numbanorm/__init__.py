@@ -2,7 +2,7 @@
 
 from .commands import quiet  # noqa: F401 - before all that takes long
 from .explained import explain
-from .functional import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
+from .functional import Stats, batch_norm, group_norm, instance_norm, layer_norm, rms_norm
 from .gradients import batch_norm_backward, group_norm_backward, instance_norm_backward, layer_norm_backward, rms_norm_backward
 from .layers import (
     BatchNorm1d,
@@ -17,7 +17,6 @@ from .layers import (
 )
 from .moments import Moments, moments
 from .precompile import warmup
-from .spec.call import Stats
 from .versions import info, show_versions
 
 __version__ = "0.1.0"

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 from .execute.forward import forward
 from .spec import checks, plan
+from .spec.call import Stats as Stats
 from .spec.checks import Array
 
 Result: TypeAlias = Any  # an array; with return_stats=True (array, Stats)

@@ -12,9 +12,7 @@ import numpy as np
 from .backends import dispatch, host
 from .pairs import array, fresh, library, quick_two_sum, ratio, root, split, two_sum, units, unscaled
 from .spec import checks, plan
-from .spec.call import Known
-from .spec.call import forward as norm_of
-from .spec.call import moments as look_up
+from .spec.call import Known, forward_call, moments_call
 from .spec.checks import Array
 from .spec.sources import GIVEN
 
@@ -174,7 +172,7 @@ def moments(x: Array, axis: Axes = None, *, method: str = "two_pass", backend: s
     axes = tuple(sorted([a % x.ndim for a in axes]))
     if len(set(axes)) != len(axes):
         raise ValueError(f"axis must name each axis once: got {axis} for shape {x.shape}; leave out the second one")
-    call, order = look_up(x.shape, x.dtype, axes, method)
+    call, order = moments_call(x.shape, x.dtype, axes, method)
     p = call.plan
     if p.size == 0:
         stats = space.full((4, p.units), 0.0)
@@ -276,5 +274,5 @@ def normalize(
             given, eps = (m.mean / scale, var, None, m._low * change), 0.0
             x = x / np.expand_dims(scale, tuple(k for k in range(x.ndim) if k != channel_axis % x.ndim))
     present = weight is not None, bias is not None
-    call = norm_of("batch_norm", x.shape, x.dtype, ((), channel_axis), GIVEN, "two_pass", present, False)
+    call = forward_call("batch_norm", x.shape, x.dtype, ((), channel_axis), GIVEN, "two_pass", present, False)
     host.backend().normalize(call, host.contiguous(x), out, weight, bias, eps, given)

@@ -85,9 +85,12 @@ def full(shape: tuple[int, ...], value: float) -> Array:
 
 
 def row(stats: Array, k: int, shape: tuple[int, ...]) -> Array:
-    """A row of the statistics, for the caller."""
-    one: Array = stats[k].reshape(shape)
-    return one
+    """A row of the statistics, for the caller; if it is that of one sample, for each."""
+    one: Array = stats[k]
+    try:
+        return one.reshape(shape)
+    except ValueError:
+        return np.resize(one, shape)
 
 
 def try_forward(

@@ -189,6 +189,7 @@ def _stream(norm: str, x: Array, dtype: np.dtype[Any], arguments: dict[str, Any]
     y = open_memmap(path, mode="w+", dtype=dtype, shape=x.shape)
     # Raises every error before the first chunk; the untouched y stands in for x, for a file in Fortran or foreign byte
     # order would be copied whole to be asked about.
+    # the function itself, for users may have put one of their own, which `explain` does not know, in its place
     asked = functools.partial(getattr(functional, name), **arguments, **({"training": True} if norm == "batch" else {}))
     numbanorm.explain(asked, y, out=y)
     if x.size == 0:

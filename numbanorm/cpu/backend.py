@@ -57,7 +57,7 @@ def flags_of(call: Call) -> int:
         return flags | own | (PARAMETERS if call.affine else 0)
     if call.given:
         return flags
-    return flags | SQUARES | (CENTER if call.center else 0) | (ONE_READ if call.one_read and call.center else 0)
+    return flags | SQUARES | (CENTER if call.center else 0) | (ONE_READ if call.one_read else 0)
 
 
 def schedule_of(call: Call, threads: int) -> Schedule:
@@ -150,7 +150,7 @@ def try_backward(
     call: Call, x: Array, dy: Array, dx: Array | None, weight: Any, stats: tuple[Any, Any], grads: Array | None
 ) -> int:
     """As `differentiate`, of arguments that nobody has checked: DONE, or another status, and nothing to be relied on."""
-    if scales(call):
+    if scales(call) or not (call.write or call.affine):
         return REFUSED
     run, program = ready(call)
     status: int = run(x, dy, dx, weight, *stats, grads, program, False)

@@ -1,4 +1,4 @@
-"""Phases, flags and array layouts shared by schedules and the five kernels."""
+"""Phases, flags, array layouts and sizes shared by schedules and the five kernels, and what goes together in kernels."""
 
 from __future__ import annotations
 

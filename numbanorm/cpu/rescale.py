@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,6 +47,13 @@ class Scaled(NamedTuple):
     y: Array
 
 
+@lru_cache(maxsize=64)
+def as_one_sample_of(call: Call, groups: int) -> Call:
+    """The call for so many groups, all of one sample; the same each time, for a schedule is kept for each."""
+    plan = replace(call.plan, B=1, G=groups, stats_shape=(groups,), weight_shape=(groups * call.plan.K,))
+    return call.but(plan=plan, in_place=False)
+
+
 def scaled_groups(
     call: Call, x: Array, weight: Array | None, bias: Array | None, eps: float, stats: Array, normalize: Callable[..., Any]
 ) -> Iterator[Scaled]:
@@ -67,14 +75,14 @@ def scaled_groups(
         n, where = len(units), (units // plan.G, slice(None), units % plan.G)
         # more groups, of zeros, so that rows are never folded: a group's bits do not depend on how many others are here
         room = max(n, -(-LEAST_COLUMNS // parts.shape[3]))
-        own = replace(plan, B=1, G=room, stats_shape=(room,), weight_shape=(room * plan.K,))
+        own = as_one_sample_of(call, room)
         scaled, found = np.zeros((plan.M, room, parts.shape[3])), np.zeros((4, room))
         scaled[:, :n] = times_power(x[exponent == e], -e).transpose(1, 0, 2)
         own_weight, own_bias = (
             None if p is None else np.resize(p.reshape(plan.G, -1)[units % plan.G], (room, plan.K)) for p in (weight, bias)
         )
         y, own_eps = np.empty(scaled.shape), max(float(times_power(np.float64(eps), -2 * e)), FLOOR) if eps else 0.0
-        normalize(call.but(plan=own, in_place=False), scaled, y, own_weight, own_bias, own_eps, found)
+        normalize(own, scaled, y, own_weight, own_bias, own_eps, found)
         for row, power in ((MEAN, e), (LOW, e), (M2, 2 * e), (RSTD, -e)):
             stats[row, units] = times_power(found[row, :n], power)
         if eps:

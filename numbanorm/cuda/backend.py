@@ -69,7 +69,7 @@ def aligned(*arrays: DeviceArray | None) -> bool:
 def normalize(
     call: Call, x: DeviceArray, y: DeviceArray, weight: DeviceArray | None, bias: DeviceArray | None, eps: float, known: Known
 ) -> DeviceArray:
-    """Write the normalized x to y (which may be x) and return the statistics; see `numbanorm.cpu.backend.normalize`."""
+    """Write the normalized x to y (which may be x) and return the statistics; see `backends.protocol`."""
     mean, var = known[:2]
     wide = aligned(x, y, weight, bias) if call.plan.T == 1 else aligned(x, y)
     s = scheduled(call, dtypes_of(x, y, weight, bias, mean, var), wide)
@@ -91,7 +91,7 @@ def differentiate(
     call: Call, x: DeviceArray, dy: DeviceArray, dx: DeviceArray | None, weight: DeviceArray | None, stats: Statistics,
     grads: DeviceArray | None,
 ) -> None:  # fmt: skip
-    """Write the gradient of x to dx (which may be x or dy), and those of weight and bias to grads (2, *weight_shape)."""
+    """Write the gradient of x to dx (which may be x or dy), and those of weight and bias to grads (2, G * K)."""
     mean, rstd = stats
     if not call.weight and (dx is None or call.given):
         x = dy  # for dbias x need not be read

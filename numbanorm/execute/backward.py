@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 from ..backends import dispatch
 from ..backends.protocol import Space
 from ..spec import checks
-from ..spec.call import Call, Which
-from ..spec.call import backward as look_up
+from ..spec.call import Call, Which, backward_call
 from ..spec.norms import NORMS
 from ..spec.sources import GIVEN, OWN
 
@@ -24,7 +23,7 @@ def backward(norm: str, dy: Any, x: Any, which: Which, stats: Any, weight: Any, 
     wanted = checks.needs(needs, 1 + len(NORMS[norm].parameters))
     if backend is None:
         in_place = out is not None and (out is x_ or out is dy)
-        call = look_up(norm, x_.shape, x_.dtype, which, OWN if own else GIVEN, wanted, in_place)
+        call = backward_call(norm, x_.shape, x_.dtype, which, OWN if own else GIVEN, wanted, in_place)
         done = space.try_backward(call, x_, dy, stats, weight, out)
         if done is not None:
             return done
@@ -49,7 +48,7 @@ def check(
 ) -> Asked:
     """Check all arguments. arrays: dy, x, and x of a known dtype."""
     (dy, x, x_), (needs, out, _) = arrays, how
-    call_of = partial(look_up, norm, x_.shape, x_.dtype, which, OWN if own else GIVEN, needs)
+    call_of = partial(backward_call, norm, x_.shape, x_.dtype, which, OWN if own else GIVEN, needs)
     call = call_of(False)
     dy_ = space.like("dy", dy, x_)
     mean, rstd = space.stats(stats, call.plan.stats_shape, call.center)

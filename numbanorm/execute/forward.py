@@ -16,8 +16,7 @@ import numpy as np
 from ..backends import dispatch
 from ..backends.protocol import Space
 from ..spec import checks
-from ..spec.call import NOTHING, Call, Known, Stats, Which
-from ..spec.call import forward as look_up
+from ..spec.call import NOTHING, Call, Known, Stats, Which, forward_call
 from ..spec.norms import NORMS
 from ..spec.plan import Plan
 from ..spec.sources import GIVEN, OWN, TRACKED
@@ -36,7 +35,7 @@ def forward(norm: str, x: Any, which: Which, affine: Affine, how: How, running: 
     known = NOTHING if running is None else plain(running)
     if backend is None and known is not None and method.__class__ is str:
         source = OWN if known[0] is None else TRACKED if known[2] else GIVEN
-        call = look_up(norm, x_.shape, x_.dtype, which, source, method, (weight is not None, bias is not None), out is x_)
+        call = forward_call(norm, x_.shape, x_.dtype, which, source, method, (weight is not None, bias is not None), out is x_)
         number = call.eps if eps is None else eps
         if number.__class__ is not float or not 0.0 <= number < math.inf:
             number = epsilon(call, eps)
@@ -45,7 +44,7 @@ def forward(norm: str, x: Any, which: Which, affine: Affine, how: How, running: 
             y, stats = done
             return (y, stats_of(space, call, stats, weight)) if with_stats else y
     asked = check(norm, space, x, x_, which, affine, how, running)
-    y, stats = run(asked)
+    y, stats = run(asked, with_stats)
     return (y, stats_of(space, asked.call, stats, weight)) if with_stats else y
 
 
@@ -76,7 +75,7 @@ def check(
     (weight, bias, eps), (method, out, _, _), own = affine, how, running is None or running[-1]
     checks.one_read(method)
     present = weight is not None, bias is not None
-    call_of = partial(look_up, norm, x_.shape, x_.dtype, which, OWN if own else GIVEN, method, present)
+    call_of = partial(forward_call, norm, x_.shape, x_.dtype, which, OWN if own else GIVEN, method, present)
     call = call_of(False)
     plan = call.plan
     tracked = None if running is None else Running(space, running, plan.G, NORMS[norm].own)
@@ -92,8 +91,8 @@ def check(
     return Asked(space, call_of(in_place), x_, w, b, number, out, tracked)
 
 
-def run(asked: Asked) -> tuple[Any, Any]:
-    """y and the statistics (4, B * G); running statistics are updated."""
+def run(asked: Asked, with_stats: bool) -> tuple[Any, Any]:
+    """y and the statistics (4, B * G), of each sample if they are wanted; running statistics are updated."""
     space, call, x, weight, bias, eps, out, running = asked
     backend, source, (weight, bias) = space.backend(), space.contiguous(x), space.ready(weight, bias)
     known = NOTHING if running is None or running.own else (*space.ready(running.mean, running.var), None, None)
@@ -101,22 +100,22 @@ def run(asked: Asked) -> tuple[Any, Any]:
     y = space.empty_like(x) if y is None else y
     if call.plan.size:
         stats = backend.normalize(call, source, y, weight, bias, eps, known)
-    else:
-        stats = of_nothing(space, call, eps, known)
+    if not call.plan.size or (with_stats and call.plan.units < math.prod(call.plan.stats_shape)):
+        stats = without_x(space, call, eps, known)
     result = space.written(out, y)
     if running is not None and running.own:
         running.update(stats, call.plan)
     return result, stats
 
 
-def of_nothing(space: Space, call: Call, eps: float, known: Known) -> Any:
-    """Statistics of an empty x: those that were given, or nan."""
-    p = call.plan
-    if known[0] is None or p.B * p.G == 0:
-        return space.full((4, p.B * p.G), math.nan)
-    plan, dtype = Plan(p.B, 1, p.G, 1, 1, p.stats_shape, p.weight_shape), np.dtype(np.float64)
+def without_x(space: Space, call: Call, eps: float, known: Known) -> Any:
+    """Statistics of each sample that owe nothing to x: those that were given, or nan of an empty x."""
+    p, units = call.plan, math.prod(call.plan.stats_shape)
+    if known[0] is None or units == 0:
+        return space.full((4, units), math.nan)
+    plan, dtype = Plan(units // p.G, 1, p.G, 1, 1, p.stats_shape, p.weight_shape), np.dtype(np.float64)
     one = call.but(plan=plan, dtype=dtype, weight=False, bias=False, in_place=True)
-    x = space.full((p.B * p.G,), 0.0)
+    x = space.full((units,), 0.0)
     return space.backend().normalize(one, x, x, None, None, eps, known)
 
 

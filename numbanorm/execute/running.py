@@ -53,5 +53,5 @@ class Running:
 
     def update(self, stats: Any, p: Plan) -> None:
         """Take in the statistics of a batch, float64 (4, B * G), if there is anything to update."""
-        if p.size and not (self.mean is None and self.counter is None):
+        if p.B and p.count and not (self.mean is None and self.counter is None):
             self.space.update(stats, p, self)

@@ -29,7 +29,7 @@ class Call:
     backward: bool
     center: bool  # whether a mean is subtracted
     source: int  # of the statistics, see `sources`
-    one_read: bool = False  # of x, for its statistics (method "welford")
+    one_read: bool = False  # of x, for a mean and what is about it (method "welford")
     write: bool = True  # whether y, or dx, is wanted
     weight: bool = False  # whether there is one; backward, whether its gradient is wanted
     bias: bool = False
@@ -72,21 +72,27 @@ class Stats(_Pair):
 
 
 @lru_cache(maxsize=4096)
-def forward(norm: str, shape: Shape, dtype: Any, which: Which, source: int, method: Any, present: Pair, in_place: bool) -> Call:
+def forward_call(
+    norm: str, shape: Shape, dtype: Any, which: Which, source: int, method: Any, present: Pair, in_place: bool
+) -> Call:
     """The call of a norm in `NORMS`, whose x has this shape and dtype; present: whether there is a weight, and a bias."""
     row = NORMS[norm]
     plan = row.planned(shape, *which)
     if row.several and source != GIVEN and (plan.B if row.several == "group" else 1) * plan.count == 1:
         raise ValueError(f"a variance needs more than one value per {row.several}: got shape {shape}; use a larger batch, or "
                          f"given statistics")  # fmt: skip
-    one_read, (weight, bias) = checks.one_read(method), present
+    if source == GIVEN and plan.B > 1:
+        plan = plan.as_one_sample()
+    one_read, (weight, bias) = checks.one_read(method) and row.center, present
     # epsilon of the type that torch computes in; float16's own would be as large as the mean square of data of deviation 0.03
     eps = None if row.center else 2.0**-52 if dtype.itemsize == 8 else 2.0**-23
     return Call(plan, dtype, False, row.center, source, one_read, True, weight, bias, in_place, eps)
 
 
 @lru_cache(maxsize=4096)
-def backward(norm: str, shape: Shape, dtype: Any, which: Which, source: int, needs: tuple[bool, ...], in_place: bool) -> Call:
+def backward_call(
+    norm: str, shape: Shape, dtype: Any, which: Which, source: int, needs: tuple[bool, ...], in_place: bool
+) -> Call:
     """The call of a norm's backward function; needs: whether dx, and the gradient of each parameter, is wanted."""
     row = NORMS[norm]
     write, weight, bias = (*needs, False)[:3]
@@ -94,7 +100,7 @@ def backward(norm: str, shape: Shape, dtype: Any, which: Which, source: int, nee
 
 
 @lru_cache(maxsize=4096)
-def moments(shape: Shape, dtype: Any, axes: Shape, method: Any) -> tuple[Call, Shape]:
+def moments_call(shape: Shape, dtype: Any, axes: Shape, method: Any) -> tuple[Call, Shape]:
     """The call of `moments` over these axes, and the order to which x's axes are moved for it."""
     plan, order = over_axes(shape, axes)
     return Call(plan, dtype, False, True, OWN, checks.one_read(method), write=False), order

@@ -29,7 +29,7 @@ class Plan:
     B, M, G, K, T : int
         Sizes of the five axes.
     stats_shape : tuple of int
-        Shape of the statistics; its size is B * G.
+        Shape of the caller's statistics; its size is B * G, or that of all samples if they are seen as one.
     weight_shape : tuple of int
         Shape of weight and bias; its size is G * K.
     count, size, units : int
@@ -46,6 +46,10 @@ class Plan:
     count: int = field(init=False)
     size: int = field(init=False)
     units: int = field(init=False)
+
+    def as_one_sample(self) -> Plan:
+        """The plan for statistics that are given: those of a channel are the same for all samples, so all are one."""
+        return Plan(1, self.B * self.M, self.G, self.K, self.T, self.stats_shape, self.weight_shape)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "count", self.M * self.K * self.T)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import os
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +21,14 @@ import numbanorm
 from numbanorm.runtime import results
 
 pytestmark = pytest.mark.skipif(not results.kept(), reason="this system has no MADV_FREE, or NUMBANORM_POOL=0 was set")
+OFF = """
+import numpy as np, numbanorm
+from numbanorm.runtime import results
+y = numbanorm.rms_norm(np.ones((8192, 1024), np.float32), 1024)
+print(y.flags.owndata)
+del y
+print(len(results.FREE))
+"""
 SHAPE = (results.LEAST // 4 // 1024, 1024)  # of float32: just large enough
 
 
@@ -120,18 +130,56 @@ def test_a_forked_child_has_its_own() -> None:
 
 
 def test_it_can_be_switched_off() -> None:
-    code = """
-import numpy as np, numbanorm
-from numbanorm.runtime import results
-y = numbanorm.rms_norm(np.ones((8192, 1024), np.float32), 1024)
-print(y.flags.owndata)
-del y
-print(len(results.FREE))
-"""
     told = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "NUMBANORM_POOL": "0"}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", OFF], env={**os.environ, "NUMBANORM_POOL": "0"}, capture_output=True, text=True, check=True
     )
     assert told.stdout.split() == ["True", "0"]
+
+
+def test_memory_that_cannot_be_given_back_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the process has locked all of it: it is unmapped, and nobody hears of it."""
+
+    class Locked(mmap.mmap):
+        def madvise(self, *_: Any) -> None:
+            raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(results.mmap, "mmap", Locked)
+    y = results.empty(SHAPE, np.dtype(np.float32))
+    assert not y.flags.owndata
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # what goes wrong in __del__, too
+        del y
+    assert not results.FREE
+
+
+def test_what_is_kept_goes_when_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    y = results.empty(SHAPE, np.dtype(np.float32))
+    del y
+    assert results.FREE
+    monkeypatch.setattr(results, "taken", lambda size: mmap.mmap(-1, 1 << 60))
+    assert results.empty((2 * SHAPE[0], 1024), np.dtype(np.float32)).flags.owndata
+    assert not results.FREE
+
+
+def limited(code: str) -> str:
+    program = f"import resource; resource.setrlimit(resource.{code}, (1 << 36, 1 << 36))\n" + OFF
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("limit", ["RLIMIT_AS", "RLIMIT_DATA"])
+def test_none_is_kept_where_memory_is_limited(limit: str) -> None:
+    assert limited(limit).split() == ["True", "0"]
+
+
+def test_arrays_may_outlive_everything() -> None:
+    """Of a process that ends, too."""
+    code = f"""
+import builtins, numpy as np
+from numbanorm.runtime import results
+builtins.y = results.empty({SHAPE}, np.dtype("f4"))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
 
 
 def test_an_error_gives_it_back() -> None:

@@ -30,7 +30,7 @@ from numbanorm.cuda.arith import tiles
 from numbanorm.cuda.arith.arithmetic import PAIRS
 from numbanorm.cuda.schedule import plans as schedule
 from numbanorm.cuda.schedule.steps import Part, Schedule, Step, parameters_of
-from numbanorm.spec.call import forward as look_up
+from numbanorm.spec.call import forward_call
 from numbanorm.spec.plan import Plan
 from numbanorm.spec.sources import OWN
 from numbanorm.spec.tree import block_rows
@@ -312,7 +312,7 @@ def test_every_kernel_has_names() -> None:
 def test_a_schedule_is_made_once() -> None:
     """For all calls that are alike: it is looked up by what it depends on, and by nothing else."""
     x, which, dtypes = np.dtype("float32"), ((20,), 0), (*[np.dtype("float32")] * 2, None, None, None, None)
-    first, second = (look_up("layer_norm", (4, 20), x, which, OWN, "two_pass", (False, False), False) for _ in range(2))
+    first, second = (forward_call("layer_norm", (4, 20), x, which, OWN, "two_pass", (False, False), False) for _ in range(2))
     assert first is second
     first, second = (schedule.scheduled(call, dtypes, True) for call in (first, second))
     assert first is second

@@ -258,3 +258,29 @@ def test_a_value_too_large_for_the_buffer_is_inf(norm: str) -> None:
     step(norm, x, mean, var)
     assert np.isposinf(var[0])
     assert np.isfinite(var[1])
+
+
+def test_a_batch_without_channels_counts(rng: np.random.Generator) -> None:
+    """There is nothing to average, but there was a batch; of no samples, there was none."""
+    count, none = np.array(3), np.zeros(0)
+    numbanorm.batch_norm(np.zeros((4, 0, 5)), none, none.copy(), training=True, num_batches_tracked=count)
+    assert count == 4
+    numbanorm.batch_norm(np.zeros((0, 2, 5)), np.zeros(2), np.ones(2), training=True, num_batches_tracked=count)
+    assert count == 4
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((64, 5), 1), ((9, 5, 7), 1), ((9, 7, 5), -1), ((3, 5, 200), 1)])
+def test_given_statistics_are_those_of_all_samples(shape: tuple[int, ...], axis: int, rng: np.random.Generator) -> None:
+    """Instance norm is then batch norm, by the same kernels; whether statistics are returned, a row for each sample, or not."""
+    x, mean, var = rng.normal(size=shape), rng.normal(size=5), rng.uniform(0.5, 2.0, 5)
+    own = {"use_input_stats": False, "channel_axis": axis}
+    y, stats = numbanorm.batch_norm(x, mean, var, channel_axis=axis, return_stats=True)
+    for backend in (None, "cpu"):  # both ways through Python
+        assert numbanorm.instance_norm(x, mean, var, **own, backend=backend).tobytes() == y.tobytes()
+        found, rows = numbanorm.instance_norm(x, mean, var, **own, backend=backend, return_stats=True)
+        assert found.tobytes() == y.tobytes()
+        for row, one in zip(rows, stats, strict=True):
+            assert row.flags.writeable
+            assert np.array_equal(row, np.tile(one, (shape[0], 1)))
+    told = numbanorm.explain(numbanorm.instance_norm, x, mean, var, **own)
+    assert told == numbanorm.explain(numbanorm.batch_norm, x, mean, var, channel_axis=axis)

@@ -269,8 +269,9 @@ def compile_elsewhere() -> None:
 
 def forget() -> None:
     """Calls and programs of the last thousands of shapes are kept: they would grow in number for as long as a soak lasts."""
-    for kept in (spec.forward, spec.backward, spec.moments, spec.sums_of, spec.scaling_of, numbanorm.cpu.backend.prepared):
-        kept.cache_clear()
+    for kept in (*vars(spec).values(), numbanorm.cpu.backend.prepared):
+        if hasattr(kept, "cache_clear"):
+            kept.cache_clear()
 
 
 @dataclass

@@ -32,6 +32,7 @@ from ..schedule.forward import Schedule
 from .objects import (
     DATA,
     FLAGS,
+    KINDS,
     OBJECT,
     READABLE,
     WRITABLE,
@@ -70,7 +71,7 @@ class Head(NamedTuple):
 
 
 IDS = len(Head._fields)  # where the ids stand, and where the steps begin
-STEPS = IDS + 5
+STEPS = IDS + 1 + KINDS
 
 
 def program(s: Schedule, addresses: tuple[int, int], call: Call, places: int, count: int, times: int) -> Program:

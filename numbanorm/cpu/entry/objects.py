@@ -21,6 +21,7 @@ BODY = object.__basicsize__  # behind the reference count and the type
 TYPE, DATA, NDIM, SHAPE, DESCR, FLAGS = BODY - 8, BODY, BODY + 8, BODY + 16, BODY + 40, BODY + 48
 READABLE, WRITABLE = 0x101, 0x501  # C-contiguous and aligned; and writeable
 DTYPES = list(STORAGE)
+KINDS = len(DTYPES)
 
 
 class Object(types.Type):
@@ -101,7 +102,7 @@ def identities() -> list[int]:
 @device(inline=False)
 def code_of(a, ids):
     """Number in `DTYPES` of an array's dtype, or -1; ids: what `identities` gave."""
-    for k in range(4):
+    for k in range(KINDS):
         if field(a, DESCR) == ids[1 + k]:
             return k
     return -1

@@ -36,7 +36,7 @@ LEAST_STRIP = 256  # columns: 1 KiB of float32; shorter pieces of a row waste wh
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A plan cut for threads."""
+    """A call cut for threads."""
 
     family: str
     steps: tuple[Step, ...]

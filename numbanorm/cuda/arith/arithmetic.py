@@ -15,7 +15,7 @@ from . import stages
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """What the arithmetics share; equal and hashed by class, for kernels are kept by their constants."""
+    """What the arithmetics share; equal by class, for kernels are kept by their constants."""
 
     parts: ClassVar[int]  # float64 of a number, and of an accumulator
     rows: ClassVar[int]  # of the table of what a gradient takes

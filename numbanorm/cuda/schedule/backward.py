@@ -34,7 +34,7 @@ def backward(s: Schedule, call: Call) -> Schedule:
     plan = call.plan
     family = gradient_family(plan)
     scaled = call.write and call.given
-    if call.affine or not call.given:
+    if call.affine or (call.write and not call.given):
         rescales, make = s.arithmetic.rescales, gradients_of_rows if family == "rows" else gradients_of_channels
         table = make(s, call)
         if rescales:
@@ -146,15 +146,15 @@ def gradients_of_rows(s: Schedule, call: Call) -> Part | None:
     if dx and call.affine and walked(plan, s.arithmetic):
         walk_rows(s, call)
         return None
-    at_once = dx and not (call.in_place and call.affine and not s.arithmetic.rescales) and held(s, call)
-    table = (hold_rows if at_once else sum_rows)(s, call) if slanted else None
+    in_registers = dx and not (call.in_place and call.affine and not s.arithmetic.rescales) and held(s, call)
+    table = (hold_rows if in_registers else sum_rows)(s, call) if slanted else None
     if call.affine:
         g = grid_of(1, plan.B, plan.G * plan.K * plan.T, s.aligned)
         offsets = Part("work", table.offset + OFFSET * plan.units) if table is not None and call.center else None
         arrays = {"x": "x", "dy": "dy", "mean": "mean", "rstd": "rstd", "offsets": offsets}
         sums, chunks = sum_columns(s, plan, partial_sums.WEIGHTS, g, arrays, call.center, corrected=offsets is not None)
         join_columns(s, plan, combine.GRADIENTS, "grads", sums, g, chunks)
-    if dx and not at_once:
+    if dx and not in_registers:
         write_gradients(s, call, table)
     return table
 

@@ -1,7 +1,7 @@
 """Steps of a schedule: their arguments, work space, and the cutting and joining that forward and backward share.
 
 A *step* is a launch. Its arguments are names of arrays, parts of them, integers and floats, so that a schedule is made once for
-a plan and serves every call of it. They go by the names that the kernel gives them.
+a call and serves every call of it. They go by the names that the kernel gives them.
 """
 
 from __future__ import annotations
