@@ -7,13 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from ...spec.dtypes import NATIVE
-
-Shape: TypeAlias = tuple[int, ...]
+from ...spec.plan import Shape
 
 DTYPES: dict[str, Any] = {name: np.dtype(name) for name in (*NATIVE, "int64")}
 

@@ -16,11 +16,10 @@ from ...pairs import rescued
 from ...spec import checks
 from ...spec.call import Call
 from ...spec.dtypes import DTYPES
-from ...spec.plan import Plan
+from ...spec.plan import Plan, Shape
 from .described import DeviceArray, Kind, name_of, placed
 from .libraries import NUMPY, not_contiguous
 
-Shape = tuple[int, ...]
 Named = tuple[tuple[str, Any], ...]
 
 
