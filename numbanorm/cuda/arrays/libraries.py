@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from .described import DeviceArray, Kind, Shape, c_order, c_strides, dtype_of
+from ...spec.plan import Shape
+from .described import DeviceArray, Kind, c_order, c_strides, dtype_of
 
 TORCH_DTYPES: dict[Any, Any] = {}
 STORAGE = {"bfloat16": np.dtype(np.uint16)}  # what NumPy and Numba have no type of their own for
