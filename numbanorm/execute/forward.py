@@ -11,14 +11,11 @@ import math
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ..backends import dispatch
 from ..backends.protocol import Space
 from ..spec import checks
-from ..spec.call import NOTHING, Call, Known, Stats, Which, forward_call
+from ..spec.call import NOTHING, Call, Known, Stats, Which, forward_call, without_x
 from ..spec.norms import NORMS
-from ..spec.plan import Plan
 from ..spec.sources import GIVEN, OWN, TRACKED
 from .running import Running, RunningArguments, plain
 
@@ -101,22 +98,20 @@ def run(asked: Asked, with_stats: bool) -> tuple[Any, Any]:
     if call.plan.size:
         stats = backend.normalize(call, source, y, weight, bias, eps, known)
     if not call.plan.size or (with_stats and call.plan.units < math.prod(call.plan.stats_shape)):
-        stats = without_x(space, call, eps, known)
+        stats = given(space, call, eps, known)
     result = space.written(out, y)
     if running is not None and running.own:
         running.update(stats, call.plan)
     return result, stats
 
 
-def without_x(space: Space, call: Call, eps: float, known: Known) -> Any:
+def given(space: Space, call: Call, eps: float, known: Known) -> Any:
     """Statistics of each sample that owe nothing to x: those that were given, or nan of an empty x."""
-    p, units = call.plan, math.prod(call.plan.stats_shape)
+    units = math.prod(call.plan.stats_shape)
     if known[0] is None or units == 0:
         return space.full((4, units), math.nan)
-    plan, dtype = Plan(units // p.G, 1, p.G, 1, 1, p.stats_shape, p.weight_shape), np.dtype(np.float64)
-    one = call.but(plan=plan, dtype=dtype, weight=False, bias=False, in_place=True)
     x = space.full((units,), 0.0)
-    return space.backend().normalize(one, x, x, None, None, eps, known)
+    return space.backend().normalize(without_x(call), x, x, None, None, eps, known)
 
 
 def stats_of(space: Space, call: Call, stats: Any, weight: Any) -> Stats:

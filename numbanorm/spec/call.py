@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import prod
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from . import checks
 from .checks import Array
@@ -116,6 +119,14 @@ def sums_of(call: Call) -> Call:
 def scaling_of(call: Call) -> Call:
     """The call of the forward kernel that writes dx = dy * weight * rstd."""
     return call.but(backward=False, center=False, source=RSTD, weight=True, bias=False)
+
+
+@lru_cache(maxsize=4096)
+def without_x(call: Call) -> Call:
+    """The call for the statistics of each sample, where they are given: of an element a unit, and without parameters."""
+    p, units = call.plan, prod(call.plan.stats_shape)
+    plan = Plan(units // p.G, 1, p.G, 1, 1, p.stats_shape, p.weight_shape)
+    return call.but(plan=plan, dtype=np.dtype(np.float64), weight=False, bias=False, in_place=True)
 
 
 def scales(call: Call) -> bool:
