@@ -98,19 +98,18 @@ def run(asked: Asked, with_stats: bool) -> tuple[Any, Any]:
     if call.plan.size:
         stats = backend.normalize(call, source, y, weight, bias, eps, known)
     if not call.plan.size or (with_stats and call.plan.units < math.prod(call.plan.stats_shape)):
-        stats = given(space, call, eps, known)
+        stats = given(space, call, source, eps, known)
     result = space.written(out, y)
     if running is not None and running.own:
         running.update(stats, call.plan)
     return result, stats
 
 
-def given(space: Space, call: Call, eps: float, known: Known) -> Any:
+def given(space: Space, call: Call, x: Any, eps: float, known: Known) -> Any:
     """Statistics of each sample that owe nothing to x: those that were given, or nan of an empty x."""
     units = math.prod(call.plan.stats_shape)
     if known[0] is None or units == 0:
         return space.full((4, units), math.nan)
-    x = space.full((units,), 0.0)
     return space.backend().normalize(without_x(call), x, x, None, None, eps, known)
 
 

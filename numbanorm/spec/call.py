@@ -10,8 +10,6 @@ from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from . import checks
 from .checks import Array
 from .norms import NORMS
@@ -123,10 +121,10 @@ def scaling_of(call: Call) -> Call:
 
 @lru_cache(maxsize=4096)
 def without_x(call: Call) -> Call:
-    """The call for the statistics of each sample, where they are given: of an element a unit, and without parameters."""
+    """The call that takes given statistics to those of each sample, and neither reads x nor writes y."""
     p, units = call.plan, prod(call.plan.stats_shape)
     plan = Plan(units // p.G, 1, p.G, 1, 1, p.stats_shape, p.weight_shape)
-    return call.but(plan=plan, dtype=np.dtype(np.float64), weight=False, bias=False, in_place=True)
+    return call.but(plan=plan, write=False, weight=False, bias=False, in_place=True)
 
 
 def scales(call: Call) -> bool:
