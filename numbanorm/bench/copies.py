@@ -11,7 +11,7 @@ from numba import prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ..cpu.arith import vectors
+from ..cpu.arith import memory, vectors
 from .cases import Array
 
 
@@ -30,8 +30,8 @@ def past_caches(tc: Any, y: Any, x: Any, lo: Any, hi: Any) -> Any:
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
         to, source, start, stop = a
         with cgutils.for_range_slice(b, start, stop, vectors.integer(vectors.LANES), intp=vectors.I64) as (i, _):
-            vectors.store(
-                b, types.float64, to, i, vectors.load(b, types.float64, source, i), streaming=ir.Constant(vectors.I1, 1)
+            memory.store(
+                b, types.float64, to, i, memory.load(b, types.float64, source, i), streaming=ir.Constant(vectors.I1, 1)
             )
         return ctx.get_dummy_value()
 

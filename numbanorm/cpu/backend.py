@@ -12,10 +12,10 @@ from ..spec.call import Call, Known, scales, scaling_of, sums_of
 from ..spec.sources import GIVEN, RSTD
 from .arith.environment import DEFAULT, KEEP, exchange
 from .compile import COMPILES, types
-from .entry.calls import DONE, REFUSED, TRACKING, Program, run_tracking
+from .entry.calls import DONE, REFUSED, TOO_WIDE, TRACKING, Program, run_tracking
 from .entry.objects import identities
 from .launch import GUARD, entry, prepare
-from .layout import CENTER, LOW, ONE_READ, OWN, PARAMETERS, SQUARES, STREAM, WRITE
+from .layout import AT_ONCE, CENTER, LOW, MERGED, OWN, PARAMETERS, SINGLE, SQUARES, STREAM, WRITE
 from .rescale import keep_scaled, scaled_gradients, scaled_groups
 from .schedule.backward import cut_backward
 from .schedule.forward import SERIAL, Schedule, cut
@@ -54,10 +54,11 @@ def flags_of(call: Call) -> int:
     flags = (WRITE | (0 if call.in_place else STREAM)) if call.write else 0
     if call.backward:
         own = 0 if call.given else OWN | CENTER if call.center else OWN
-        return flags | own | (PARAMETERS if call.affine else 0)
+        return flags | own | (PARAMETERS if call.affine else 0) | (0 if call.exact else SINGLE)
     if call.given:
         return flags
-    return flags | SQUARES | (CENTER if call.center else 0) | (ONE_READ if call.one_read else 0)
+    how = {"one_read": AT_ONCE, "welford": MERGED}.get(call.method, 0)
+    return flags | OWN | SQUARES | (CENTER if call.center else 0) | (how if call.center else 0)
 
 
 def schedule_of(call: Call, threads: int) -> Schedule:
@@ -118,7 +119,8 @@ def normalize(call: Call, x: Array, y: Array, weight: Array | None, bias: Array 
 
     def compute(call: Call, x: Array, y: Array, weight: Any, bias: Any, eps: float, stats: Array) -> bool:
         run, program = ready(call)
-        return run(x, y, weight, bias, mean, var, stats, program, True, eps, 0.0, 0.0, 0.0) == DONE  # type: ignore[no-any-return]
+        status = run(x, y, weight, bias, mean, var, stats, program, True, eps, 0.0, 0.0, 0.0)
+        return compute(call.but(exact=True), x, y, weight, bias, eps, stats) if status == TOO_WIDE else status == DONE
 
     if not compute(call, kept, y, weight, bias, eps, stats):
         for group in scaled_groups(call, kept, weight, bias, eps, stats, compute):
@@ -189,19 +191,41 @@ def differentiate_by_sums(
     run, program = ready(call)
     (weight, mean), rstd = as_float64(weight, stats[0]), stats[1].astype(np.float64, order="C")
     own, own_grads = dx, grads
-    if x.itemsize == 8 and (dx is x or dx is dy):
-        own = np.empty(x.shape)
-    if grads is not None and (x.itemsize == 8 or grads.dtype is not np.dtype(grads.dtype.name)):
+    if (x.itemsize == 8 or not call.exact) and (dx is x or dx is dy):
+        own = np.empty_like(x)
+    if grads is not None and (x.itemsize == 8 or not call.exact or grads.dtype is not np.dtype(grads.dtype.name)):
         own_grads = np.empty(grads.shape)
 
     def compute(x: Array, dy: Array, dx: Array | None, mean: Array | None, rstd: Array, grads: Array | None) -> bool:
         return run(x, dy, x if dx is None else dx, weight, mean, rstd, grads, program, True) == DONE  # type: ignore[no-any-return]
 
     if not compute(x, dy, own, mean, rstd, own_grads):
-        scaled_gradients(call.plan, x, dy, own, mean, rstd, own_grads, compute)
+        if call.exact:
+            scaled_gradients(call.plan, x, dy, own, mean, rstd, own_grads, compute)
+        else:
+            exact_dx, exact_grads = (None if a is None else np.empty(a.shape, a.dtype) for a in (own, own_grads))
+            differentiate_by_sums(exactly(call), x, dy, exact_dx, weight, (mean, rstd), exact_grads)
+            mend(call, (own, own_grads), (exact_dx, exact_grads))
     for target, values in ((grads, own_grads), (dx, own)):
         if target is not values:
             assign(target, values)
+
+
+@lru_cache(maxsize=4096)
+def exactly(call: Call) -> Call:
+    """The call whose results are rounded once."""
+    return call.but(exact=True)
+
+
+def mend(call: Call, fast: tuple[Array | None, Array | None], exact: tuple[Array | None, Array | None]) -> None:
+    """Take from exact gradients those for which float32 had no room: of x for a group that is nan, of parameters each."""
+    if fast[0] is not None and exact[0] is not None:
+        p = call.plan
+        to, source = (a.reshape(p.B, p.M, p.G, -1) for a in (fast[0], exact[0]))
+        sample, group = np.nonzero(np.isnan(to[:, 0, :, 0]))
+        to[sample, :, group] = source[sample, :, group]
+    if fast[1] is not None and exact[1] is not None:
+        np.copyto(fast[1], exact[1], where=~np.isfinite(fast[1]))
 
 
 def assign(target: Array | None, values: Array | None) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..runtime.uninterrupted import unbroken
 from ..spec.call import Call
+from .arith.arithmetic import Element
 from .arith.vectors import STORAGE
 from .compile import types
 from .entry.calls import BACKWARD, FORWARD, Program, deal, program, run_backward, run_forward
@@ -40,9 +41,10 @@ def machine_code(kernel: Any, *signature: Any) -> int:
 
 
 @cache
-def family_address(family: str, storage: str) -> int:
-    """Machine code of a family for one storage type."""
-    x = types.CPointer(getattr(types, storage))
+def family_address(family: str, storage: str, single: bool, at_once: bool) -> int:
+    """Machine code of a family for one storage type and arithmetic, see `arithmetic.Element`."""
+    stored = getattr(types, storage)
+    x = types.CPointer(stored if stored == types.float64 else Element(stored, single, at_once))
     arguments = (x, x, x, *GRADIENT_ARGUMENTS) if family.endswith("backward") else (x, x, *ARGUMENTS)
     return unbroken(machine_code, FAMILIES[family], types.int64, types.int64, *arguments, *[types.int64] * 3)
 
@@ -65,6 +67,9 @@ def entry(kernel: Any, signature: tuple[Any, ...]) -> Any:
 def prepare(s: Schedule, call: Call, places: int, count: int, times: int) -> tuple[Any, Program]:
     """Bind a schedule to its kernels: entry point and program."""
     shared = any(step.threads > 1 for step in s.steps)
-    addresses = family_address(s.family, STORAGE[call.dtype.name]), dealer(call.backward) if shared else 0
+    # without a mean, or with a given one, there is one way: it is in the kernels that are called more often
+    at_once = not call.backward and (call.method == "one_read" or call.given or not call.center)
+    family = family_address(s.family, STORAGE[call.dtype.name], not call.exact, at_once)
+    addresses = family, dealer(call.backward) if shared else 0
     run = entry(run_backward, BACKWARD) if call.backward else entry(run_forward, FORWARD)
     return Launch(run) if shared else run, program(s, addresses, call, places, count, times)

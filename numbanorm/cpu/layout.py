@@ -7,9 +7,12 @@ from typing import Any, NamedTuple
 # phases: all of a unit's work at once, or one step for all units before the next; REDUCE joins gradients of parameters
 FUSED, MEASURE, JOIN, APPLY, REDUCE = 0, 1, 2, 3, 4
 
-# flags: CENTER and SQUARES name what is measured (both, in FUSED); the others say how. PARAMETERS: their gradients are wanted;
-# ALONE: one call does all in FUSED, and REDUCE follows in it; OWN: the statistics are x's, so that its deviations are in dx
-CENTER, SQUARES, WRITE, ONE_READ, STREAM, PARAMETERS, ALONE, OWN = 1, 2, 4, 8, 16, 32, 64, 128
+# flags: CENTER and SQUARES name what is measured (both, in FUSED); the others say how. MERGED: squares about each tile's mean,
+# which are merged (Welford's method); AT_ONCE: sums and squares about 0 in one read; AGAIN: squares of units whose rstd is 0,
+# which one read did not give. PARAMETERS: their gradients are wanted; ALONE: one call does all in FUSED, and REDUCE follows in
+# it; OWN: the statistics are x's, so that its deviations are in dx, and bounded in y; SINGLE: results are computed in float32
+CENTER, SQUARES, WRITE, MERGED, STREAM, PARAMETERS, ALONE, OWN, AT_ONCE, AGAIN, SINGLE = (1 << k for k in range(11))
+BOTH = CENTER | SQUARES
 
 # rows of the statistics, float64 (4, units): mean = MEAN + LOW, unevaluated
 MEAN, LOW, M2, RSTD = 0, 1, 2, 3
@@ -20,6 +23,7 @@ UNIT = 8
 ANCHOR, ROOT, SLOPE, SHIFT, OFFSET, SLOPE_LOW, SHIFT_LOW, SIZE = 0, 1, 2, 3, 4, 5, 6, 7
 
 LEVELS = 64  # of a pairs tree: its stack never holds more
+STACK = 4 * LEVELS  # numbers that a stack for the sums of a group takes
 PIECE = 512  # columns that are worked on together: their sums, or mean, scale and shift, stay in L1
 LANE_ROOM = 32  # accumulators that the run tree over columns uses
 TALL = 128  # elements between rows up to which a block's rows are added column by column, not eight rows at a time
@@ -141,6 +145,8 @@ class Span(NamedTuple):
     n: int
     ahead: int  # elements ahead that are asked for
     streaming: bool
+    runs: int  # that have the same constants
+    stride: int  # from one to the next
 
 
 class Strip(NamedTuple):
@@ -183,6 +189,7 @@ class Arrays(NamedTuple):
     y: Any
     w: Any
     b: Any
+    own: Any  # weights and biases of single elements, see `elementwise.own_parameters`
     stats: Any  # `Stats`
 
 

@@ -13,6 +13,9 @@ SHORT = 128  # elements of a run below which a group's runs are summed column by
 LEAST_RUN = 16  # elements that share a weight, from which on the backward pass sums them as a run
 LEAST_COLUMNS = 64  # narrower rows are summed side by side
 
+# squares about 0 and about the mean, of which more than this is the ratio: one read of x is not enough for the variance
+TOO_FAR = 2.0**10
+
 # where float64 may have left its range. With rstd below LARGE_STAT, no square that mattered was below the normal numbers
 LARGE_STAT = 2.0**450
 # where rstd, an average u and the gradients of parameters are between these and their inverses, or 0, no product of u with a

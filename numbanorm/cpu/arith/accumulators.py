@@ -13,7 +13,8 @@ from numba.core import cgutils
 from ...spec import tree
 from ..compile import device, intrinsic, types
 from .arithmetic import Exact, Number, Vec, arithmetic_of
-from .stages import Elements, centered, enter
+from .memory import load
+from .stages import Elements, centered, enter_wide
 from .vectors import (
     F64,
     I32,
@@ -24,7 +25,6 @@ from .vectors import (
     constant,
     down_rows,
     integer,
-    load,
     prefetch,
     take,
     vector,
@@ -58,12 +58,16 @@ def plus(tc: Any, x: Any, y: Any) -> Any:
 class Running:
     """An accumulator of 16 lanes in variables, one for each part."""
 
-    def __init__(self, b: ir.IRBuilder, of: Exact, start: Number | None = None) -> None:
+    def __init__(self, b: ir.IRBuilder, of: Exact, start: Number | None = None, number: Any = F64) -> None:
         self.of = of
-        self.places = [cgutils.alloca_once_value(b, part) for part in start or [constant(F64, 0.0)] * of.parts]
+        self.places = [cgutils.alloca_once_value(b, part) for part in start or [constant(number, 0.0)] * of.parts]
 
     def now(self, b: ir.IRBuilder) -> Number:
         return [b.load(place) for place in self.places]
+
+    def wide(self, b: ir.IRBuilder) -> Number:
+        """The number as float64."""
+        return [part if part.type.element == F64 else b.fpext(part, vector(F64)) for part in self.now(b)]
 
     def put(self, b: ir.IRBuilder, acc: Number) -> None:
         for place, part in zip(self.places, acc, strict=True):
@@ -83,7 +87,7 @@ def fold(b: ir.IRBuilder, x: Running, y: Running) -> Number:
     """32 lanes (x the first 16, y the others) to one, by halves: l += l+16, +8, +4, +2, +1."""
     # for half in 16, 8, 4, 2, 1:
     #     for l in range(half): lane[l] += lane[l + half]
-    parts, n = x.of.add(b, x.now(b), y.now(b)), LANES
+    parts, n = x.of.add(b, x.wide(b), y.wide(b)), LANES
     while n > 1:
         n //= 2
         low, high = ([take(b, p, list(range(k, k + n))) for p in parts] for k in (0, n))
@@ -96,7 +100,7 @@ def add_elements(b: ir.IRBuilder, acc: Running, x: Elements, i: Any, n: Any, mea
 
     Only the first `n` are there, if it is given; an absent element adds nothing.
     """
-    v = enter(b, x, i, n)
+    v = enter_wide(b, x, i, n)
     if mean is None:
         acc.add_term(b, v)
     else:
@@ -136,10 +140,12 @@ def tile(b: ir.IRBuilder, x: Elements, i: Any, n: Any, mean: Any = None) -> Any:
 def tile_sum(tc: Any, p: Any, i: Any, n: Any) -> Any:
     """Sum of the tile p[i : i + n], n <= 256."""
 
-    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        return tile(b, Elements(p, a[0]), a[1], a[2])
+    t = Vec(1, arithmetic_of(p.dtype))
 
-    return Vec(1, arithmetic_of(p.dtype))(p, N, N), codegen
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        return t.zero() if t.arithmetic.at_once else tile(b, Elements(p, a[0]), a[1], a[2])
+
+    return t(p, N, N), codegen
 
 
 @intrinsic
@@ -373,7 +379,8 @@ def add_row_sums(tc: Any, p: Any, block: Any, out: Any) -> Any:
     """out[c] = p[i + c] + p[i + stride + c] + ..., for the columns and rows of a block."""
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        add_rows(b, Elements(p, a[0]), cgutils.unpack_tuple(b, a[1]), a[2])
+        if not arithmetic_of(p.dtype).at_once:
+            add_rows(b, Elements(p, a[0]), cgutils.unpack_tuple(b, a[1]), a[2])
         return ctx.get_dummy_value()
 
     return types.void(p, block, out), codegen

@@ -1,18 +1,23 @@
 """Arithmetics: how what is computed for the elements of a type is represented, and each operation on it. Nobody else asks.
 
+`Exact` and `ExactPairs` round a result once, `Fast` takes the same sums and finishes in float32. So what kernels point to has a
+type that says how it is stored and what is done with it, an `Element`.
+
 A number is a list of LLVM values, scalars or vectors, the high part first: one float64, or two whose unevaluated sum it is
 (TwoSum: D. Knuth, TAOCP vol. 2, 4.2.2; T. Dekker 1971). An accumulator is a number in some lanes, in one vector: a `Vec`.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from llvmlite import ir
 from numba.extending import models, register_model
 
-from ..compile import types
-from .vectors import F64, I32, LANES, constant, fused, load, store, take, vector
+from ..compile import intrinsic, types
+from .memory import load, load_single, store, store_single
+from .vectors import F32, F64, I1, I32, LANES, MEMORY, absolute, broadcast, constant, fused, like, take, vector
 
 Number = list[Any]
 
@@ -38,7 +43,15 @@ class Exact:
     """One float64, for elements of 32 bits or fewer, which are float64 numbers."""
 
     parts = 1
-    load, store = staticmethod(load), staticmethod(store)  # elements <-> float64, widened and rounded once
+    single = False  # whether results are computed in float32
+    wide = staticmethod(load)  # elements -> float64, for statistics
+    load, store = staticmethod(load), staticmethod(store)  # elements <-> `number`, for results
+    number, constants = F64, 3  # of `affine`, for a column
+    aligns, together, asks = False, 1, True  # how a run is written: from an aligned address on, so many vectors a turn, ahead
+
+    def __init__(self, at_once: bool = False) -> None:
+        self.at_once = at_once  # whether sums and squares are taken in one read, or one after the other
+        self.name = type(self).__name__ + at_once * "AtOnce"
 
     def add(self, b: ir.IRBuilder, x: Number, y: Number) -> Number:
         return [b.fadd(x[0], y[0])]
@@ -79,13 +92,50 @@ class Exact:
         """The one float64 next to x."""
         return x[0]
 
-    def affine(self, b: ir.IRBuilder, x: Any, mean: Any, scale: Any, shift: Any) -> Any:
+    def joined(self, b: ir.IRBuilder, mean: Any, low: Any, rstd: Any, weight: Any, bias: Any) -> list[Any]:
+        """Constants for `affine` of what shares a weight; all float64, scalars or vectors."""
+        return [mean, b.fmul(rstd, weight), fused(b, b.fneg(b.fmul(low, rstd)), weight, bias)]
+
+    def apart(self, b: ir.IRBuilder, mean: Any, low: Any, rstd: Any) -> list[Any]:
+        """Constants for `pointwise`, of a group."""
+        return [mean, rstd, b.fneg(b.fmul(low, rstd))]
+
+    def affine(self, b: ir.IRBuilder, x: Any, *known: Any) -> Any:
         """(x - mean) * scale + shift, rounded; what the mean's low part changes is in the shift."""
+        mean, scale, shift = known
         return fused(b, b.fsub(x, mean), scale, shift)
 
-    def slanted(self, b: ir.IRBuilder, d: Number, slope: Number, u: Number, shift: Number) -> Any:
-        """d * slope + (u + shift), rounded: exactly 0 where d and u + shift are."""
-        return fused(b, d[0], slope[0], b.fadd(u[0], shift[0]))
+    def parameter(self, b: ir.IRBuilder, p: Any, i: Any, n: Any = None) -> Any:
+        """16 weights or biases of single elements; see `elementwise.own_parameters`."""
+        return load(b, types.float64, p, i, n)
+
+    def pointwise(self, b: ir.IRBuilder, x: Any, known: list[Any], weight: Any, bias: Any) -> Any:
+        """The result of an element that has a weight of its own."""
+        mean, rstd, c = known
+        return self.affine(b, x, mean, b.fmul(rstd, weight), fused(b, c, weight, bias))
+
+    def fits(self, b: ir.IRBuilder, mean: Any, m2: Any, rstd: Any, own: Any) -> Any:
+        """Whether a group's constants are as good as any."""
+        return ir.Constant(I1, 1)
+
+    def fits_channel(self, b: ir.IRBuilder, mean: Any, low: Any, rstd: Any, weight: Any, bias: Any) -> Any:
+        return ir.Constant(I1, 1)
+
+    def lanes(self, b: ir.IRBuilder, x: Any) -> Any:
+        """A float64, or a vector of 16, as `number` in 16 lanes."""
+        return x if isinstance(x.type, ir.VectorType) else broadcast(b, x)
+
+    def scale(self, b: ir.IRBuilder, rstd: Any, weight: Any) -> Number:
+        """rstd * weight in 16 lanes, of two float64."""
+        return self.multiply(b, [self.lanes(b, rstd)], [self.lanes(b, weight)])
+
+    def slanted(self, b: ir.IRBuilder, d: Number, slope: Number, u: tuple[Number, Number], shift: Number) -> Any:
+        """d * slope + (u + shift), rounded: exactly 0 where d and u + shift are; u: two factors."""
+        return fused(b, d[0], slope[0], b.fadd(b.fmul(u[0][0], u[1][0]), shift[0]))
+
+    def fitting(self, b: ir.IRBuilder, group: Any, slant: Any, offset: Any) -> tuple[Any, Any]:
+        """Slope and offset, nan where there is no room for what they come from. group: mean, rstd; slant: slope, shift."""
+        return slant[0], offset
 
     def split(self, b: ir.IRBuilder, v: Any) -> Number:
         """The vector of an accumulator -> its parts."""
@@ -142,10 +192,11 @@ class ExactPairs(Exact):
     def rounded(self, b: ir.IRBuilder, x: Number) -> Any:
         return b.fadd(x[0], unless_nan(b, x[1]))
 
-    def slanted(self, b: ir.IRBuilder, d: Number, slope: Number, u: Number, shift: Number) -> Any:
-        total = b.fadd(u[0], shift[0])
+    def slanted(self, b: ir.IRBuilder, d: Number, slope: Number, u: tuple[Number, Number], shift: Number) -> Any:
+        product = self.multiply(b, *u)
+        total = b.fadd(product[0], shift[0])
         rough = fused(b, d[0], slope[0], total)
-        low = fused(b, d[0], slope[1], b.fadd(u[1], shift[1]))
+        low = fused(b, d[0], slope[1], b.fadd(product[1], shift[1]))
         fine = fused(b, d[0], slope[0], b.fadd(total, fused(b, d[1], slope[0], low)))
         return b.select(b.fcmp_ordered("ord", fine, fine), fine, rough)  # what is infinite has no low part
 
@@ -154,12 +205,131 @@ class ExactPairs(Exact):
         return b.shuffle_vector(*x, ir.Constant(vector(I32, count), list(range(count))))
 
 
-EXACT, PAIRS = Exact(), ExactPairs()
+def single_of(b: ir.IRBuilder, v: Any) -> Any:
+    """float64 -> float32, a scalar or a vector."""
+    return b.fptrunc(v, vector(F32, v.type.count) if isinstance(v.type, ir.VectorType) else F32)
+
+
+def less_single(b: ir.IRBuilder, v: Any, high: Any) -> Any:
+    """v - high, of a float64 and the float32 next to it."""
+    return b.fsub(v, b.fpext(high, v.type))
+
+
+class Fast(Exact):
+    """Results in float32: of a mean and a scale that are split in two, an element takes a difference and two or three fma.
+
+    With the scale's low part left out, a result would be 0.4 ulp worse (1.9 without parameters).
+    """
+
+    load, store = staticmethod(load_single), staticmethod(store_single)
+    number, constants = F32, 4
+    single, aligns, together, asks = True, True, 4, False
+    # what a float32 holds without loss of bits, with room for the low parts and for products
+    SMALLEST, LARGEST, LARGEST_MEAN, LARGEST_M2, LARGEST_SHIFT = 2.0**-100, 2.0**100, 2.0**125, 2.0**248, 2.0**127
+    LEAST = 2.0**-126  # of a number that needs no low part
+    LARGEST_GIVEN = 2.0**103  # half an ulp of the largest float32: so no x is too far from a mean that is not its own
+
+    def joined(self, b: ir.IRBuilder, mean: Any, low: Any, rstd: Any, weight: Any, bias: Any) -> list[Any]:
+        scale = b.fmul(rstd, weight)
+        high, scale_high = single_of(b, mean), single_of(b, scale)
+        off = b.fadd(less_single(b, mean, high), low)
+        shift = fused(b, b.fneg(off), scale, bias)
+        return [high, scale_high, single_of(b, less_single(b, scale, scale_high)), single_of(b, shift)]
+
+    def apart(self, b: ir.IRBuilder, mean: Any, low: Any, rstd: Any) -> list[Any]:
+        high, rstd_high = single_of(b, mean), single_of(b, rstd)
+        off = b.fadd(less_single(b, mean, high), low)
+        shift = single_of(b, b.fneg(b.fmul(off, rstd)))
+        return [high, rstd_high, single_of(b, less_single(b, rstd, rstd_high)), shift]
+
+    def affine(self, b: ir.IRBuilder, x: Any, *known: Any) -> Any:
+        mean, scale, low, shift = known
+        d = b.fsub(x, mean)
+        return fused(b, d, scale, fused(b, d, low, shift))
+
+    def parameter(self, b: ir.IRBuilder, p: Any, i: Any, n: Any = None) -> Any:
+        return load_single(b, types.float32, p, i, n)
+
+    def lanes(self, b: ir.IRBuilder, x: Any) -> Any:
+        single = single_of(b, x)
+        return single if isinstance(x.type, ir.VectorType) else broadcast(b, single)
+
+    def scale(self, b: ir.IRBuilder, rstd: Any, weight: Any) -> Number:
+        return [self.lanes(b, b.fmul(rstd, weight))]
+
+    def slanted(self, b: ir.IRBuilder, d: Number, slope: Number, u: tuple[Number, Number], shift: Number) -> Any:
+        return fused(b, d[0], slope[0], fused(b, u[0][0], u[1][0], shift[0]))
+
+    def pointwise(self, b: ir.IRBuilder, x: Any, known: list[Any], weight: Any, bias: Any) -> Any:
+        return fused(b, self.affine(b, x, *known), weight, bias)
+
+    def fits(self, b: ir.IRBuilder, mean: Any, m2: Any, rstd: Any, own: Any) -> Any:
+        """own: whether the statistics are those of x, whose differences are then bounded by m2."""
+        limit = b.select(own, like(mean, self.LARGEST_MEAN), like(mean, self.LARGEST_GIVEN))
+        spread = b.select(own, like(mean, self.LARGEST_M2), like(mean, math.inf))
+        good = b.and_(b.fcmp_ordered("<", absolute(b, mean), limit), b.fcmp_unordered("ult", m2, spread))
+        good = b.and_(good, b.fcmp_ordered(">", rstd, like(rstd, self.SMALLEST)))
+        return b.and_(good, b.fcmp_ordered("<", rstd, like(rstd, self.LARGEST)))
+
+    def fits_channel(self, b: ir.IRBuilder, mean: Any, low: Any, rstd: Any, weight: Any, bias: Any) -> Any:
+        """Whether scale and shift of a channel are."""
+        scale = b.fmul(rstd, weight)
+        off = b.fadd(less_single(b, mean, single_of(b, mean)), low)
+        shift = absolute(b, fused(b, b.fneg(off), scale, bias))
+        return b.and_(
+            self.normal(b, scale, like(scale, self.LARGEST)), b.fcmp_ordered("<", shift, like(shift, self.LARGEST_SHIFT))
+        )
+
+    def fitting(self, b: ir.IRBuilder, group: Any, slant: Any, offset: Any) -> tuple[Any, Any]:
+        nothing, nan = ir.Constant(F64, 0.0), ir.Constant(F64, math.nan)
+        good = self.fits(b, group[0], nothing, group[1], ir.Constant(I1, 1))
+        fine = good
+        for v in slant:
+            fine = b.and_(fine, self.normal(b, v, like(v, self.LARGEST_SHIFT), self.LEAST))
+        return b.select(fine, slant[0], nan), b.select(good, offset, nan)
+
+    def normal(self, b: ir.IRBuilder, v: Any, limit: Any, least: float = SMALLEST) -> Any:
+        """Whether a number is 0, or neither too small nor as large as `limit`."""
+        size = absolute(b, v)
+        within = b.and_(b.fcmp_ordered(">", size, like(size, least)), b.fcmp_ordered("<", size, limit))
+        return b.or_(b.fcmp_ordered("==", size, like(size, 0.0)), within)
+
+
+EXACT, PAIRS, FAST = Exact(), ExactPairs(), Fast()
+WAYS = {(of.single, of.at_once): of for of in (EXACT, Exact(at_once=True), FAST, Fast(at_once=True))}
+
+
+class Element(types.Type):
+    """Elements of 32 bits or fewer: the type that they are stored as, and the arithmetic for them."""
+
+    def __init__(self, stored: Any, single: bool, at_once: bool) -> None:
+        self.stored, self.bitwidth, self.arithmetic = stored, stored.bitwidth, WAYS[single, at_once]
+        super().__init__(name=f"Element({stored} {self.arithmetic.name})")
+
+
+@register_model(Element)
+class ElementModel(models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: Element) -> None:
+        super().__init__(dmm, fe_type, MEMORY[fe_type.stored])
 
 
 def arithmetic_of(element: Any) -> Exact:
-    """The arithmetic for elements that are stored so."""
+    """The arithmetic for elements of a kernel's pointers."""
+    if isinstance(element, Element):
+        return element.arithmetic
     return PAIRS if element == types.float64 else EXACT
+
+
+def stored_as(element: Any) -> Any:
+    """The type that such elements have in memory."""
+    return element.stored if isinstance(element, Element) else element
+
+
+@intrinsic
+def at_once(tc: Any, x: Any) -> Any:
+    """Whether sums and squares of x are taken in one read: a constant, so that no code is made for the other way."""
+    of = arithmetic_of(x.dtype)
+    return types.boolean(x), lambda ctx, b, sig, a: ir.Constant(I1, of.at_once)
 
 
 class Vec(types.Type):
@@ -167,7 +337,7 @@ class Vec(types.Type):
 
     def __init__(self, lanes: int = LANES, arithmetic: Exact = EXACT) -> None:
         self.lanes, self.arithmetic, self.count = lanes, arithmetic, lanes * arithmetic.parts
-        super().__init__(name=f"Vec({lanes} {type(arithmetic).__name__})")
+        super().__init__(name=f"Vec({lanes} {arithmetic.name})")
 
     def zero(self) -> ir.Constant:
         return constant(F64, 0.0, self.count)

@@ -1,92 +1,202 @@
-"""Results, element by element, in float64 and rounded once: over a run, and over rows of columns.
-
-Forward, y = (x - mean) * scale + shift. Backward, dx = (x - mean) * slope + (u + shift), u = dy * weight * rstd.
+"""Results, element by element, over a run and over rows of columns: y = (x - mean) * scale + shift.
 
 scale = rstd * weight and shift = c * weight + bias, c being the share of the mean's low part. The mean stays apart: folded
-into the shift it would cancel. What a group of one value gets is exactly its bias, for then c = 0.
-
-Backward, all that is computed for float64 elements has two parts: rstd, which came rounded, is then what is left of the error.
+into the shift it would cancel. What a group of one value gets is exactly its bias, for then c = 0. An arithmetic has its own
+constants for this, see `arithmetic`.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils
+from numba.core.cgutils import for_range, for_range_slice
 
 from ..compile import intrinsic, types
-from ..layout import ANCHOR, OFFSET, ROOT, SHIFT, SHIFT_LOW, SLOPE, SLOPE_LOW
-from .accumulators import running_at, write_back
-from .arithmetic import PAIRS, Exact, Number, Vec, arithmetic_of
+from .arithmetic import EXACT, FAST, Exact, arithmetic_of, stored_as
+from .conversions import from_single, narrow
+from .memory import load, put_first, repeat_row, store
 from .stages import Elements, enter, finish
-from .vectors import I64, broadcast, down_rows, fused, integer, load, misaligned, prefetch, sixteens, smaller
-
-
-def scale_and_shift(b: ir.IRBuilder, rstd: Any, c: Any, weight: Any, bias: Any) -> tuple[Any, Any]:
-    """The one place that joins statistics and parameters: scalars or vectors."""
-    return b.fmul(rstd, weight), fused(b, c, weight, bias)
-
-
-@intrinsic
-def parameters(tc: Any, rstd: Any, c: Any, weight: Any, bias: Any) -> Any:
-    """(scale, shift) of float64 numbers or vectors."""
-
-    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        return ctx.make_tuple(b, sig.return_type, scale_and_shift(b, *a))
-
-    return types.UniTuple(rstd, 2)(rstd, rstd, rstd, rstd), codegen
-
-
-@intrinsic
-def share(tc: Any, low: Any, rstd: Any) -> Any:
-    """Share of the mean's low part in a normalized element."""
-    return rstd(low, rstd), lambda ctx, b, sig, a: b.fneg(b.fmul(*a))
-
-
-def aligned_sixteens(b: ir.IRBuilder, streaming: Any, y: Elements, i: Any, n: Any, step: Any) -> None:
-    """`sixteens` over y[i : i + n]; when streaming, what stands before the first aligned address is a step apart."""
-    # start = elements before the first aligned one if streaming else 0
-    # step(0, start)
-    # for e in range(start, n, 16): step(e, None or n - e)
-    start = b.select(streaming, smaller(b, n, misaligned(b, y.type.dtype, y.pointer, i)), integer(0))
-    with b.if_then(b.icmp_signed(">", start, integer(0))):
-        step(integer(0), start)
-    sixteens(b, start, n, step)
-
+from .vectors import (
+    F32,
+    I1,
+    I16,
+    I64,
+    LANES,
+    broadcast,
+    down_rows,
+    first_lanes,
+    integer,
+    like,
+    misaligned,
+    prefetch,
+    sixteens,
+    sixteens_of,
+    smaller,
+)
 
 N, R = types.intp, types.float64
 
 
+def swept(b: ir.IRBuilder, start: Any, stop: Any, together: int, step: Any) -> None:
+    """`step([e, e + 16, ...], None)` for so many whole vectors at a time, as long as there are, `step([e], n or None)` then."""
+    turn = LANES * together
+    whole = b.add(start, b.and_(b.sub(stop, start), integer(-turn)))
+    with for_range_slice(b, start, whole, integer(turn), intp=I64) as (e, _):
+        step([b.add(e, integer(k * LANES)) for k in range(together)], None)
+    if together > 1:
+        sixteens(b, whole, stop, lambda e, n: step([e], n))
+    else:
+        rest = b.sub(stop, whole)
+        with b.if_then(b.icmp_signed(">", rest, integer(0))):
+            step([whole], rest)
+
+
+def aligned(b: ir.IRBuilder, streaming: Any, y: Elements, i: Any, n: Any, step: Any) -> None:
+    """`swept` over y[i : i + n]; where it pays, what stands before the first aligned address is a step apart."""
+    # start = elements before the first aligned one if streaming or float32 lanes else 0
+    # step([0], start)
+    # for e in range(start, n, 16): step([e], None or n - e)
+    of, before = y.arithmetic, smaller(b, n, misaligned(b, y.stored, y.pointer, i))
+    start = before if of.aligns else b.select(streaming, before, integer(0))
+    with b.if_then(b.icmp_signed(">", start, integer(0))):
+        step([integer(0)], start)
+    swept(b, start, n, of.together, step)
+
+
+def constants_of(x: Any) -> Any:
+    """The type of what the arithmetic of x takes for each element: a tuple of numbers."""
+    of = arithmetic_of(x.dtype)
+    return types.UniTuple(types.float32 if of.number == F32 else types.float64, of.constants)
+
+
 @intrinsic
-def affine_run(tc: Any, x: Any, y: Any, span: Any, mean: Any, rstd: Any, c: Any, w: Any, b: Any) -> Any:
-    """y from x, for the elements of a span; `w` and `b` are scalars, or pointers to as many float64 each."""
-    pointwise = isinstance(w, types.CPointer)
+def joined(tc: Any, x: Any, mean: Any, low: Any, rstd: Any, w: Any, b: Any) -> Any:
+    """Constants for `affine_run`, of elements that share a weight."""
+    of, result = arithmetic_of(x.dtype), constants_of(x)
+    return result(x, R, R, R, R, R), lambda ctx, b, sig, a: ctx.make_tuple(b, result, of.joined(b, *a[1:]))
+
+
+@intrinsic
+def apart(tc: Any, x: Any, mean: Any, low: Any, rstd: Any) -> Any:
+    """Constants for `pointwise_run`, of a group."""
+    of, result = arithmetic_of(x.dtype), constants_of(x)
+    return result(x, R, R, R), lambda ctx, b, sig, a: ctx.make_tuple(b, result, of.apart(b, *a[1:]))
+
+
+def write_run(b: ir.IRBuilder, arrays: tuple[Elements, Elements], span: Any, result_of: Any) -> None:
+    """y = result_of(elements of x, their place in the run, n) over a span; see `swept`. arrays: x, y."""
+    # for r in range(runs):
+    #     for e in range(n): y[i + e] = result_of(x[i + e], e)
+    #     i += stride
+    (x, y), (i, n, ahead, streaming, runs, stride) = arrays, cgutils.unpack_tuple(b, span)
+    of = x.arithmetic
+    with for_range_slice(b, i, b.add(i, b.mul(runs, stride)), stride, intp=I64) as (first, _):
+
+        def step(es: list[Any], n: Any) -> None:
+            at = [b.add(first, e) for e in es]
+            if n is None and of.asks:
+                for place in at:
+                    prefetch(b, x.pointer, b.add(place, ahead))
+            values = [enter(b, x, place, n) for place in at]
+            for place, e, v in zip(at, es, values, strict=True):
+                finish(b, y, place, result_of(v, e, n), n, streaming)
+
+        aligned(b, streaming, y, first, n, step)
+
+
+@intrinsic
+def affine_run(tc: Any, x: Any, y: Any, span: Any, known: Any) -> Any:
+    """y = (x - mean) * scale + shift for the elements of a span, with what `joined` gave."""
+    of = arithmetic_of(x.dtype)
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        # for e in range(n):
-        #     scale, shift = rstd * w[e], c * w[e] + b[e]
-        #     y[i + e] = (x[i + e] - mean) * scale + shift
-        xs, ys = map(Elements, (x, y), a)
-        i, n, ahead, streaming = cgutils.unpack_tuple(b, a[2])
-        mean, rstd, c = (broadcast(b, v) for v in a[3:6])
-        fixed = None if pointwise else [broadcast(b, v) for v in scale_and_shift(b, *a[4:])]
-
-        def step(e: Any, n: Any) -> None:
-            at = b.add(i, e)
-            if n is None:
-                prefetch(b, xs.pointer, b.add(at, ahead))
-            scale, shift = fixed or scale_and_shift(b, rstd, c, *(load(b, types.float64, p, e, n) for p in a[6:]))
-            finish(b, ys, at, xs.arithmetic.affine(b, enter(b, xs, at, n), mean, scale, shift), n, streaming)
-
-        aligned_sixteens(b, streaming, ys, i, n, step)
+        constants = [broadcast(b, v) for v in cgutils.unpack_tuple(b, a[3])]
+        write_run(b, (Elements(x, a[0]), Elements(y, a[1])), a[2], lambda v, e, n: of.affine(b, v, *constants))
         return ctx.get_dummy_value()
 
-    return types.void(x, y, span, R, R, R, w, b), codegen
+    return types.void(x, y, span, known), codegen
 
 
-def down_table(b: ir.IRBuilder, block: Any, table: Any, room: Any, count: int, at_element: Any) -> None:
-    """`at_element(known, index, n)` for the columns and rows of a block, known being 16 columns of a table (count, room).
+@intrinsic
+def pointwise_run(tc: Any, x: Any, y: Any, span: Any, known: Any, w: Any, b: Any) -> Any:
+    """y = (x - mean) * rstd * w + b for the elements of a span, with what `apart` gave, and a weight and a bias for each."""
+    of = arithmetic_of(x.dtype)
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        group = [broadcast(b, v) for v in cgutils.unpack_tuple(b, a[3])]
+
+        def result_of(v: Any, e: Any, n: Any) -> Any:
+            return of.pointwise(b, v, group, *(of.parameter(b, p, e, n) for p in a[4:]))
+
+        write_run(b, (Elements(x, a[0]), Elements(y, a[1])), a[2], result_of)
+        return ctx.get_dummy_value()
+
+    return types.void(x, y, span, known, w, b), codegen
+
+
+@intrinsic
+def plain_run(tc: Any, x: Any, y: Any, span: Any, group: Any, w: Any, b: Any) -> Any:
+    """y in float64, for the few groups for which float32 has no room: little code, a third as fast.
+
+    group: mean, low, rstd; w, b: float64, or pointers to as many.
+    """
+    single, of = isinstance(w, types.CPointer), EXACT
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        if not arithmetic_of(x.dtype).single:  # no group is such
+            return ctx.get_dummy_value()
+        (xp, yp), (i, n, _, _, runs, stride) = a[:2], cgutils.unpack_tuple(b, a[2])
+        group = cgutils.unpack_tuple(b, a[3])
+        known = [broadcast(b, v) for v in (of.apart(b, *group) if single else of.joined(b, *group, *a[4:]))]
+        after = b.add(i, b.mul(runs, stride))
+        with for_range_slice(b, i, after, stride, intp=I64) as (first, _), sixteens_of(b, n) as (e, left):
+            at = b.add(first, e)
+            v = load(b, stored_as(x.dtype), xp, at, left)
+            if single:
+                result = of.pointwise(b, v, known, *(load(b, types.float64, p, e, left) for p in a[4:]))
+            else:
+                result = of.affine(b, v, *known)
+            store(b, stored_as(y.dtype), yp, at, result, left)
+        return ctx.get_dummy_value()
+
+    return types.void(x, y, span, types.UniTuple(R, 3), w, b), codegen
+
+
+@intrinsic
+def fits(tc: Any, x: Any, mean: Any, m2: Any, rstd: Any, own: Any) -> Any:
+    """Whether the arithmetic of x has room for the constants of a group; own: whether the statistics are x's."""
+    of = arithmetic_of(x.dtype)
+    return types.boolean(x, R, R, R, types.boolean), lambda ctx, b, sig, a: of.fits(b, *a[1:])
+
+
+@intrinsic
+def fits_channel(tc: Any, x: Any, mean: Any, low: Any, rstd: Any, w: Any, bias: Any) -> Any:
+    """Whether it has room for scale and shift of what shares a weight."""
+    of = arithmetic_of(x.dtype)
+    return types.boolean(x, R, R, R, R, R), lambda ctx, b, sig, a: of.fits_channel(b, *a[1:])
+
+
+@intrinsic
+def own_parameters(tc: Any, x: Any, w: Any, b: Any, n: Any) -> Any:
+    """n weights and biases as `affine_run` takes those of single elements, from the float64 that stand before them."""
+    of = arithmetic_of(x.dtype)
+    pointer = types.CPointer(types.float32) if of.single else w
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        _, weights, biases, n = a
+        if of.single:
+            weights = b.bitcast(b.gep(weights, [b.add(n, n)]), F32.as_pointer())
+            biases = b.gep(weights, [n])
+        return ctx.make_tuple(b, sig.return_type, [weights, biases])
+
+    return types.UniTuple(pointer, 2)(x, w, b, N), codegen
+
+
+def down_table(b: ir.IRBuilder, block: Any, known_at: Any, at_element: Any) -> None:
+    """`at_element(known, index, n)` for the columns and rows of a block, known being what known_at(column, n) loads of 16.
 
     Stores that go past the caches gained nothing here, and lost a fifth where y was not aligned.
     """
@@ -95,7 +205,7 @@ def down_table(b: ir.IRBuilder, block: Any, table: Any, room: Any, count: int, a
     together = b.select(b.icmp_signed(">", together, integer(1)), integer(4), integer(1))
 
     def step(first: Any, c: Any, n: Any, rows: Any) -> None:
-        known = [load(b, types.float64, table, b.add(c, b.mul(room, integer(k))), n) for k in range(count)]
+        known = known_at(c, n)
         with rows() as at:
             at_element(known, at, n)
 
@@ -103,138 +213,105 @@ def down_table(b: ir.IRBuilder, block: Any, table: Any, room: Any, count: int, a
 
 
 @intrinsic
-def affine_columns(tc: Any, x: Any, y: Any, block: Any, parameters: Any, room: Any) -> Any:
-    """y from x, for the columns and rows of a block; parameters: float64 (3, room): mean, scale, shift."""
+def affine_columns(tc: Any, x: Any, y: Any, block: Any, table: Any, room: Any) -> Any:
+    """y from x, for the columns and rows of a block; table: what `put_constants` wrote."""
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
         # for r in range(rows):
         #     for c in range(width): y[i + r * stride + c] = (x[i + r * stride + c] - mean[c]) * scale[c] + shift[c]
-        xs, ys = map(Elements, (x, y), a)
+        (xs, ys), of = map(Elements, (x, y), a), arithmetic_of(x.dtype)
 
         def at_element(known: Any, at: Any, n: Any) -> None:
-            finish(b, ys, at, xs.arithmetic.affine(b, enter(b, xs, at, n), *known), n)
+            finish(b, ys, at, of.affine(b, enter(b, xs, at, n), *known), n)
 
-        down_table(b, a[2], a[3], a[4], 3, at_element)
+        down_table(b, a[2], table_of(b, of, *a[3:]), at_element)
         return ctx.get_dummy_value()
 
-    return types.void(x, y, block, parameters, N), codegen
-
-
-def unit_entries(b: ir.IRBuilder, table: Any, of: Exact) -> tuple[Any, Any, Number, Number]:
-    """Mean, rstd, slope and shift of a unit, whose table begins here, in 16 lanes each."""
-    mean, rstd, *slant = (
-        broadcast(b, b.load(b.gep(table, [integer(k)]))) for k in (ANCHOR, ROOT, SLOPE, SLOPE_LOW, SHIFT, SHIFT_LOW)
-    )
-    return mean, rstd, slant[: of.parts], slant[2 : 2 + of.parts]
+    return types.void(x, y, block, table, N), codegen
 
 
 @intrinsic
-def gradient_run(tc: Any, x: Any, dy: Any, dx: Any, span: Any, w: Any, table: Any) -> Any:
-    """dx = (x - mean) * slope + (dy * rstd * w + shift), for the elements of a span; table: float64 (UNIT,), see `layout`."""
-    of = arithmetic_of(x.dtype)
+def mixed_columns(tc: Any, x: Any, y: Any, block: Any, table: Any, room: Any) -> Any:
+    """`affine_columns` where for some columns, whose mean is nan in the arithmetic of x, float64 has to be taken."""
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        # for e in range(i, i + n): dx[e] = (x[e] - mean) * slope + (dy[e] * (rstd * w) + shift)
-        xs, dys, dxs = map(Elements, (x, dy, dx), a)
-        i, n, ahead, streaming = cgutils.unpack_tuple(b, a[3])
-        mean, rstd, slope, shift = unit_entries(b, a[5], of)
-        scale = of.multiply(b, [rstd], [broadcast(b, a[4])])
-
-        def step(e: Any, n: Any) -> None:
-            at = b.add(i, e)
-            if n is None:
-                for p in (xs, dys):
-                    prefetch(b, p.pointer, b.add(at, ahead))
-            d = of.distance(b, enter(b, xs, at, n), mean)
-            u = of.multiply(b, [enter(b, dys, at, n)], scale)
-            finish(b, dxs, at, of.slanted(b, d, slope, u, shift), n, streaming)
-
-        aligned_sixteens(b, streaming, dxs, i, n, step)
+        if not arithmetic_of(x.dtype).single:
+            return ctx.get_dummy_value()
+        (xs, ys), (_, _, block, table, room) = map(Elements, (x, y), a), a
+        i, rows, _, stride, width = cgutils.unpack_tuple(b, block)
+        own, plain = table_of(b, FAST, table, room), table_of(b, EXACT, table, room)
+        with sixteens_of(b, width) as (c, n):
+            known, exact = own(c, n), plain(c, n)
+            with for_range(b, rows, intp=I64) as row:
+                at = b.add(b.add(i, c), b.mul(row.index, stride))
+                fine = EXACT.affine(b, load(b, xs.stored, xs.pointer, at, n), *exact)
+                fast = FAST.affine(b, enter(b, xs, at, n), *known)
+                bad = b.fcmp_unordered("uno", known[0], known[0])
+                stored = b.select(bad, narrow(b, fine, ys.stored), from_single(b, fast, ys.stored))
+                put_first(b, ys.stored, ys.pointer, at, stored, n)
         return ctx.get_dummy_value()
 
-    return types.void(x, dy, dx, span, R, table), codegen
+    return types.void(x, y, block, table, N), codegen
+
+
+def table_of(b: ir.IRBuilder, of: Exact, table: Any, room: Any) -> Any:
+    """A function of a column that loads the constants of 16 from a table: (3, room) float64, then (4, room) float32."""
+    rows = constant_rows(b, of, table, room)[-of.constants :]
+    return lambda c, n: [of.load(b, element, row, c, n) for element, row in rows]
+
+
+def constant_rows(b: ir.IRBuilder, of: Exact, table: Any, room: Any) -> list[tuple[Any, Any]]:
+    """Element type and pointer of each row of a table of constants; see `table_of`."""
+    rows = [(types.float64, b.gep(table, [b.mul(room, integer(k))])) for k in range(EXACT.constants)]
+    if of.single:
+        own = b.bitcast(b.gep(table, [b.mul(room, integer(EXACT.constants))]), F32.as_pointer())
+        rows += [(types.float32, b.gep(own, [b.mul(room, integer(k))])) for k in range(FAST.constants)]
+    return rows
 
 
 @intrinsic
-def rows_of_parameters(tc: Any, x: Any) -> Any:
-    """Count of the numbers that `gradient_columns` takes for each column."""
-    return types.intp(x), lambda ctx, b, sig, a: integer(1 + 3 * arithmetic_of(x.dtype).parts)
+def put_constants(tc: Any, x: Any, table: Any, room: Any, at: Any, n: Any, numbers: Any, own: Any) -> Any:
+    """Constants for `affine_columns` of n columns from `at` on. Whether float64 has to be taken for one.
 
-
-@intrinsic
-def product_error(tc: Any, x: Any, y: Any) -> Any:
-    """The error of the rounded product of two float64."""
-    return R(R, R), lambda ctx, b, sig, a: PAIRS.multiply(b, [a[0]], [a[1]])[1]
-
-
-@intrinsic
-def gradient_columns(tc: Any, x: Any, dy: Any, dx: Any, block: Any, parameters: Any, room: Any) -> Any:
-    """dx for the columns and rows of a block.
-
-    parameters: float64 (`rows_of_parameters`, room): mean; scale, slope, shift; their low parts.
+    numbers: mean, low, m2, rstd, weight, bias, of all n columns; or vectors, for a column each, n <= 16. own: see `fits`.
     """
     of = arithmetic_of(x.dtype)
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        # for r in range(rows):
-        #     for c in range(width):
-        #         e = i + r * stride + c
-        #         dx[e] = (x[e] - mean[c]) * slope[c] + (dy[e] * scale[c] + shift[c])
-        xs, dys, dxs = map(Elements, (x, dy, dx), a)
+        # for k in range(at, at + n): table[:, k] = joined(...)
+        _, table, room, at, n, numbers, own = a
+        mean, low, m2, rstd, weight, bias = cgutils.unpack_tuple(b, numbers)
+        values, bad = EXACT.joined(b, mean, low, rstd, weight, bias), ir.Constant(I1, 0)
+        if of.single:
+            single = FAST.joined(b, mean, low, rstd, weight, bias)
+            good = b.and_(FAST.fits(b, mean, m2, rstd, own), FAST.fits_channel(b, mean, low, rstd, weight, bias))
+            single[0] = b.select(good, single[0], like(single[0], math.nan))
+            values, bad = values + single, some_lane(b, b.not_(good), n)
+        values = [v if isinstance(v.type, ir.VectorType) else broadcast(b, v) for v in values]
+        with sixteens_of(b, n) as (k, left):
+            for (element, row), v in zip(constant_rows(b, of, table, room), values, strict=True):
+                put_first(b, element, row, b.add(at, k), v, left)
+        return bad
 
-        def at_element(known: Any, at: Any, n: Any) -> None:
-            scale, slope, shift = (known[k::3] for k in (1, 2, 3))
-            d = of.distance(b, enter(b, xs, at, n), known[0])
-            u = of.multiply(b, [enter(b, dys, at, n)], scale)
-            finish(b, dxs, at, of.slanted(b, d, slope, u, shift), n)
+    return types.boolean(x, table, N, N, N, numbers, types.boolean), codegen
 
-        down_table(b, a[3], a[4], a[5], 1 + 3 * of.parts, at_element)
-        return ctx.get_dummy_value()
 
-    return types.void(x, dy, dx, block, parameters, N), codegen
+def some_lane(b: ir.IRBuilder, mask: Any, n: Any) -> Any:
+    """Whether a mask is set, in one of its first n lanes."""
+    if not isinstance(mask.type, ir.VectorType):
+        return mask
+    return b.icmp_unsigned("!=", b.bitcast(b.and_(mask, first_lanes(b, n)), I16), ir.Constant(I16, 0))
 
 
 @intrinsic
-def gradient_rows(tc: Any, wanted: Any, x: Any, dy: Any, dx: Any, block: Any, w: Any, units: Any, sums: Any) -> Any:
-    """dx, and sums for dweight and dbias, for the columns and rows of a block.
-
-    w: float64 (width,). units: (table, apart), of which row r has its statistics from table[r * apart] on, see `layout`.
-    sums: (float64 (2, room), room), which grow by dy * (d * rstd + offset) and dy, row by row.
-    wanted: (dx, sums, sums that begin at 0), three booleans.
-    """
+def repeat_constants(tc: Any, x: Any, table: Any, room: Any, n: Any, copies: Any) -> Any:
+    """The constants of n columns so many times side by side, of which the first is there."""
     of = arithmetic_of(x.dtype)
-    t = Vec(arithmetic=of)
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        # for r in range(rows):
-        #     for c in range(width):
-        #         e, d = i + r * stride + c, x[e] - mean[r]
-        #         if keep: dx[e] = d * slope[r] + (dy[e] * w[c] * rstd[r] + shift[r])
-        #         if add: sums[c], sums[room + c] += dy[e] * (d * rstd[r] + offset[r]), dy[e]
-        xs, dys, dxs = map(Elements, (x, dy, dx), a[1:4])
-        (keep, add, fresh), (i, rows, _, stride, width) = (cgutils.unpack_tuple(b, v) for v in (a[0], a[4]))
-        w, (table, apart), (sums, room) = a[5], *(cgutils.unpack_tuple(b, v) for v in a[6:])
-
-        def step(c: Any, n: Any) -> None:
-            weight, columns = load(b, types.float64, w, c, n), [c, b.add(c, room)]
-            acc = running_at(b, t, sums, columns, fresh)
-            with cgutils.for_range(b, rows, intp=I64) as row:
-                at, own = b.add(b.add(i, c), b.mul(row.index, stride)), b.gep(table, [b.mul(row.index, apart)])
-                mean, rstd, slope, shift = unit_entries(b, own, of)
-                d, g = of.distance(b, enter(b, xs, at, n), mean), enter(b, dys, at, n)
-                with b.if_then(keep):
-                    u = of.multiply(b, of.multiply(b, [g], [weight]), [rstd])
-                    finish(b, dxs, at, of.slanted(b, d, slope, u, shift), n)
-                with b.if_then(add):
-                    h = broadcast(b, b.load(b.gep(own, [integer(OFFSET)])))
-                    for part in reversed(d):
-                        h = fused(b, part, rstd, h)
-                    acc[0].add_product(b, [g], [h])
-                    acc[1].add_term(b, g)
-            with b.if_then(add):
-                write_back(b, t, sums, columns, acc)
-
-        sixteens(b, integer(0), width, step)
+        _, table, room, n, copies = a
+        for element, row in constant_rows(b, of, table, room):
+            repeat_row(b, element, row, n, copies)
         return ctx.get_dummy_value()
 
-    return types.void(wanted, x, dy, dx, block, w, units, sums), codegen
+    return types.void(x, table, N, N, N), codegen

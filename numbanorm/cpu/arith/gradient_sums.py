@@ -3,6 +3,9 @@
 The three sums are one accumulator of four lanes, of which the last is 0. The sum of d would be 0 but for the mean's
 rounding, which it measures: so a gradient is as exact as if the mean were not rounded. Of float64 elements u and d, too, have
 two parts.
+
+In float32 the first level of every sum, eight terms, is float32, and all above it float64. There d is the distance from the
+float32 next to the mean, so that what the mean was rounded by is known, and the third sum is left out.
 """
 
 from __future__ import annotations
@@ -16,14 +19,16 @@ from numba.core import cgutils
 
 from ...spec.tree import LARGE_RSTD, LARGE_U
 from ..compile import device, intrinsic, types
-from ..layout import CENTER, OFFSET, ROOT, SHIFT, SHIFT_LOW, SIZE, SLOPE, SLOPE_LOW, UNIT
+from ..layout import ANCHOR, CENTER, OFFSET, ROOT, SHIFT, SHIFT_LOW, SIZE, SLOPE, SLOPE_LOW, UNIT
 from .accumulators import TILE, Running, drain, empty, fold, push, running_at, write_back
-from .arithmetic import PAIRS, Exact, Number, Vec, arithmetic_of, negative
+from .arithmetic import PAIRS, Exact, Number, Vec, arithmetic_of, less_single, negative, single_of
+from .memory import load
 from .stages import Elements, centered, enter
 from .statistics import finite, finite_group
-from .vectors import F64, I32, I64, broadcast, call, constant, down_rows, integer, load, prefetch, take
+from .vectors import F64, I32, I64, absolute, broadcast, constant, down_rows, integer, prefetch, take
 
 SUMS = 3  # u, u * d, d
+SHORT = 8  # terms that are summed in float32
 N = types.intp
 
 
@@ -32,7 +37,20 @@ def add_products(b: ir.IRBuilder, sums: list[Running], v: Any, u: Number, mean: 
     d = centered(b, sums[0].of, v, mean, n)
     sums[0].add_term(b, *u)
     sums[1].add_product(b, u, d)
-    sums[2].add_term(b, *d)
+    for acc in sums[2:]:
+        acc.add_term(b, *d)
+
+
+def sums_for(of: Exact) -> int:
+    """How many of the sums are taken."""
+    return 2 if of.single else SUMS
+
+
+@intrinsic
+def sums_of(tc: Any, x: Any) -> Any:
+    """How many sums are taken of the elements of x."""
+    n = sums_for(arithmetic_of(x.dtype))
+    return types.intp(x), lambda ctx, b, sig, a: integer(n)
 
 
 @intrinsic
@@ -50,8 +68,8 @@ def tile_products(tc: Any, x: Any, dy: Any, i: Any, n: Any, ahead: Any, mean: An
         # return fold(lane)
         xs, dys = map(Elements, (x, dy), a)
         i, n, ahead, mean, wp, at = a[2:]
-        mean = broadcast(b, mean)
-        halves = [[Running(b, of) for _ in range(SUMS)] for _ in range(2)]
+        mean = of.lanes(b, mean)
+        halves = [[Running(b, of, number=of.number) for _ in range(sums_for(of))] for _ in range(2)]
 
         def add(e: Any, rest: Any = None) -> None:
             for half, sums in enumerate(halves):
@@ -62,7 +80,7 @@ def tile_products(tc: Any, x: Any, dy: Any, i: Any, n: Any, ahead: Any, mean: An
                         prefetch(b, p.pointer, b.add(where, ahead))
                 u = [enter(b, dys, where, left)]
                 if weighted:
-                    u = of.multiply(b, u, [load(b, types.float64, wp, b.add(at, start), left)])
+                    u = of.multiply(b, u, [of.parameter(b, wp, b.add(at, start), left)])
                 add_products(b, sums, enter(b, xs, where, left), u, mean, left)
 
         rest = b.and_(n, integer(31))
@@ -163,23 +181,37 @@ def add_row_products(tc: Any, x: Any, dy: Any, block: Any, means: Any, out: Any,
         #         d, u = x[i + r * stride + c] - means[c], dy[i + r * stride + c]
         #         out[c], out[room + c], out[2 * room + c] += u, u * d, d
         xs, dys = map(Elements, (x, dy), a)
-        block, (means, out, room) = cgutils.unpack_tuple(b, a[2]), a[3:]
-        _, _, together, stride, _ = block
+        (i, count, together, stride, width), (means, out, room), of = cgutils.unpack_tuple(b, a[2]), a[3:], t.arithmetic
+        together = integer(SHORT) if of.single else together
 
         def step(first: Any, c: Any, n: Any, rows: Any) -> None:
-            columns = [b.add(c, b.mul(room, integer(k))) for k in range(SUMS)]
+            columns = [b.add(c, b.mul(room, integer(k))) for k in range(sums_for(of))]
             sums = running_at(b, t, out, columns, b.icmp_signed("==", first, integer(0)))
-            mean = load(b, types.float64, means, c, n)
+            short = short_sums(b, of, sums)
+            mean = of.lanes(b, load(b, types.float64, means, c, n))
             with rows() as at:
                 for p in (xs, dys):
                     prefetch(b, p.pointer, b.add(at, b.mul(together, stride)))
-                add_products(b, sums, enter(b, xs, at, n), [enter(b, dys, at, n)], mean, n)
+                add_products(b, short, enter(b, xs, at, n), [enter(b, dys, at, n)], mean, n)
+            take_in(b, sums, short)
             write_back(b, t, out, columns, sums)
 
-        down_rows(b, block, step)
+        down_rows(b, (i, count, together, stride, width), step)
         return ctx.get_dummy_value()
 
     return types.void(x, dy, block, means, out, N), codegen
+
+
+def short_sums(b: ir.IRBuilder, of: Exact, sums: list[Running]) -> list[Running]:
+    """Where up to `SHORT` terms are added before `take_in`: float32 sums from 0 on, or the sums themselves."""
+    return [Running(b, of, number=of.number) for _ in sums] if of.single else sums
+
+
+def take_in(b: ir.IRBuilder, sums: list[Running], short: list[Running]) -> None:
+    """Add what `short_sums` gave."""
+    if short is not sums:
+        for acc, part in zip(sums, short, strict=True):
+            acc.add_term(b, *part.wide(b))
 
 
 def in_two(x: Number) -> Number:
@@ -198,7 +230,7 @@ def times_cube(b: ir.IRBuilder, c: Number, r: Any) -> Number:
 
 
 @intrinsic
-def settled(tc: Any, s: Any, rstd: Any, count: Any, center: Any) -> Any:
+def settled(tc: Any, s: Any, mean: Any, rstd: Any, count: Any, center: Any) -> Any:
     """The sums of a group -> (slope, shift, offset, slope's low part, shift's, size), see `settle`."""
 
     of = s.arithmetic
@@ -208,20 +240,23 @@ def settled(tc: Any, s: Any, rstd: Any, count: Any, center: Any) -> Any:
         # slope = -(c2 - delta * c1) * r**3
         # shift = -c1 * r - delta * slope
         # offset, size = -delta * r, abs(c1) + abs(c2 * r)
-        total, r, n, center = a
+        total, mean, r, n, center = a
         averages = of.divide(b, of.split(b, total), broadcast(b, n, 4))
         c1, c2, delta = ([b.extract_element(p, ir.Constant(I32, k)) for p in averages] for k in range(SUMS))
-        absolute = [call(b, "llvm.fabs.f64", F64, [v]) for v in (c1[0], b.fmul(c2[0], r))]
+        if of.single:
+            delta = [less_single(b, mean, single_of(b, mean))]
+        size = b.fadd(absolute(b, c1[0]), absolute(b, b.fmul(c2[0], r)))
         c1, delta = ([b.select(center, p, ir.Constant(F64, 0.0)) for p in parts] for parts in (c1, delta))
         slope = negative(b, times_cube(b, of.subtract(b, c2, of.multiply(b, delta, c1)), r))
         shift = of.subtract(b, negative(b, of.multiply(b, c1, [r])), of.multiply(b, delta, slope))
         offset = b.fneg(of.rounded(b, of.multiply(b, delta, [r])))
         (slope_high, slope_low), (shift_high, shift_low) = in_two(slope), in_two(shift)
-        found = [slope_high, shift_high, offset, slope_low, shift_low, b.fadd(*absolute)]
+        slope_high, offset = of.fitting(b, (mean, r), (slope_high, shift_high), offset)
+        found = [slope_high, shift_high, offset, slope_low, shift_low, size]
         return ctx.make_tuple(b, sig.return_type, found)
 
     f8 = types.float64
-    return types.UniTuple(f8, 6)(s, f8, f8, types.boolean), codegen
+    return types.UniTuple(f8, 6)(s, f8, f8, f8, types.boolean), codegen
 
 
 @device()
@@ -231,9 +266,20 @@ def settle(kind, total, table, count):
     table: float64 (UNIT,), which holds mean and rstd. Without CENTER (RMS norm) no mean was subtracted, so neither the sum of u
     nor the mean's rounding matters. (x - mean) * rstd + offset is the normalized x; size is that of an average u.
     """
-    slope, shift, offset, slope_low, shift_low, size = settled(total, table[ROOT], count, kind & CENTER != 0)
+    slope, shift, offset, slope_low, shift_low, size = settled(total, table[ANCHOR], table[ROOT], count, kind & CENTER != 0)
     table[SLOPE], table[SHIFT], table[OFFSET] = slope, shift, offset
     table[SLOPE_LOW], table[SHIFT_LOW], table[SIZE] = slope_low, shift_low, size
+
+
+@device(inline=False)
+def has_room(table, units, grads, n):
+    """Whether float32 had room for all: no slope is nan, nor a gradient of n weights and n biases nan or infinite."""
+    good = True
+    for u in range(units):
+        good &= table[UNIT * u + SLOPE] == table[UNIT * u + SLOPE]
+    for c in range(2 * n):
+        good &= abs(grads[c]) < np.inf
+    return good
 
 
 @device()

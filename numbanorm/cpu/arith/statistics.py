@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from ...spec.tree import LARGE_STAT
+from ...spec.tree import LARGE_STAT, TOO_FAR
 from ..compile import device, intrinsic, types
 from ..layout import CENTER, LOW, M2, MEAN, RSTD, SQUARES, Stats
 from .accumulators import in_lanes, ratio, value, whole
 from .arithmetic import Vec, two_sum, unless_nan
-from .vectors import F64, advance, call, fused, load, pointer, store
+from .memory import load, store
+from .vectors import F64, advance, broadcast, call, constant, fused, pointer, suffix_of
 
 
 @intrinsic
@@ -30,8 +31,7 @@ def inverse_root(tc: Any, high: Any, low: Any, eps: Any) -> Any:
         v, more = two_sum(b, v, whole(b, a[2], high))
         error = b.fadd(error, more)
         one, half = (whole(b, ir.Constant(F64, x), high) for x in (1.0, 0.5))
-        suffix = f"v{v.type.count}f64" if isinstance(high, Vec) else "f64"
-        r = b.fdiv(one, call(b, f"llvm.sqrt.{suffix}", v.type, [v]))
+        r = b.fdiv(one, call(b, f"llvm.sqrt.{suffix_of(v)}", v.type, [v]))
         p = b.fmul(v, r)
         rest = fused(b, v, r, b.fneg(p))  # v * r is p + rest
         e = b.fsub(fused(b, b.fneg(p), r, one), b.fmul(r, b.fadd(rest, b.fmul(error, r))))
@@ -49,6 +49,43 @@ def less_square(tc: Any, x: Any, d: Any, n: Any) -> Any:
         return b.fsub(a[0], b.fmul(b.fmul(whole(b, a[2], x), a[1]), a[1]))
 
     return x(x, d, types.float64), codegen
+
+
+@intrinsic
+def about_mean(tc: Any, squares: Any, sums: Any, mean: Any) -> Any:
+    """Squares about 0 and sums -> squares about the mean, whose high part is `mean`, as accumulators."""
+    of = squares.arithmetic
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        # squares - sums * mean
+        m = a[2] if sums.lanes > 1 else broadcast(b, a[2], 1)
+        high = fused(b, b.fneg(of.split(b, a[1])[0]), m, of.split(b, a[0])[0])
+        return of.join(b, [high] + [constant(F64, 0.0, sums.lanes)] * (of.parts - 1))
+
+    return squares(squares, sums, mean), codegen
+
+
+@intrinsic
+def if_accepted(tc: Any, squares: Any, m2: Any, rstd: Any) -> Any:
+    """rstd, or 0 where one read is not enough: squares about 0 that are more than 2**10 times m2, those about the mean."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        q, m2, rstd = a
+        limit = b.fmul(whole(b, ir.Constant(F64, TOO_FAR), rstd_type), m2)
+        return b.select(b.fcmp_ordered("<=", q, limit), rstd, whole(b, ir.Constant(F64, 0.0), rstd_type))
+
+    rstd_type = rstd
+    return rstd(squares, m2, rstd), codegen
+
+
+@intrinsic
+def if_unknown(tc: Any, rstd: Any, old: Any, new: Any) -> Any:
+    """`new` where rstd is 0, which stands for what is not yet known; else `old`."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        return b.select(b.fcmp_ordered("==", a[0], whole(b, ir.Constant(F64, 0.0), rstd)), a[2], a[1])
+
+    return new(rstd, old, new), codegen
 
 
 @intrinsic
@@ -104,22 +141,45 @@ def rows_of(stats, count, eps):
 def conclude(kind, total, stats, u, n):
     """The sums (kind CENTER) or the squares about the mean's high part (SQUARES) of groups u .. u + n - 1 -> their statistics.
 
-    total: an accumulator with a lane for each, n <= 16, or for one. Kind 0 is for statistics that are given: the variance in
-    place of the squares, and a count of 1; or rstd, and 0.
+    total: an accumulator with a lane for each, n <= 16, or for one. A group whose rstd is known keeps what it has.
+    Kind 0 is for statistics that are given: the variance in place of the squares, and a count of 1; or rstd, and 0.
     """
     if kind & CENTER:
         high, low = ratio(total, stats.n)
         put_lanes(stats.mean, u, n, high)
         put_lanes(stats.low, u, n, low)
     elif kind & SQUARES:
-        off = get_lanes(stats.low, u, n, total)
-        put_lanes(stats.m2, u, n, less_square(value(total), off, stats.n))
+        off, known = get_lanes(stats.low, u, n, total), get_lanes(stats.rstd, u, n, total)
+        m2 = less_square(value(total), off, stats.n)
+        put_lanes(stats.m2, u, n, if_unknown(known, get_lanes(stats.m2, u, n, total), m2))
         high, low = ratio(total, stats.n)
         high, low = variance(total, high, low, off)
-        put_lanes(stats.rstd, u, n, inverse_root(high, low, stats.eps))
+        put_lanes(stats.rstd, u, n, if_unknown(known, known, inverse_root(high, low, stats.eps)))
     elif stats.n:  # 0 where rstd itself was given
         var = get_lanes(stats.m2, u, n, total)
         put_lanes(stats.rstd, u, n, inverse_root(var, nought(var), stats.eps))
+
+
+@device()
+def conclude_moments(sums, squares, stats, u, n):
+    """The sums and squares of groups u .. u + n - 1, accumulators as in `conclude` -> statistics; rstd 0 if not accepted."""
+    high, low = ratio(sums, stats.n)
+    put_lanes(stats.mean, u, n, high)
+    put_lanes(stats.low, u, n, low)
+    about = about_mean(squares, sums, high)
+    m2 = value(about)
+    put_lanes(stats.m2, u, n, m2)
+    high, low = ratio(about, stats.n)
+    put_lanes(stats.rstd, u, n, if_accepted(value(squares), m2, inverse_root(high, low, stats.eps)))
+
+
+@device()
+def unknown(rstd, u, n):
+    """Whether one of the units u .. u + n - 1 has no rstd yet."""
+    found = False
+    for k in range(u, u + n):
+        found |= rstd[k] == 0.0
+    return found
 
 
 @device()

@@ -18,7 +18,6 @@ from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils
-from numba.core.registry import cpu_target
 
 from ...spec.dtypes import DTYPES
 from ..compile import intrinsic, types
@@ -63,126 +62,29 @@ def first_lanes(b: ir.IRBuilder, n: Any) -> Any:
     return b.icmp_signed("<", ir.Constant(vector(I64), list(range(LANES))), broadcast(b, n))
 
 
+def like(v: Any, value: float) -> ir.Constant:
+    """A constant of the type of v, in as many lanes."""
+    vt = isinstance(v.type, ir.VectorType)
+    return ir.Constant(v.type, [value] * v.type.count if vt else value)
+
+
+def suffix_of(x: Any) -> str:
+    """The end of the names of LLVM's functions for such numbers."""
+    vt = isinstance(x.type, ir.VectorType)
+    number = "f32" if (x.type.element if vt else x.type) == F32 else "f64"
+    return f"v{x.type.count}{number}" if vt else number
+
+
 def fused(b: ir.IRBuilder, x: Any, y: Any, z: Any) -> Any:
     """x * y + z, rounded once"""
-    suffix = f"v{x.type.count}f64" if isinstance(x.type, ir.VectorType) else "f64"
-    return call(b, f"llvm.fma.{suffix}", x.type, [x, y, z])
+    return call(b, f"llvm.fma.{suffix_of(x)}", x.type, [x, y, z])
 
 
-# --- half precision: one rounding, and the same bits whatever the CPU has ------------------------------------------------
+def absolute(b: ir.IRBuilder, x: Any) -> Any:
+    return call(b, f"llvm.fabs.{suffix_of(x)}", x.type, [x])
 
 
-#: what the CPU that code is generated for has: conversions of float16 from and to float32 ("f16c"), and all of its arithmetic
-FEATURES = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
-F16C, FP16 = "+f16c" in FEATURES, "+avx512fp16" in FEATURES
-
-
-def widened_half(b: ir.IRBuilder, h: Any) -> Any:
-    """Bits of float16 -> float64; without the CPU's help, shift the fields into place and repair the exponent by a product."""
-    if F16C:
-        return b.fpext(b.bitcast(h, vector(F16)), vector(F64))
-    # magnitude = (h & 0x7fff) << 13
-    # value = magnitude | 0x7f800000 if h is inf or nan else bits of (the float32 of magnitude) * 2**112
-    # return value | (h & 0x8000) << 16
-    w = b.zext(h, vector(I32))
-    magnitude = b.shl(b.and_(w, constant(I32, 0x7FFF)), constant(I32, 13))
-    value = b.fmul(b.bitcast(magnitude, vector(F32)), constant(F32, 2.0**112))
-    special = b.icmp_unsigned(">=", magnitude, constant(I32, 0x7C00 << 13))  # inf, nan: all exponent bits set
-    bits = b.select(special, b.or_(magnitude, constant(I32, 0x7F800000)), b.bitcast(value, vector(I32)))
-    sign = b.shl(b.and_(w, constant(I32, 0x8000)), constant(I32, 16))
-    return b.fpext(b.bitcast(b.or_(bits, sign), vector(F32)), vector(F64))
-
-
-def round_to_odd(b: ir.IRBuilder, v: Any, single: Any) -> Any:
-    """float64, and the same rounded to float32 -> bits of float32, an inexact result made odd.
-
-    A second rounding to fewer bits is then the only one: S. Boldo, G. Melquiond, "Emulation of FMA and correctly rounded sums:
-    proved algorithms using rounding to odd", 2008.
-    """
-    # if single == v or bits & 1: return bits
-    # return bits - 1 if abs(single) > abs(v) else bits + 1
-    back = b.fpext(single, vector(F64))
-    bits = b.bitcast(single, vector(I32))
-    even = b.icmp_signed("==", b.and_(bits, constant(I32, 1)), constant(I32, 0))
-    absolute = [call(b, f"llvm.fabs.v{LANES}f64", vector(F64), [a]) for a in (back, v)]
-    outward = b.fcmp_ordered(">", *absolute)
-    step = b.select(outward, constant(I32, -1), constant(I32, 1))
-    fix = b.and_(even, b.fcmp_ordered("!=", back, v))
-    return b.add(bits, b.select(fix, step, constant(I32, 0)))
-
-
-def bits_to_round(b: ir.IRBuilder, v: Any, dropped: int) -> Any:
-    """float64 -> bits of a float32 that rounds to what v rounds to, when `dropped` bits or more are dropped.
-
-    To round twice is wrong only where the first result lies half way between two of the second. All bits below that one are 0
-    then, in one vector of hundreds, and only such a vector is rounded to odd (float16 1.4, bfloat16 1.25 times as fast).
-    """
-    # bits = bits of float32(v)
-    # if any(bits & ((1 << dropped - 1) - 1) == 0): bits = round_to_odd(v)
-    single = b.fptrunc(v, vector(F32))
-    bits = b.bitcast(single, vector(I32))
-    place = cgutils.alloca_once_value(b, bits)
-    suspect = b.icmp_signed("==", b.and_(bits, constant(I32, (1 << (dropped - 1)) - 1)), constant(I32, 0))
-    with b.if_then(b.icmp_unsigned("!=", b.bitcast(suspect, I16), ir.Constant(I16, 0)), likely=False):
-        b.store(round_to_odd(b, v, single), place)
-    return b.load(place)
-
-
-def to_bfloat(b: ir.IRBuilder, v: Any) -> Any:
-    """float64 -> bits of bfloat16, to nearest even."""
-    # return (bits | 0x400000 if nan else bits + 0x7fff + (bits >> 16 & 1)) >> 16
-    bits = bits_to_round(b, v, 16)
-    single = b.bitcast(bits, vector(F32))
-    lsb = b.and_(b.lshr(bits, constant(I32, 16)), constant(I32, 1))
-    rounded = b.add(b.add(bits, constant(I32, 0x7FFF)), lsb)
-    quiet = b.or_(bits, constant(I32, 0x400000))  # a carry must not turn a nan into infinity
-    return b.trunc(b.lshr(b.select(b.fcmp_unordered("uno", single, single), quiet, rounded), constant(I32, 16)), vector(I16))
-
-
-def to_half(b: ir.IRBuilder, v: Any) -> Any:
-    """float64 -> bits of float16, to nearest even; without the CPU's help, denormal results are rounded by a float addition."""
-    if FP16:
-        return b.bitcast(b.fptrunc(v, vector(F16)), vector(I16))
-    bits = bits_to_round(b, v, 13)
-    if F16C:
-        return b.bitcast(b.fptrunc(b.bitcast(bits, vector(F32)), vector(F16)), vector(I16))
-    # h = bits of (magnitude + 0.5), less those of 0.5, if the result is denormal, else magnitude, rounded, with 15 in place
-    # of 127 added to its exponent; inf from 2**16 on, or nan; and the sign
-    sign = b.and_(bits, constant(I32, -0x80000000))
-    magnitude = b.xor(bits, sign)
-    lsb = b.and_(b.lshr(magnitude, constant(I32, 13)), constant(I32, 1))
-    rebias = constant(I32, ((15 - 127) << 23) + 0xFFF)
-    normal = b.lshr(b.add(b.add(magnitude, rebias), lsb), constant(I32, 13))
-    magic = 126 << 23  # 0.5: its ulp is that of float16's denormals
-    shifted = b.fadd(b.bitcast(magnitude, vector(F32)), constant(F32, 0.5))
-    denormal = b.sub(b.bitcast(shifted, vector(I32)), constant(I32, magic))
-    h = b.select(b.icmp_unsigned("<", magnitude, constant(I32, 113 << 23)), denormal, normal)
-    h = b.select(b.icmp_unsigned(">=", magnitude, constant(I32, 143 << 23)), constant(I32, 0x7C00), h)
-    h = b.select(b.icmp_unsigned(">", magnitude, constant(I32, 0x7F800000)), constant(I32, 0x7E00), h)
-    return b.trunc(b.or_(h, b.lshr(sign, constant(I32, 16))), vector(I16))
-
-
-def widen(b: ir.IRBuilder, v: Any, element: Any) -> Any:
-    """Stored elements -> float64, exactly."""
-    if element == types.float64:
-        return v
-    if element == types.uint16:
-        return widened_half(b, v)
-    if element == types.int16:
-        v = b.bitcast(b.shl(b.zext(v, vector(I32)), constant(I32, 16)), vector(F32))
-    return b.fpext(v, vector(F64))
-
-
-def narrow(b: ir.IRBuilder, v: Any, element: Any) -> Any:
-    """float64 -> stored elements, rounded once."""
-    if element == types.float64:
-        return v
-    if element == types.float32:
-        return b.fptrunc(v, vector(F32, v.type.count))
-    return to_half(b, v) if element == types.uint16 else to_bfloat(b, v)
-
-
-# --- memory ----------------------------------------------------------------------------------------------------------
+# --- memory and loops --------------------------------------------------------------------------------------------------
 
 
 def address(b: ir.IRBuilder, p: Any, i: Any, element: Any, lanes: int = LANES) -> Any:
@@ -190,57 +92,10 @@ def address(b: ir.IRBuilder, p: Any, i: Any, element: Any, lanes: int = LANES) -
     return b.bitcast(b.gep(p, [i]), vector(MEMORY[element], lanes).as_pointer())
 
 
-def masked(operation: str, element: Any) -> str:
-    e = MEMORY[element]
-    return f"llvm.masked.{operation}.v{LANES}{'i16' if e == I16 else 'f' + str(element.bitwidth)}.p0"
-
-
-def load(b: ir.IRBuilder, element: Any, p: Any, i: Any, n: Any = None) -> Any:
-    """16 elements from `i` on, widened; with `n` only that many are read, and +0.0 stands behind them."""
-    where, align = address(b, p, i, element), element.bitwidth // 8
-    if n is None:
-        return widen(b, b.load(where, align=align), element)
-    vt = vector(MEMORY[element])
-    nothing = ir.Constant(vt, [0 if MEMORY[element] == I16 else 0.0] * LANES)
-    args = [where, ir.Constant(I32, align), first_lanes(b, n), nothing]
-    return widen(b, call(b, masked("load", element), vt, args), element)
-
-
-def store(b: ir.IRBuilder, element: Any, p: Any, i: Any, v: Any, n: Any = None, streaming: Any = None) -> None:
-    """16 float64 to `i` on, rounded once; with `n` only that many.
-
-    Where `streaming` (a run-time flag) holds, the store goes past the caches and wants `i` aligned to 16 elements.
-    """
-    align = element.bitwidth // 8
-    if n is not None:
-        args = [narrow(b, v, element), address(b, p, i, element), ir.Constant(I32, align), first_lanes(b, n)]
-        call(b, masked("store", element), ir.VoidType(), args)
-        return
-    lanes = LANES // 2 if element == types.float32 else LANES  # to join what 16 float64 became takes an operation more
-    pieces = [ir.Constant(vector(I32, lanes), list(range(k, k + lanes))) for k in range(0, LANES, lanes)]
-    stored = [narrow(b, b.shuffle_vector(v, v, piece), element) for piece in pieces]
-    places = [address(b, p, b.add(i, integer(k * lanes)), element, lanes) for k in range(len(pieces))]
-    if streaming is None:
-        store_all(b, stored, places, align)
-    else:
-        with b.if_else(streaming) as (past, through):
-            with past:
-                store_all(b, stored, places, lanes * align, past_caches=True)
-            with through:
-                store_all(b, stored, places, align)
-
-
-def store_all(b: ir.IRBuilder, values: list[Any], places: list[Any], align: int, past_caches: bool = False) -> None:
-    for value, place in zip(values, places, strict=True):
-        instruction = b.store(value, place, align=align)
-        if past_caches:
-            instruction.set_metadata("nontemporal", b.module.add_metadata([ir.Constant(I32, 1)]))
-
-
-def prefetch(b: ir.IRBuilder, p: Any, i: Any, write: bool = False) -> None:
-    """Ask for the cache line of element `i` (into L2; any address is allowed)."""
+def prefetch(b: ir.IRBuilder, p: Any, i: Any, near: bool = False) -> None:
+    """Ask for the cache line of element `i` (into L2, or `near` into L1; any address is allowed)."""
     where = b.bitcast(b.gep(p, [i]), I8.as_pointer())
-    call(b, "llvm.prefetch.p0", ir.VoidType(), [where, *(ir.Constant(I32, k) for k in (int(write), 2, 1))])
+    call(b, "llvm.prefetch.p0", ir.VoidType(), [where, *(ir.Constant(I32, k) for k in (0, 3 if near else 2, 1))])
 
 
 def misaligned(b: ir.IRBuilder, element: Any, p: Any, i: Any) -> Any:
@@ -269,6 +124,13 @@ def sixteens(b: ir.IRBuilder, start: Any, stop: Any, step: Any) -> None:
         step(whole, rest)
 
 
+@contextmanager
+def sixteens_of(b: ir.IRBuilder, n: Any) -> Iterator[Any]:
+    """A loop over n elements, 16 at a time: the first of them, and how many there are from it on."""
+    with cgutils.for_range_slice(b, integer(0), n, integer(LANES), intp=I64) as (e, _):
+        yield e, b.sub(n, e)
+
+
 def down_rows(b: ir.IRBuilder, block: Any, step: Any) -> None:
     """`step(first, c, n, rows)` for 16 columns at a time, or n, c being the first, and some rows together from `first` on.
 
@@ -289,53 +151,6 @@ def down_rows(b: ir.IRBuilder, block: Any, step: Any) -> None:
             step(first, c, n, loop)
 
         sixteens(b, integer(0), width, at_columns)
-
-
-@intrinsic
-def convert(tc: Any, source: Any, n: Any, target: Any) -> Any:
-    """target[:n] = source[:n] by way of float64: exact when it widens, rounded once when it narrows."""
-
-    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        stored, n, made = a
-        with cgutils.for_range_slice(b, integer(0), n, integer(LANES), intp=I64) as (i, _):
-            left = b.sub(n, i)
-            store(b, target.dtype, made, i, load(b, source.dtype, stored, i, left), left)
-        return ctx.get_dummy_value()
-
-    return types.void(source, types.intp, target), codegen
-
-
-@intrinsic
-def fill(tc: Any, p: Any, i: Any, n: Any, value: Any) -> Any:
-    """p[i : i + n] = value, float64"""
-
-    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        p, i, n, value = a
-        v = broadcast(b, value)
-        sixteens(b, integer(0), n, lambda k, m: store(b, types.float64, p, b.add(i, k), v, m))
-        return ctx.get_dummy_value()
-
-    return types.void(p, types.intp, types.intp, types.float64), codegen
-
-
-@intrinsic
-def repeat(tc: Any, p: Any, i: Any, n: Any, copies: Any) -> Any:
-    """Write p[i : i + n], float64, so many times side by side, of which the first is there."""
-
-    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        # for k in range(n):
-        #     for at in range(n, n * copies, n): p[i + at + k] = p[i + k]
-        p, i, n, copies = a
-
-        def step(k: Any, m: Any) -> None:
-            v = load(b, types.float64, p, b.add(i, k), m)
-            with cgutils.for_range_slice(b, n, b.mul(n, copies), n, intp=I64) as (at, _):
-                store(b, types.float64, p, b.add(b.add(i, at), k), v, m)
-
-        sixteens(b, integer(0), n, step)
-        return ctx.get_dummy_value()
-
-    return types.void(p, types.intp, types.intp, types.intp), codegen
 
 
 @intrinsic

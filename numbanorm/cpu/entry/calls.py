@@ -6,7 +6,8 @@ parameters from whatever type they have, makes its own work space, and has all i
 
 It returns a status. What it does not accept is REFUSED, before anything is done: Python then finds out what is wrong, or makes
 the copies that are wanted, and calls again with `checked`. Where float64 overflowed, or nearly so on either side, it is
-OUT_OF_RANGE: what was written is to be written again, see `rescale`, and running statistics are as they were.
+OUT_OF_RANGE: what was written is to be written again, see `rescale`, and running statistics are as they were. Where a parameter
+is TOO_WIDE for float32, nothing was done: the call is to be an exact one.
 
 All of it runs in the default floating-point environment, in the caller's thread and in the others.
 """
@@ -23,11 +24,12 @@ from ...spec.call import Call
 from ...spec.sources import GIVEN, OWN, TRACKED
 from ...spec.sources import RSTD as RSTD_ALONE
 from ..arith.environment import call_by_default, default_environment
-from ..arith.gradient_sums import gradients_in_range
-from ..arith.statistics import in_range
-from ..arith.vectors import advance, convert, fill, keep, named, pointer
+from ..arith.gradient_sums import gradients_in_range, has_room
+from ..arith.memory import as_single, convert, fill
+from ..arith.statistics import in_range, unknown
+from ..arith.vectors import advance, keep, named, pointer
 from ..compile import device, intrinsic, kernel, types
-from ..layout import ANCHOR, M2, MEAN, ROOT, RSTD, UNIT, Step
+from ..layout import AGAIN, ANCHOR, M2, MEAN, ROOT, RSTD, UNIT, Step
 from ..schedule.forward import Schedule
 from .objects import (
     DATA,
@@ -48,7 +50,7 @@ from .objects import (
 )
 
 Program = np.ndarray[Any, np.dtype[np.int64]]
-DONE, REFUSED, OUT_OF_RANGE = 0, 1, 2
+DONE, REFUSED, OUT_OF_RANGE, TOO_WIDE = 0, 1, 2, 3
 
 
 class Head(NamedTuple):
@@ -65,6 +67,7 @@ class Head(NamedTuple):
     runs: int  # of a group
     members: int  # elements that share a mean; 1 where the variance is given, 0 where rstd is
     source: int  # see `spec.sources`
+    single: int  # whether results are computed in float32; 2 where parameters are wanted as float32, too
     times: int  # how often each weight is written down
     nbytes: int  # of x
     shapes: int  # where they stand: (ndim, *sizes) of the parameters and of the statistics
@@ -77,9 +80,11 @@ STEPS = IDS + 1 + KINDS
 def program(s: Schedule, addresses: tuple[int, int], call: Call, places: int, count: int, times: int) -> Program:
     """Encode a schedule as the int64 array that the compiled entry reads."""
     p, steps = call.plan, [v for step in s.steps for v in step]
+    own = s.family == "rows_backward" if call.backward else call.affine
     head = Head(
         kernel=addresses[0], dealer=addresses[1], steps=len(s.steps), work=s.work, kept=s.kept, places=places, units=p.units,
-        groups=p.G, runs=p.M, members=count, source=call.source, times=times, nbytes=p.size * call.dtype.itemsize,
+        groups=p.G, runs=p.M, members=count, source=call.source,
+        single=0 if call.exact else 2 if own else 1, times=times, nbytes=p.size * call.dtype.itemsize,
         shapes=STEPS + len(steps) + len(s.sizes),
     )  # fmt: skip
     shapes = (len(p.weight_shape), *p.weight_shape, len(p.stats_shape), *p.stats_shape)
@@ -119,10 +124,12 @@ def deal(address, n, threads, phase, flags, args):
 
 
 @device()
-def run_steps(words, h, args):
-    """All steps; `deal` is called by its address too, for to load it starts the threading layer."""
+def run_steps(words, h, args, rstd):
+    """All steps; `deal` is called by its address too, for to load it starts the threading layer. rstd: of all units."""
     for s in range(STEPS, STEPS + 4 * h.steps, 4):
         step = named(advance(words, s), Step)
+        if step.flags & AGAIN and not unknown(rstd, 0, h.units):
+            continue
         if step.threads == 1:
             invoke(h.kernel, (step.phase, step.flags, *args, int64(0), step.pieces, int64(0)))
         else:
@@ -234,6 +241,24 @@ def read(a, ids, n, missing, out):
 
 
 @device(inline=False)
+def is_wide(a, ids):
+    """Whether a parameter may be no float32: it is float64."""
+    return there(a) and code_of(a, ids) == 1
+
+
+@device(inline=False)
+def halve(p, n, wide):
+    """Write n float64 as float32 behind them. Whether these are the same numbers, which is looked at if some may be `wide`."""
+    single = as_single(advance(p, n))
+    convert(p, n, single)
+    if wide:
+        for k in range(n):
+            if float64(single[k]) != p[k] and p[k] == p[k]:
+                return False
+    return True
+
+
+@device(inline=False)
 def track(batch, running, ids, channels, samples, n, old, new, own):
     """running (C,) = old * running + new * batch / n; batch: (samples * C,), averaged over the samples in their order."""
     if there(running):
@@ -261,9 +286,9 @@ def forward(x, y, w, b, mean, var, stats, program, checked, eps, n, old, new):
     guarded = h.source in (OWN, TRACKED) and h.nbytes == 8 * units * h.members  # float64, and not given
     if not checked and (not acceptable(x, y, w, b, mean, var, words, h) or (guarded and in_place(x, y))):
         return REFUSED
-    space = work_space(2 * places + h.work + h.kept + 4 * units)
+    space = work_space(3 * places + h.work + h.kept + 4 * units)
     weights = pointer(space)
-    biases, rest, table = advance(weights, places), advance(weights, 2 * places), elements(stats, float64)
+    biases, rest, table = advance(weights, places), advance(weights, 3 * places), elements(stats, float64)
     if not there(stats):
         table = advance(rest, h.work + h.kept)
         fill(table, 0, 4 * units, 0.0)
@@ -275,8 +300,11 @@ def forward(x, y, w, b, mean, var, stats, program, checked, eps, n, old, new):
         widen(var, ids, units, advance(table, RSTD * units))
     read(w, ids, places, 1.0, weights)
     read(b, ids, places, -0.0, biases)
+    if h.single == 2 and not halve(weights, 2 * places, is_wide(w, ids) or is_wide(b, ids)):
+        keep(space)
+        return TOO_WIDE
     args = (weights, biases, carray(table, (4, units)), rest, advance(rest, h.work), advance(words, STEPS + 4 * h.steps))
-    run_steps(words, h, (elements(x, uint8), elements(y, uint8), *args, float64(h.members), eps))
+    run_steps(words, h, (elements(x, uint8), elements(y, uint8), *args, float64(h.members), eps), advance(table, RSTD * units))
     if guarded:
         squares, roots = advance(table, M2 * units), advance(table, RSTD * units)
         if not in_range(squares, roots, units, elements(x, float64), groups, h.runs, h.members // h.runs):
@@ -300,25 +328,30 @@ def backward(x, dy, dx, w, mean, rstd, grads, program, checked):
     guarded = h.nbytes == 8 * units * h.members
     if not checked and not acceptable_gradients(x, dy, dx, w, mean, rstd, grads, words, h):
         return REFUSED
-    if not checked and guarded and (in_place(x, dx) or in_place(dy, dx)):
+    if not checked and (guarded or h.single) and (in_place(x, dx) or in_place(dy, dx)):
         return REFUSED
-    space = work_space((h.times + 2) * places + UNIT * units + h.work + h.kept)
+    space = work_space(2 * (h.times + 1) * places + UNIT * units + h.work + h.kept)
     weights, anchors, roots = pointer(space), elements(mean, float64), elements(rstd, float64)
-    total = advance(weights, h.times * places)
+    total = advance(weights, 2 * h.times * places)
     table = advance(total, 2 * places)
     read(w, ids, places, 1.0, weights if h.times == 1 else total)
     if h.times > 1:
         for k in range(places):
             fill(weights, k * h.times, h.times, total[k])
+    if h.single == 2 and not halve(weights, h.times * places, is_wide(w, ids)):
+        keep(space)
+        return TOO_WIDE
     for u in range(units):
         table[UNIT * u + ANCHOR] = anchors[u] if there(mean) else 0.0
         table[UNIT * u + ROOT] = roots[u]
     rest, family_sizes = advance(table, UNIT * units), advance(words, STEPS + 4 * h.steps)
     args = (weights, table, advance(rest, h.work), total, rest, family_sizes, float64(h.members))
-    run_steps(words, h, (elements(x, uint8), elements(dy, uint8), elements(dx, uint8), *args))
+    run_steps(words, h, (elements(x, uint8), elements(dy, uint8), elements(dx, uint8), *args), table)
     if there(grads):
         narrow(total, 2 * places, grads, ids)
     status = DONE
+    if h.single and not has_room(table, units, total, places if there(grads) else 0):
+        status = OUT_OF_RANGE
     if guarded:
         n, each = places if there(grads) else 0, h.members // h.runs
         if not gradients_in_range(table, units, total, n, elements(x, float64), elements(dy, float64), h.groups, h.runs, each):

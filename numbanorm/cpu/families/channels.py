@@ -6,27 +6,32 @@ what the channel's sums give. So x and dy are read once for all gradients of par
 
 from __future__ import annotations
 
+import numpy as np
 from numba import int64
 
 from ..arith.accumulators import block_rows, drain, empty, get, plus, push
+from ..arith.elementwise import fits_channel
 from ..arith.gradient_sums import gradients_of, numbers, settle, weighted
 from ..arith.vectors import advance
 from ..compile import device
-from ..layout import OFFSET, ROOT, UNIT
+from ..layout import OFFSET, ROOT, SLOPE, UNIT
 
 
 @device(inline=False)
 def settle_group(flags, arrays, sums, groups, channels, u, stack):
     """The sums of the channels of group u, times their weights, in the row tree -> its table. sums: (units, channels, 4)."""
     x, _, _, w, table, count = arrays
-    rows, first = block_rows(channels), u % groups * channels
+    rows, first, good = block_rows(channels), u % groups * channels, True
     blocks = (channels + rows - 1) // rows
     for b in range(blocks):
         a = empty(x, 4)
         for k in range(b * rows, min(channels, (b + 1) * rows)):
+            good &= fits_channel(x, 0.0, 0.0, table[UNIT * u + ROOT], w[first + k], 0.0)
             a = plus(a, weighted(get(sums, 4 * (u * channels + k), empty(x, 4)), w[first + k]))
         push(stack, int64(0), int64(4), b, a)
     settle(flags, drain(stack, int64(0), int64(4), blocks, empty(x, 4)), advance(table, UNIT * u), count)
+    if not good:
+        table[UNIT * u + SLOPE] = np.nan
 
 
 @device(inline=False)

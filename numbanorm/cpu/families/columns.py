@@ -16,7 +16,7 @@ JOIN, APPLY): the bits are the same.
 
 from __future__ import annotations
 
-from numba import int64
+from numba import boolean, int64
 
 from ..arith.accumulators import (
     add_row_squares,
@@ -33,17 +33,24 @@ from ..arith.accumulators import (
     squares_about,
     tile_of_sums,
 )
-from ..arith.elementwise import affine_columns, parameters, share
-from ..arith.statistics import conclude, get_lanes, put_lanes, rows_of
-from ..arith.vectors import advance, fill, named, repeat
+from ..arith.arithmetic import at_once
+from ..arith.elementwise import affine_columns, mixed_columns, put_constants, repeat_constants
+from ..arith.memory import fill, repeat
+from ..arith.moments import add_row_moments
+from ..arith.statistics import conclude, conclude_moments, get_lanes, rows_of, unknown
+from ..arith.vectors import advance, named
 from ..compile import device, kernel
 from ..layout import (
+    AGAIN,
+    AT_ONCE,
+    BOTH,
     CENTER,
     FUSED,
     JOIN,
     LANE_ROOM,
     MEASURE,
-    ONE_READ,
+    MERGED,
+    OWN,
     PIECE,
     SQUARES,
     TALL,
@@ -93,21 +100,24 @@ def side_by_side(strip, sizes, columns):
 def block_moments(kind, x, block, means, kept, room, acc, own):
     """Sums, or squares about `means`, of <= PIECE columns over the rows of a block -> acc[0 : width].
 
-    With ONE_READ the block's sums and its squares about its own means (`own`) are kept when the sums are taken, and
+    With MERGED the block's sums and its squares about its own means (`own`) are kept when the sums are taken, and
     merged about the group's mean for the squares (Chan, Golub, LeVeque 1979). kept: (2, room).
     """
     n, width = float(block.rows), block.width
     out, about = acc, means
-    if kind & CENTER:
+    if kind & AT_ONCE and at_once(x):
+        add_row_moments(x, block, acc, int64(PIECE))
+        return
+    if kind & CENTER and not at_once(x):
         add_row_sums(x, block, acc)
-        if not kind & ONE_READ:
+        if not kind & MERGED:
             return
         out, about = advance_by(kept, room, empty(x, 1)), own
         for c in range(0, width, 16):
             s = get(acc, c, empty(x, 16))
             put(kept, c, s)
             put(own, c, ratio(s, n)[0])
-    elif kind & ONE_READ:
+    elif kind & MERGED and not at_once(x):
         for c in range(0, width, 16):
             high, low = ratio(get(kept, c, empty(x, 16)), n)
             mean = get_lanes(means, c, min(16, width - c), empty(x, 16))
@@ -118,13 +128,13 @@ def block_moments(kind, x, block, means, kept, room, acc, own):
 
 @device(inline=False)
 def strip_sums(kind, x, strip, room, means, kept, stack, out):
-    """Row trees of a strip's columns over its blocks -> out[0 : width].
+    """Row trees of a strip's columns over its blocks -> out[0 : width]; with AT_ONCE sums, and squares from out[room] on.
 
     means: float64 (width,), wanted for the squares; kept: (blocks, 2, room).
     """
-    first, last, width = strip.first, strip.last, strip.width
+    first, last, width, wide = strip.first, strip.last, strip.width, int64(2 * PIECE if kind & AT_ONCE else PIECE)
     acc = stack
-    own = advance_by(acc, PIECE, empty(x, 1))
+    own = advance_by(acc, 2 * PIECE, empty(x, 1))
     levels = advance_by(own, PIECE, empty(x, 1))
     for start in range(0, width, PIECE):
         size = min(PIECE, width - start)
@@ -134,10 +144,13 @@ def strip_sums(kind, x, strip, room, means, kept, stack, out):
             here = levels if even else acc
             block_moments(kind, x, block_at(strip, k, start, size), advance(means, start), keep, room, here, own)
             if not even:
-                for c in range(0, size, 16):
-                    push(levels, c, int64(PIECE), k - first, get(acc, c, empty(x, 16)))
-        for c in range(0, size, 16):
-            put(out, start + c, drain(levels, c, int64(PIECE), last - first, empty(x, 16)))
+                for q in range(0, wide, PIECE):
+                    for c in range(q, q + size, 16):
+                        push(levels, c, wide, k - first, get(acc, c, empty(x, 16)))
+        for q in range(0, wide, PIECE):
+            place = start if q == 0 else room + start
+            for c in range(0, size, 16):
+                put(out, place + c, drain(levels, q + c, wide, last - first, empty(x, 16)))
 
 
 @device()
@@ -183,61 +196,102 @@ def columns_total(sums, at, fold, stride, like):
 
 
 @device(inline=False)
-def join(kind, x, stats, sizes, strip, partials, chunks, space):
-    """Chunks' sums (chunks, room) of a strip -> its groups' statistics."""
-    length, fold, all_groups, sums = sizes.length, sizes.fold, sizes.groups, space.sums
-    if chunks == 1:
-        sums = partials
-    else:
-        for c in range(0, strip.width, 16):
-            for q in range(chunks):
-                push(space.stack, int64(0), int64(16), q, get(partials, q * sizes.room + c, empty(x, 16)))
-            put(sums, c, drain(space.stack, int64(0), int64(16), chunks, empty(x, 16)))
-    if length == 1 and (fold == 1 or all_groups % 16 == 0):
-        for g in range(0, strip.groups, 16):
-            totals = empty(x, 16)
-            if kind & (CENTER | SQUARES):
-                totals = columns_total(sums, g, fold, all_groups, totals)
-            conclude(kind, totals, stats, strip.u + g, min(16, strip.groups - g))
-        return
-    for g in range(strip.groups):
-        total = empty(x, 1)
-        if kind & (CENTER | SQUARES):
-            total = group_total(sums, g * length, length, fold, all_groups * length, total, space.lanes)
-        conclude(kind, total, stats, strip.u + g, int64(1))
+def join_chunks(x, sums, partials, chunks, numbers, stack):
+    """Chunks' sums (chunks, numbers) in pairs -> sums (numbers,)."""
+    for c in range(0, numbers, 16):
+        for q in range(chunks):
+            push(stack, int64(0), int64(16), q, get(partials, q * numbers + c, empty(x, 16)))
+        put(sums, c, drain(stack, int64(0), int64(16), chunks, empty(x, 16)))
 
 
 @device(inline=False)
-def expand(arrays, sizes, strip, rows, out):
-    """Mean, scale and shift of each column of a strip, as often as rows are side by side -> out, float64 (3, room).
+def join(kind, x, stats, sizes, strip, partials, chunks, space):
+    """Chunks' sums (chunks, room) of a strip, with AT_ONCE (chunks, 2, room) -> its groups' statistics."""
+    length, fold, all_groups, room, sums = sizes.length, sizes.fold, sizes.groups, sizes.room, partials
+    if chunks > 1:
+        sums = space.sums
+        join_chunks(x, sums, partials, chunks, 2 * room if kind & AT_ONCE else room, space.stack)
+    of, both, many, one = kind & BOTH, kind & AT_ONCE and at_once(x), empty(x, 16), empty(x, 1)
+    if length == 1 and (fold == 1 or all_groups % 16 == 0):
+        for g in range(0, strip.groups, 16):
+            u, n, totals = strip.u + g, min(16, strip.groups - g), many
+            if of:
+                totals = columns_total(sums, g, fold, all_groups, many)
+            if both:
+                conclude_moments(totals, columns_total(sums, room + g, fold, all_groups, many), stats, u, n)
+            else:
+                conclude(of, totals, stats, u, n)
+        return
+    for g in range(strip.groups):
+        total, stride = one, all_groups * length
+        if of:
+            total = group_total(sums, g * length, length, fold, stride, one, space.lanes)
+        if both:
+            squares = group_total(sums, room + g * length, length, fold, stride, one, space.lanes)
+            conclude_moments(total, squares, stats, strip.u + g, int64(1))
+        else:
+            conclude(of, total, stats, strip.u + g, int64(1))
 
-    rows: 1 where the mean is enough.
-    """
-    x, _, w, b, stats = arrays
-    u, groups, length, t, room = strip.u, strip.groups, sizes.length, sizes.t, sizes.room
-    first, like = u % sizes.groups * (length // t), empty(x, 16)
+
+@device(inline=False)
+def expand_means(stats, sizes, strip, out):
+    """Mean of each column of a strip, as often as runs are folded -> out, float64 (room,)."""
+    for g in range(strip.groups):
+        if sizes.length == 1:
+            out[g] = stats.mean[strip.u + g]
+        else:
+            fill(out, g * sizes.length, sizes.length, stats.mean[strip.u + g])
+    repeat(out, strip.groups * sizes.length, sizes.fold)
+
+
+@device(inline=False)
+def expand(flags, arrays, sizes, strip, out):
+    """Constants of each column of a strip, as often as rows are side by side -> out, see `put_constants`, and its answer."""
+    x, w, b, stats = arrays.x, arrays.w, arrays.b, arrays.stats
+    u, groups, length, t, room, own = strip.u, strip.groups, sizes.length, sizes.t, sizes.room, boolean(flags & OWN)
+    first, like, mixed = u % sizes.groups * (length // t), empty(x, 16), False
     if length == 1:
         for g in range(0, groups, 16):
             n = min(16, groups - g)
-            put_lanes(out, g, n, get_lanes(stats.mean, u + g, n, like))
-            if rows > 1:
-                rstd, low = get_lanes(stats.rstd, u + g, n, like), get_lanes(stats.low, u + g, n, like)
-                weights, biases = get_lanes(w, first + g, n, like), get_lanes(b, first + g, n, like)
-                scale, shift = parameters(rstd, share(low, rstd), weights, biases)
-                put_lanes(out, room + g, n, scale)
-                put_lanes(out, 2 * room + g, n, shift)
+            mean, low = get_lanes(stats.mean, u + g, n, like), get_lanes(stats.low, u + g, n, like)
+            m2, rstd = get_lanes(stats.m2, u + g, n, like), get_lanes(stats.rstd, u + g, n, like)
+            weights, biases = get_lanes(w, first + g, n, like), get_lanes(b, first + g, n, like)
+            mixed |= put_constants(x, out, room, g, n, (mean, low, m2, rstd, weights, biases), own)
     else:
         for g in range(groups):
-            fill(out, g * length, length, stats.mean[u + g])
-            rstd = stats.rstd[u + g]
-            c = share(stats.low[u + g], rstd)
-            for column in range(g * length, (g + 1) * length if rows > 1 else 0, t):
-                scale, shift = parameters(rstd, c, w[first], b[first])
+            mean, low, m2, rstd = stats.mean[u + g], stats.low[u + g], stats.m2[u + g], stats.rstd[u + g]
+            for column in range(g * length, (g + 1) * length, t):
+                mixed |= put_constants(x, out, room, column, t, (mean, low, m2, rstd, w[first], b[first]), own)
                 first += 1
-                fill(out, room + column, t, scale)
-                fill(out, 2 * room + column, t, shift)
-    for row in range(rows):
-        repeat(out, row * room, groups * length, max(sizes.fold, sizes.beside))
+    repeat_constants(x, out, room, groups * length, max(sizes.fold, sizes.beside))
+    return mixed
+
+
+@device(inline=False)
+def measure(kind, arrays, sizes, strip, kept, space, out):
+    """Column sums of a kind of a strip -> out."""
+    if not kind & CENTER:
+        expand_means(arrays.stats, sizes, strip, space.table)
+    strip_sums(kind, arrays.x, strip, sizes.room, space.table, kept, space.stack, out)
+
+
+@device(inline=False)
+def whole_strip(flags, arrays, sizes, strip, kept, space):
+    """Statistics of a strip's groups, all at once."""
+    x, stats, sums = arrays.x, arrays.stats, space.sums
+    if flags & AT_ONCE and at_once(x):
+        measure(int64(BOTH | AT_ONCE), arrays, sizes, strip, kept, space, sums)
+        join(int64(BOTH | AT_ONCE), x, stats, sizes, strip, sums, int64(1), space)
+        if unknown(stats.rstd, strip.u, strip.groups):
+            measure(int64(SQUARES), arrays, sizes, strip, kept, space, sums)
+            join(int64(SQUARES), x, stats, sizes, strip, sums, int64(1), space)
+        return
+    for kind in (int64(CENTER), int64(SQUARES)):
+        if flags & kind:
+            measure(kind | flags & MERGED, arrays, sizes, strip, kept, space, sums)
+            join(kind, x, stats, sizes, strip, sums, int64(1), space)
+    if not flags & BOTH:
+        join(int64(0), x, stats, sizes, strip, sums, int64(1), space)
 
 
 @kernel()
@@ -246,33 +300,33 @@ def columns(phase, flags, x, y, w, b, stats, work, kept, sizes, count, eps, lo, 
 
     x, y: where (size,) elements are; w, b: float64 (G * L / t,); stats: (4, units), see `layout`;
     sizes: `ColumnsSizes`.
-    work: `slots` scratch areas of `scratch` float64 (stack, column sums, lanes, parameters), then the sums of all chunks.
+    work: `slots` scratch areas of `scratch` float64 (stack, column sums, lanes, constants), then the sums of all chunks.
     kept: the moments of blocks, of one strip a slot (FUSED) or of all strips.
     """
     sizes, stats, one = named(sizes, ColumnsSizes), rows_of(stats, count, eps), empty(x, 1)
-    arrays, room, chunks, fused = Arrays(x, y, w, b, stats), sizes.room, sizes.chunks, phase == FUSED
+    arrays, room, chunks, fused = Arrays(x, y, w, b, (w, b), stats), sizes.room, sizes.chunks, phase == FUSED
     stack = advance(work, slot * sizes.scratch)
     sums = advance_by(stack, sizes.stack, one)
-    lanes = advance_by(sums, room, one)
+    lanes = advance_by(sums, 2 * room, one)
     space = Space(stack, sums, lanes, advance_by(lanes, LANE_ROOM, one))
     partials, step = advance(work, sizes.slots * sizes.scratch), block_rows(sizes.rows)
     each = (sizes.rows + step - 1) // step * 2 * room  # of `kept`
-    whole = phase in (FUSED, JOIN)
+    wide = 2 * room if flags & AT_ONCE else room
     for p in range(lo, hi):
-        strip = strip_at(p, whole, sizes, sizes.length)
+        strip = strip_at(p, phase in (FUSED, JOIN), sizes, sizes.length)
         own = advance_by(kept, (slot if fused else p // chunks) * each, one)
-        out = sums if fused else advance_by(partials, (p * chunks if whole else p) * room, one)
-        for kind in (CENTER, SQUARES):
-            if flags & kind:
-                if phase in (FUSED, MEASURE):
-                    if kind == SQUARES:
-                        expand(arrays, sizes, strip, 1, space.table)
-                    strip_sums(kind | flags & ONE_READ, x, strip, room, space.table, own, stack, out)
-                if whole:
-                    join(kind, x, stats, sizes, strip, out, int64(1) if fused else chunks, space)
-        if whole and not flags & (CENTER | SQUARES):
-            join(int64(0), x, stats, sizes, strip, out, int64(1), space)
+        if flags & AGAIN and not unknown(stats.rstd, strip.u, strip.groups):
+            continue
+        if fused:
+            whole_strip(flags, arrays, sizes, strip, own, space)
+        elif phase == MEASURE:
+            measure(flags, arrays, sizes, strip, own, space, advance_by(partials, p * wide, one))
+        elif phase == JOIN:
+            join(flags, x, stats, sizes, strip, advance_by(partials, p * chunks * wide, one), chunks, space)
         if flags & WRITE and phase != JOIN:
-            expand(arrays, sizes, strip, 3, space.table)
+            mixed = expand(flags, arrays, sizes, strip, space.table)
             for block in side_by_side(strip, sizes, sizes.length):
-                affine_columns(x, y, block, space.table, room)
+                if mixed:
+                    mixed_columns(x, y, block, space.table, room)
+                else:
+                    affine_columns(x, y, block, space.table, room)

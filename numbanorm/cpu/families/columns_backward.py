@@ -10,9 +10,11 @@ import math
 from numba import int64
 
 from ..arith.accumulators import advance_by, drain, empty, get, push, put
-from ..arith.elementwise import affine_columns, gradient_columns, product_error, rows_of_parameters
-from ..arith.gradient_sums import SUMS, add_row_products, as_one
-from ..arith.vectors import advance, fill, named, repeat
+from ..arith.elementwise import affine_columns
+from ..arith.gradient_elements import gradient_columns, narrow_rows, product_error, rows_of_parameters
+from ..arith.gradient_sums import SUMS, add_row_products, as_one, sums_of
+from ..arith.memory import fill, repeat
+from ..arith.vectors import advance, named
 from ..compile import device, kernel
 from ..layout import (
     ALONE,
@@ -43,8 +45,9 @@ from .columns import block_at, group_total, side_by_side, strip_at
 @device(inline=False)
 def strip_products(x, dy, strip, room, means, stack, out):
     """Row trees of a strip's columns over its blocks -> out[k * room + column] for each sum k."""
-    first, last, wide = strip.first, strip.last, SUMS * PIECE
-    acc, levels = stack, advance_by(stack, wide, empty(x, 1))
+    first, last, kinds = strip.first, strip.last, sums_of(x)
+    wide = kinds * PIECE
+    acc, levels = stack, advance_by(stack, SUMS * PIECE, empty(x, 1))
     for start in range(0, strip.width, PIECE):
         size = min(PIECE, strip.width - start)
         for k in range(first, last):
@@ -55,7 +58,7 @@ def strip_products(x, dy, strip, room, means, stack, out):
                 for q in range(0, wide, PIECE):
                     for c in range(q, q + size, 16):
                         push(levels, c, int64(wide), k - first, get(acc, c, empty(x, 16)))
-        for q in range(SUMS):
+        for q in range(kinds):
             for c in range(0, size, 16):
                 put(out, q * room + start + c, drain(levels, q * PIECE + c, int64(wide), last - first, empty(x, 16)))
 
@@ -67,7 +70,7 @@ def join_columns(flags, arrays, totals, sizes, strip, partials, chunks, space):
     if chunks == 1:
         sums = partials
     else:
-        for c in range(0, SUMS * room, 16):
+        for c in range(0, sums_of(x) * room, 16):
             for q in range(chunks):
                 push(space.stack, int64(0), int64(16), q, get(partials, q * SUMS * room + c, empty(x, 16)))
             put(sums, c, drain(space.stack, int64(0), int64(16), chunks, empty(x, 16)))
@@ -76,7 +79,9 @@ def join_columns(flags, arrays, totals, sizes, strip, partials, chunks, space):
         at = k * length
         one = group_total(sums, at, length, fold, stride, empty(x, 1), space.lanes)
         two = group_total(sums, at + room, length, fold, stride, empty(x, 1), space.lanes)
-        three = group_total(sums, at + 2 * room, length, fold, stride, empty(x, 1), space.lanes)
+        three = empty(x, 1)
+        if sums_of(x) == SUMS:
+            three = group_total(sums, at + 2 * room, length, fold, stride, three, space.lanes)
         put(totals, 4 * (strip.u * sizes.channels + k), as_one(one, two, three))
     for u in range(strip.u, strip.u + strip.groups):
         settle_group(flags, arrays, totals, sizes.groups, sizes.channels, u, space.stack)
@@ -100,7 +105,8 @@ def expand(arrays, sizes, strip, out):
                     fill(out, column + row * room, length, numbers[row])
             column += length
     for row in range(rows):
-        repeat(out, row * room, column, max(sizes.fold, sizes.beside))
+        repeat(advance(out, row * room), column, max(sizes.fold, sizes.beside))
+    narrow_rows(x, out, rows * room)
 
 
 @device(inline=False)

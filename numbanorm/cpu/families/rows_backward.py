@@ -9,7 +9,7 @@ from __future__ import annotations
 from numba import boolean, int64
 
 from ..arith.accumulators import advance_by, block_rows, drain, empty, get, push, put, value
-from ..arith.elementwise import gradient_rows
+from ..arith.gradient_elements import gradient_rows, own_weights
 from ..arith.gradient_sums import settle, span_products
 from ..arith.vectors import advance, named
 from ..compile import device, kernel
@@ -97,8 +97,10 @@ def rows_backward(phase, flags, x, dy, dx, w, table, sums, grads, work, sizes, c
     spans, 4); sizes: `RowsGradientSizes`.
     work: `slots` scratch areas (stack, columns' sums and their levels), then the chunks' sums.
     """
-    sizes, arrays = named(sizes, RowsGradientSizes), GradientArrays(x, dy, dx, w, table, count)
+    sizes = named(sizes, RowsGradientSizes)
     _, groups, length, _, padded, span, _, _, chunks, columns, scratch, slots = sizes
+    w = own_weights(x, w, groups * length)
+    arrays = GradientArrays(x, dy, dx, w, table, count)
     spans = (length + span - 1) // span
     stack, one = advance(work, slot * scratch), empty(x, 1)
     partials = advance(work, slots * scratch)

@@ -30,19 +30,26 @@ from ..arith.accumulators import (
     tile_squares,
     tile_sum,
 )
-from ..arith.elementwise import affine_run, share
-from ..arith.statistics import conclude, rows_of
+from ..arith.arithmetic import at_once
+from ..arith.elementwise import affine_run, apart, fits, fits_channel, joined, own_parameters, plain_run, pointwise_run
+from ..arith.moments import get_moments, span_moments, sum_and_squares
+from ..arith.statistics import conclude, conclude_moments, rows_of, unknown
 from ..arith.vectors import advance, named
 from ..compile import device, kernel
 from ..layout import (
+    AGAIN,
+    AT_ONCE,
     BATCH,
+    BOTH,
     CENTER,
     FUSED,
     JOIN,
     LEVELS,
     MEASURE,
-    ONE_READ,
+    MERGED,
+    OWN,
     SQUARES,
+    STACK,
     STREAM,
     WRITE,
     Arrays,
@@ -55,7 +62,7 @@ from ..layout import (
 def span_sum(kind, x, i, n, mean, kept, stack):
     """Sum (kind CENTER) or squares about `mean` (SQUARES) of one span, x[i : i + n].
 
-    With ONE_READ the moments of each tile, about its own mean, are kept when the sum is taken, and merged about the group's
+    With MERGED the moments of each tile, about its own mean, are kept when the sum is taken, and merged about the group's
     mean for the squares (Chan, Golub, LeVeque 1979; all tiles at once, so that no division waits for another).
     kept: (tiles, 2).
     """
@@ -63,12 +70,12 @@ def span_sum(kind, x, i, n, mean, kept, stack):
     k = 0
     while True:
         at, size = i + TILE * k, min(TILE, n - TILE * k)
-        if kind & CENTER:
+        if kind & CENTER and not at_once(x):
             s = tile_sum(x, at, size)
-            if kind & ONE_READ:
+            if kind & MERGED:
                 put(kept, 2 * k, s)
                 put(kept, 2 * k + 1, tile_squares(x, at, size, ratio(s, float(size))[0]))
-        elif kind & ONE_READ:
+        elif kind & MERGED and not at_once(x):
             high, low = ratio(get(kept, 2 * k, empty(x, 1)), float(size))
             s = squares_about(get(kept, 2 * k + 1, empty(x, 1)), float(size), high, low, mean)
         else:
@@ -103,23 +110,30 @@ def first_run(u, sizes):
 
 
 @device(inline=False)
-def apply_span(arrays, t, span, at, u, first):
+def apply_span(flags, arrays, span, at, u, first, t, pointwise):
     """Normalize a span of a run of unit u, which starts `at` elements into the run; a parameter serves t elements of the run.
 
-    The run's parameters start at `first`.
+    The run's parameters start at `first`; pointwise: whether each element has its own.
     """
-    x, y, w, b, stats = arrays
-    mean, rstd = stats.mean[u], stats.rstd[u]
-    c = share(stats.low[u], rstd)
-    if t == 1:
-        affine_run(x, y, span, mean, rstd, c, advance(w, first + at), advance(b, first + at))
+    x, y, w, b, own, stats = arrays
+    mean, low, rstd = stats.mean[u], stats.low[u], stats.rstd[u]
+    good = fits(x, mean, stats.m2[u], rstd, boolean(flags & OWN))
+    if pointwise:
+        if good:
+            pointwise_run(x, y, span, apart(x, mean, low, rstd), advance(own[0], first + at), advance(own[1], first + at))
+        else:
+            plain_run(x, y, span, (mean, low, rstd), advance(w, first + at), advance(b, first + at))
         return
     k = at // t if at else 0
     done = 0
     while done < span.n:
         size = min(span.n, (k + 1) * t - at) - done
-        part = Span(span.i + done, size, span.ahead, span.streaming)
-        affine_run(x, y, part, mean, rstd, c, w[first + k], b[first + k])
+        part = Span(span.i + done, size, span.ahead, span.streaming, span.runs, span.stride)
+        weight, bias = w[first + k], b[first + k]
+        if good and fits_channel(x, mean, low, rstd, weight, bias):
+            affine_run(x, y, part, joined(x, mean, low, rstd, weight, bias))
+        else:
+            plain_run(x, y, part, (mean, low, rstd), weight, bias)
         done += size
         k += 1
 
@@ -130,11 +144,35 @@ def rows_together(length):
 
 
 @device(inline=False)
-def conclude_all(kind, totals, x, stats, u, n):
-    """Groups u .. u + n - 1 from `totals`, sixteen at a time: one by one took a third of a short row's time."""
+def rows_at_once(x, stats, length, totals, stack, u, n):
+    """Sums and squares of rows u .. u + n - 1 -> their statistics, sixteen at a time: one by one took a third longer."""
+    for r in range(n):
+        put(totals, 2 * r, span_moments(x, (u + r) * length, length, stack))
     for k in range(0, n, 16):
         some = min(16, n - k)
-        conclude(kind, get_first(totals, k, some, empty(x, 16)), stats, u + k, some)
+        sums, squares = get_moments(totals, k, some, empty(x, 16))
+        conclude_moments(sums, squares, stats, u + k, some)
+
+
+@device(inline=False)
+def rows_one_by_one(kind, arrays, sizes, kept, stack, u, n):
+    """Sums (kind CENTER) or squares (SQUARES) of rows u .. u + n - 1 -> their statistics; or (0) what follows from given ones.
+
+    kept: the moments of the tiles of the rows.
+    """
+    x, stats, length, of = arrays.x, arrays.stats, sizes.length, kind & (CENTER | SQUARES)
+    tiles, totals, one = (length + TILE - 1) // TILE, advance_by(stack, STACK, empty(x, 1)), empty(x, 1)
+    for r in range(n if of else 0):
+        own, total = advance_by(kept, 2 * r * tiles, one), one
+        if of == CENTER or stats.rstd[u + r] == 0.0:
+            total = span_sum(kind, x, (u + r) * length, length, stats.mean[u + r], own, stack)
+        put(totals, r, total)
+    if n == 1:
+        conclude(of, get_first(totals, 0, n if of else 0, one), stats, u, n)
+        return
+    for k in range(0, n, 16):
+        some = min(16, n - k)
+        conclude(of, get_first(totals, k, some if of else 0, empty(x, 16)), stats, u + k, some)
 
 
 @device(inline=False)
@@ -145,25 +183,24 @@ def whole_rows(flags, arrays, sizes, kept, stack, lo, hi):
     the next row is summed (128 elements: 96 ns a row became 65). kept: the moments of the tiles of a batch.
     """
     x, stats, groups, length, t = arrays.x, arrays.stats, sizes.groups, sizes.length, sizes.t
-    one_read, streaming = flags & ONE_READ, boolean(flags & STREAM)
-    tiles, per_group, batch = (length + TILE - 1) // TILE, length // t, rows_together(length)
-    totals, ahead = advance_by(stack, 2 * LEVELS, empty(x, 1)), batch * sizes.ahead
+    merged, streaming, pointwise = flags & MERGED, boolean(flags & STREAM), t == 1 and length > 1
+    per_group, batch, totals = length // t, rows_together(length), advance_by(stack, STACK, empty(x, 1))
+    ahead = batch * sizes.ahead
     g = lo % groups
     for u in range(lo, hi, batch):
         n = min(batch, hi - u)
-        for kind in (CENTER, flags & SQUARES):
-            if kind & flags == kind:
-                if kind:
-                    for r in range(n):
-                        own = advance_by(kept, 2 * r * tiles, empty(x, 1))
-                        put(totals, r, span_sum(kind | one_read, x, (u + r) * length, length, stats.mean[u + r], own, stack))
-                if n == 1:
-                    conclude(kind, get(totals, 0, empty(x, 1)), stats, u, n)
-                else:
-                    conclude_all(kind, totals, x, stats, u, n)
+        if flags & AT_ONCE and at_once(x):
+            rows_at_once(x, stats, length, totals, stack, u, n)
+            if unknown(stats.rstd, u, n):
+                rows_one_by_one(int64(SQUARES), arrays, sizes, kept, stack, u, n)
+        else:
+            if flags & CENTER and not at_once(x):
+                rows_one_by_one(CENTER | merged, arrays, sizes, kept, stack, u, n)
+            rows_one_by_one(flags & SQUARES | merged, arrays, sizes, kept, stack, u, n)
         if flags & WRITE:
             for r in range(u, u + n):
-                apply_span(arrays, t, Span(r * length, length, ahead, streaming), int64(0), r, g * per_group)
+                span = Span(r * length, length, ahead, streaming, int64(1), int64(1))
+                apply_span(flags, arrays, span, int64(0), r, g * per_group, t, pointwise)
                 g = g + 1 if g + 1 < groups else 0
 
 
@@ -178,7 +215,8 @@ def apply_spans(flags, arrays, sizes, lo, hi):
     left = runs * groups - run % (runs * groups)  # runs of this sample
     for _ in range(lo, hi):
         i, n = run * length + s * span, min(span, length - s * span)
-        apply_span(arrays, t, Span(i, n, ahead, boolean(flags & STREAM)), s * span, unit + g, g * (length // t))
+        part = Span(i, n, ahead, boolean(flags & STREAM), int64(1), int64(1))
+        apply_span(flags, arrays, part, s * span, unit + g, g * (length // t), t, t == 1 and length > 1)
         s += 1
         if s == spans:
             s = 0
@@ -190,55 +228,94 @@ def apply_spans(flags, arrays, sizes, lo, hi):
                 unit += groups
 
 
+@device(inline=False)
+def sum_group(flags, arrays, sizes, first, stack, u, kept):
+    """Sums (CENTER), squares (SQUARES) or both (AT_ONCE) of unit u -> its statistics; or what follows from given ones.
+
+    first: the first of the unit's tiles in `kept`.
+    """
+    x, stats, group, length, span = arrays.x, arrays.stats, sizes.runs, sizes.length, sizes.span
+    spans, tiles, one = (length + span - 1) // span, (length + TILE - 1) // TILE, empty(x, 1)
+    i, partials, place = first_run(u, sizes), advance_by(stack, STACK, one), 0
+    for _ in range(group if flags & (CENTER | SQUARES) else 0):
+        for e in range(0, length, span):
+            n = min(span, length - e)
+            if flags & AT_ONCE and at_once(x):
+                put(partials, 2 * place, span_moments(x, i + e, n, stack))
+            else:
+                own = advance_by(kept, 2 * (first + e // TILE), one)
+                put(partials, place, span_sum(flags, x, i + e, n, stats.mean[u], own, stack))
+            place += 1
+        i += sizes.groups * length
+        first += tiles
+    conclude_group(flags, arrays, partials, group, spans, stack, u)
+
+
+@device(inline=False)
+def conclude_group(flags, arrays, partials, group, spans, stack, u):
+    """Sums of the spans of unit u -> its statistics."""
+    x, stats, one = arrays.x, arrays.stats, empty(arrays.x, 1)
+    if flags & AT_ONCE and at_once(x):
+        sums, squares = sum_and_squares(group_sum(partials, empty(x, 2), int64(2), group, spans, stack))
+        conclude_moments(sums, squares, stats, u, int64(1))
+    elif flags & (CENTER | SQUARES):
+        conclude(flags & BOTH, group_sum(partials, one, int64(1), group, spans, stack), stats, u, int64(1))
+    else:
+        conclude(int64(0), one, stats, u, int64(1))
+
+
+@device(inline=False)
+def whole_groups(flags, arrays, sizes, slot, kept, stack, lo, hi):
+    """Units lo .. hi - 1, each all at once. kept: the moments of the tiles of one unit a slot."""
+    stats, group, groups, length, t = arrays.stats, sizes.runs, sizes.groups, sizes.length, sizes.t
+    first, merged = slot * group * ((length + TILE - 1) // TILE), flags & MERGED
+    for u in range(lo, hi):
+        if flags & AT_ONCE and at_once(arrays.x):
+            sum_group(int64(BOTH | AT_ONCE), arrays, sizes, first, stack, u, kept)
+            if stats.rstd[u] == 0.0:
+                sum_group(int64(SQUARES), arrays, sizes, first, stack, u, kept)
+        else:
+            if flags & CENTER and not at_once(arrays.x):
+                sum_group(CENTER | merged, arrays, sizes, first, stack, u, kept)
+            sum_group(flags & SQUARES | merged, arrays, sizes, first, stack, u, kept)
+        if flags & WRITE:
+            span = Span(first_run(u, sizes), length, sizes.ahead, boolean(flags & STREAM), group, groups * length)
+            apply_span(flags, arrays, span, int64(0), u, u % groups * (length // t), t, t == 1 and length > 1)
+
+
 @kernel()
 def runs(phase, flags, x, y, w, b, stats, work, kept, sizes, count, eps, lo, hi, slot):
     """Units lo .. hi - 1 (phases FUSED, JOIN) or spans lo .. hi - 1 (MEASURE, APPLY).
 
-    x, y: where (size,) elements are; w, b: float64 (G * L / t,); stats: (4, units), see `layout`; sizes: `RunsSizes`.
+    x, y: where (size,) elements are; w, b: float64 (G * L / t,), see `elementwise.own_parameters`; stats: (4, units), see
+    `layout`; sizes: `RunsSizes`.
     work: `slots` scratch areas of `scratch` float64 (stack, then partials), then the partials of all units.
     kept: the moments of tiles, of one unit (or batch of rows) a slot in FUSED, or of all units.
     """
     sizes, stats, one = named(sizes, RunsSizes), rows_of(stats, count, eps), empty(x, 1)
-    arrays = Arrays(x, y, w, b, stats)
-    group, groups, length, t, ahead, span, scratch, slots = sizes
+    group, groups, length, t, _, span, scratch, slots = sizes
+    arrays = Arrays(x, y, w, b, own_parameters(x, w, b, groups * (length // t)), stats)
     spans, tiles = (length + span - 1) // span, (length + TILE - 1) // TILE
-    stack = advance(work, slot * scratch)
+    stack, partials = advance(work, slot * scratch), advance(work, slots * scratch)
     if phase == FUSED and group == 1 and spans == 1:
         own = advance_by(kept, 2 * slot * rows_together(length) * tiles, one)
         whole_rows(flags, arrays, sizes, own, stack, lo, hi)
     elif phase == FUSED:
-        partials = advance_by(stack, 2 * LEVELS, one)
-        for u in range(lo, hi):
-            for kind in (CENTER, flags & SQUARES):
-                if kind & flags == kind:
-                    if kind:
-                        i, mean, first, place = first_run(u, sizes), stats.mean[u], slot * group * tiles, 0
-                        for _ in range(group):
-                            for e in range(0, length, span):
-                                n, own = min(span, length - e), advance_by(kept, 2 * (first + e // TILE), one)
-                                put(partials, place, span_sum(kind | flags & ONE_READ, x, i + e, n, mean, own, stack))
-                                place += 1
-                            i += groups * length
-                            first += tiles
-                    conclude(kind, group_sum(partials, one, int64(1), group, spans, stack), stats, u, int64(1))
-            if flags & WRITE:
-                i, first = first_run(u, sizes), u % groups * (length // t)
-                for _ in range(group):
-                    apply_span(arrays, t, Span(i, length, ahead, boolean(flags & STREAM)), int64(0), u, first)
-                    i += groups * length
+        whole_groups(flags, arrays, sizes, slot, kept, stack, lo, hi)
     elif phase == MEASURE:
-        partials = advance(work, slots * scratch)
         for p in range(lo, hi):
             u, j, e = p // (group * spans), p // spans % group, p % spans * span
             i, n = first_run(u, sizes) + j * groups * length + e, min(span, length - e)
-            own = advance_by(kept, 2 * ((u * group + j) * tiles + e // TILE), one)
-            put(partials, p, span_sum(flags, x, i, n, stats.mean[u], own, stack))
+            if flags & AT_ONCE and at_once(x):
+                put(partials, 2 * p, span_moments(x, i, n, stack))
+            elif not (flags & AGAIN and stats.rstd[u] != 0.0):
+                own = advance_by(kept, 2 * ((u * group + j) * tiles + e // TILE), one)
+                put(partials, p, span_sum(flags, x, i, n, stats.mean[u], own, stack))
     elif phase == JOIN:
-        partials = advance(work, slots * scratch)
+        lanes = 2 if flags & AT_ONCE else 1
         for u in range(lo, hi):
-            total = one
-            if flags & (CENTER | SQUARES):
-                total = group_sum(advance_by(partials, u * group * spans, one), one, int64(1), group, spans, stack)
-            conclude(flags, total, stats, u, int64(1))
+            if not (flags & AGAIN and stats.rstd[u] != 0.0):
+                own = advance_by(partials, lanes * u * group * spans, one)
+                conclude_group(flags, arrays, own, group, spans, stack, u)
     else:
         apply_spans(flags, arrays, sizes, lo, hi)

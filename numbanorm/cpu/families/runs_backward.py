@@ -8,7 +8,8 @@ from __future__ import annotations
 from numba import boolean, int64
 
 from ..arith.accumulators import advance_by, empty, put
-from ..arith.elementwise import affine_run, gradient_run
+from ..arith.elementwise import affine_run
+from ..arith.gradient_elements import gradient_run, scaling
 from ..arith.gradient_sums import span_products
 from ..arith.vectors import advance, named
 from ..compile import device, kernel
@@ -51,7 +52,13 @@ def apply_run(flags, arrays, span, u, c):
     if flags & OWN:
         gradient_run(x, dy, dx, span, w[c], advance(table, UNIT * u))
     else:  # given statistics: dx = dy * scale, whatever x is
-        affine_run(dy, dx, span, 0.0, table[UNIT * u + ROOT], -0.0, w[c], -0.0)
+        affine_run(dy, dx, span, scaling(dy, table[UNIT * u + ROOT] * w[c]))
+
+
+@device()
+def span_of(i, n, ahead, flags):
+    """n elements of one run from `i` on."""
+    return Span(i, n, ahead, boolean(flags & STREAM), int64(1), int64(1))
 
 
 @kernel()
@@ -89,7 +96,7 @@ def runs_backward(phase, flags, x, dy, dx, w, table, sums, grads, work, sizes, c
                     i = first_run(u * channels, sizes)
                     for _ in range(runs):
                         for k in range(channels):
-                            apply_run(flags, arrays, Span(i + k * length, length, ahead, boolean(flags & STREAM)), u, own + k)
+                            apply_run(flags, arrays, span_of(i + k * length, length, ahead, flags), u, own + k)
                         i += every * length
                     own = own + channels if own + channels < every else 0
     elif phase == MEASURE:
@@ -108,7 +115,7 @@ def runs_backward(phase, flags, x, dy, dx, w, table, sums, grads, work, sizes, c
     elif phase == APPLY:
         for p in range(lo, hi):
             run, e = p // spans, p % spans * span
-            part = Span(run * length + e, min(span, length - e), ahead, boolean(flags & STREAM))
+            part = span_of(run * length + e, min(span, length - e), ahead, flags)
             apply_run(flags, arrays, part, run // (every * runs) * groups + run % every // channels, run % every)
     if phase == REDUCE or (flags & ALONE and flags & PARAMETERS):
         first, last = (lo, hi) if phase == REDUCE else (0, every)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...spec.plan import Plan
 from ...spec.tree import gradient_family
 from ..arith.accumulators import block_rows
-from ..arith.gradient_sums import SUMS
+from ..arith.gradient_sums import SHORT, SUMS
 from ..layout import (
     ALONE,
     APPLY,
@@ -17,6 +17,7 @@ from ..layout import (
     PARAMETERS,
     PIECE,
     REDUCE,
+    SINGLE,
     STREAM,
     WRITE,
     ColumnsGradientSizes,
@@ -104,7 +105,7 @@ def columns_schedule(plan: Plan, itemsize: int, flags: int, threads: int) -> Sch
     steps = channel_steps(plan, c.fused, flags, c.units, c.units * c.chunks, threads)
     slots = max(s.threads for s in steps)
     parts = parts_of(itemsize)
-    scratch = (stack + SUMS * c.room + LANE_ROOM) * parts + (1 + 3 * parts) * c.room
+    scratch = (stack + SUMS * c.room + LANE_ROOM) * parts + (3 + 3 * parts) * c.room
     work = slots * scratch + (0 if c.fused else c.units * c.chunks * SUMS * c.room * parts)
     share = rows_sharing_loads(groups * length, itemsize)
     sizes = ColumnsGradientSizes(
@@ -129,7 +130,8 @@ def rows_schedule(plan: Plan, itemsize: int, flags: int, threads: int) -> Schedu
     spans, columns = -(-length // span), padded
     while not fused and columns > 256 and (columns > MOST_COLUMNS or chunks * groups * -(-length // columns) < 4 * threads):
         columns = sixteens(columns // 2)
-    together = min(step, max(4, cache_bytes(2) // 16 // (2 * groups * length * itemsize)))
+    # in float32 eight rows are one sum, whatever the machine
+    together = SHORT if flags & SINGLE else min(step, max(4, cache_bytes(2) // 16 // (2 * groups * length * itemsize)))
     if fused and min(threads, chunks) == 1:
         steps: Steps = (Step(FUSED, flags | ALONE, chunks, 1),)
     elif fused:

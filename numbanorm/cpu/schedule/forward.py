@@ -9,16 +9,19 @@ from ...spec.tree import LEAST_RUN, SHORT, by_columns, fold_for
 from ..arith.accumulators import TILE, block_rows
 from ..families.runs import rows_together
 from ..layout import (
+    AGAIN,
     APPLY,
+    AT_ONCE,
     CENTER,
     FUSED,
     JOIN,
     LANE_ROOM,
-    LEVELS,
     MEASURE,
-    ONE_READ,
+    MERGED,
+    OWN,
     PIECE,
     SQUARES,
+    STACK,
     STREAM,
     WRITE,
     ColumnsSizes,
@@ -90,11 +93,13 @@ def steps_for(fused: bool, flags: int, units: int, pieces: int, threads: int) ->
     if fused:
         return (Step(FUSED, flags, units, min(threads, units)),)
     wide = min(threads, pieces)
-    kinds = [kind for kind in (CENTER, SQUARES) if flags & kind]
-    steps = [s for k in kinds for s in (Step(MEASURE, k | flags & ONE_READ, pieces, wide), Step(JOIN, k, units, 1))]
+    kinds = [kind | flags & MERGED for kind in (CENTER, SQUARES) if flags & kind]
+    if flags & AT_ONCE:
+        kinds = [CENTER | SQUARES | AT_ONCE, SQUARES | AGAIN]
+    steps = [s for k in kinds for s in (Step(MEASURE, k, pieces, wide), Step(JOIN, k, units, 1))]
     steps = steps or [Step(JOIN, 0, units, 1)]
     if flags & WRITE:
-        steps.append(Step(APPLY, flags & (WRITE | STREAM), pieces, wide))
+        steps.append(Step(APPLY, flags & (WRITE | STREAM | OWN), pieces, wide))
     return tuple(steps)
 
 
@@ -120,9 +125,10 @@ def runs_schedule(plan: Plan, itemsize: int, flags: int, affine: bool, threads: 
     steps = steps_for(fused, flags, units, units * runs * spans, threads)
     slots = max(step.threads for step in steps)
     together = rows_together.py_func(length) if runs * spans == 1 else runs
-    scratch = (2 * LEVELS + (max(runs * spans, sixteens(together)) if fused else 0)) * parts
-    work = slots * scratch + (0 if fused else units * runs * spans * parts)
-    kept = 2 * tiles * parts * (slots * together if fused else units * runs) if flags & ONE_READ else 0
+    lanes = 2 if flags & AT_ONCE else 1
+    scratch = (STACK + (lanes * max(runs * spans, sixteens(together)) if fused else 0)) * parts
+    work = slots * scratch + (0 if fused else lanes * units * runs * spans * parts)
+    kept = 2 * tiles * parts * (slots * together if fused else units * runs) if flags & MERGED else 0
     # the next row is asked for while this one is written; a row that fills the cache would be driven out again
     ahead = length if runs == 1 and length * itemsize <= cache_bytes(2) // 4 else 0
     sizes = RunsSizes(runs=runs, groups=plan.G, length=length, t=t, ahead=ahead, span=span, scratch=scratch, slots=slots)
@@ -190,12 +196,13 @@ def columns_schedule(plan: Plan, itemsize: int, flags: int, affine: bool, thread
     flags &= ~STREAM
     c = strips_for(plan, itemsize, bool(flags & (CENTER | SQUARES)), threads)
     parts = parts_of(itemsize)
-    stack = PIECE * (2 + c.blocks.bit_length() + 1)
+    sums = 2 if flags & AT_ONCE else 1
+    stack = PIECE * (3 + sums * (c.blocks.bit_length() + 1))
     steps = steps_for(c.fused, flags, c.units, c.units * c.chunks, threads)
     slots = max(s.threads for s in steps)
-    scratch = (stack + c.room + LANE_ROOM) * parts + 3 * c.room
-    work = slots * scratch + (0 if c.fused else c.units * c.chunks * c.room * parts)
-    kept = 2 * c.blocks * c.room * parts * (slots if c.fused else c.units) if flags & ONE_READ else 0
+    scratch = (stack + 2 * c.room + LANE_ROOM) * parts + 5 * c.room
+    work = slots * scratch + (0 if c.fused else sums * c.units * c.chunks * c.room * parts)
+    kept = 2 * c.blocks * c.room * parts * (slots if c.fused else c.units) if flags & MERGED else 0
     t, together = plan.T if affine else length, rows_sharing_loads(groups * length, itemsize)
     sizes = ColumnsSizes(
         rows=c.rows, groups=groups, length=length, t=t, most=c.most, chunks=c.chunks, per_chunk=c.per_chunk, stack=stack,

@@ -1,0 +1,193 @@
+"""Gradients, element by element, over a run and over rows of columns: dx = (x - mean) * slope + (u + shift).
+
+u = dy * weight * rstd. All that is computed for float64 elements has two parts: rstd, which came rounded, is what is then left
+of the error.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils
+from numba.core.cgutils import for_range
+
+from ..compile import intrinsic, types
+from ..layout import ANCHOR, OFFSET, ROOT, SHIFT, SHIFT_LOW, SLOPE, SLOPE_LOW
+from .accumulators import running_at, write_back
+from .arithmetic import PAIRS, Exact, Number, Vec, arithmetic_of
+from .elementwise import aligned, constants_of, down_table
+from .gradient_sums import short_sums, take_in
+from .memory import load, store
+from .stages import Elements, enter, finish
+from .vectors import F32, F64, I64, call, fused, integer, prefetch, sixteens, sixteens_of
+
+N, R = types.intp, types.float64
+
+
+def unit_entries(b: ir.IRBuilder, table: Any, of: Exact) -> tuple[Any, Any, Number, Number]:
+    """Mean, rstd, slope and shift of a unit, whose table begins here, in 16 lanes each."""
+    mean, rstd, *slant = (
+        of.lanes(b, b.load(b.gep(table, [integer(k)]))) for k in (ANCHOR, ROOT, SLOPE, SLOPE_LOW, SHIFT, SHIFT_LOW)
+    )
+    return mean, rstd, slant[: of.parts], slant[2 : 2 + of.parts]
+
+
+@intrinsic
+def gradient_run(tc: Any, x: Any, dy: Any, dx: Any, span: Any, w: Any, table: Any) -> Any:
+    """dx = (x - mean) * slope + (dy * rstd * w + shift), for the elements of a span; table: float64 (UNIT,), see `layout`."""
+    of = arithmetic_of(x.dtype)
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        # for e in range(i, i + n): dx[e] = (x[e] - mean) * slope + (dy[e] * (rstd * w) + shift)
+        xs, dys, dxs = map(Elements, (x, dy, dx), a)
+        i, n, ahead, streaming, _, _ = cgutils.unpack_tuple(b, a[3])
+        mean, _, slope, shift = unit_entries(b, a[5], of)
+        scale = of.scale(b, b.load(b.gep(a[5], [integer(ROOT)])), a[4])
+
+        def step(es: list[Any], n: Any) -> None:
+            at = [b.add(i, e) for e in es]
+            if n is None:
+                for p, place in product((xs, dys), at):
+                    prefetch(b, p.pointer, b.add(place, ahead))
+            values = [(enter(b, xs, place, n), enter(b, dys, place, n)) for place in at]
+            for place, (v, g) in zip(at, values, strict=True):
+                d = of.distance(b, v, mean)
+                finish(b, dxs, place, of.slanted(b, d, slope, ([g], scale), shift), n, streaming)
+
+        aligned(b, streaming, dxs, i, n, step)
+        return ctx.get_dummy_value()
+
+    return types.void(x, dy, dx, span, R, table), codegen
+
+
+@intrinsic
+def scaling(tc: Any, x: Any, scale: Any) -> Any:
+    """Constants of `affine_run` for a product with a scale; a zero has the sign that the forward kernels give it."""
+    of, result = arithmetic_of(x.dtype), constants_of(x)
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        one, nothing, less = (ir.Constant(F64, v) for v in (1.0, 0.0, -0.0))
+        if of.single:
+            return ctx.make_tuple(b, result, of.joined(b, nothing, nothing, a[1], one, less))
+        return ctx.make_tuple(b, result, [nothing, a[1], call(b, "llvm.copysign.f64", F64, [nothing, b.fneg(a[1])])])
+
+    return result(x, R), codegen
+
+
+@intrinsic
+def rows_of_parameters(tc: Any, x: Any) -> Any:
+    """Count of the numbers that `gradient_columns` takes for each column."""
+    return types.intp(x), lambda ctx, b, sig, a: integer(1 + 3 * arithmetic_of(x.dtype).parts)
+
+
+@intrinsic
+def narrow_rows(tc: Any, x: Any, table: Any, n: Any) -> Any:
+    """Write n numbers as float32 behind them, if results are computed so."""
+    of = arithmetic_of(x.dtype)
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        _, table, n = a
+        if of.single:
+            own = b.bitcast(b.gep(table, [n]), F32.as_pointer())
+            with sixteens_of(b, n) as (k, left):
+                store(b, types.float32, own, k, load(b, types.float64, table, k, left), left)
+        return ctx.get_dummy_value()
+
+    return types.void(x, table, N), codegen
+
+
+@intrinsic
+def own_weights(tc: Any, x: Any, w: Any, n: Any) -> Any:
+    """n weights as the arithmetic of x takes those of single elements, from the float64 that stand before them."""
+    of = arithmetic_of(x.dtype)
+    pointer = types.CPointer(types.float32) if of.single else w
+    return pointer(x, w, N), lambda ctx, b, sig, a: b.bitcast(b.gep(a[1], [a[2]]), F32.as_pointer()) if of.single else a[1]
+
+
+@intrinsic
+def product_error(tc: Any, x: Any, y: Any) -> Any:
+    """The error of the rounded product of two float64."""
+    return R(R, R), lambda ctx, b, sig, a: PAIRS.multiply(b, [a[0]], [a[1]])[1]
+
+
+@intrinsic
+def gradient_columns(tc: Any, x: Any, dy: Any, dx: Any, block: Any, parameters: Any, room: Any) -> Any:
+    """dx for the columns and rows of a block.
+
+    parameters: float64 (`rows_of_parameters`, room): mean; scale, slope, shift; their low parts. See `narrow_rows`.
+    """
+    of = arithmetic_of(x.dtype)
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        # for r in range(rows):
+        #     for c in range(width):
+        #         e = i + r * stride + c
+        #         dx[e] = (x[e] - mean[c]) * slope[c] + (dy[e] * scale[c] + shift[c])
+        xs, dys, dxs = map(Elements, (x, dy, dx), a)
+
+        def at_element(known: Any, at: Any, n: Any) -> None:
+            scale, slope, shift = (known[k::3] for k in (1, 2, 3))
+            d = of.distance(b, enter(b, xs, at, n), known[0])
+            finish(b, dxs, at, of.slanted(b, d, slope, ([enter(b, dys, at, n)], scale), shift), n)
+
+        table, room, rows = a[4], a[5], 1 + 3 * of.parts
+        if of.single:
+            table = b.bitcast(b.gep(table, [b.mul(room, integer(rows))]), F32.as_pointer())
+
+        def known_at(c: Any, n: Any) -> list[Any]:
+            return [of.parameter(b, table, b.add(c, b.mul(room, integer(k))), n) for k in range(rows)]
+
+        down_table(b, a[3], known_at, at_element)
+        return ctx.get_dummy_value()
+
+    return types.void(x, dy, dx, block, parameters, N), codegen
+
+
+@intrinsic
+def gradient_rows(tc: Any, wanted: Any, x: Any, dy: Any, dx: Any, block: Any, w: Any, units: Any, sums: Any) -> Any:
+    """dx, and sums for dweight and dbias, for the columns and rows of a block.
+
+    w: float64 (width,). units: (table, apart), of which row r has its statistics from table[r * apart] on, see `layout`.
+    sums: (float64 (2, room), room), which grow by dy * (d * rstd + offset) and dy, row by row.
+    wanted: (dx, sums, sums that begin at 0), three booleans.
+    """
+    of = arithmetic_of(x.dtype)
+    t = Vec(arithmetic=of)
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        # for r in range(rows):
+        #     for c in range(width):
+        #         e, d = i + r * stride + c, x[e] - mean[r]
+        #         if keep: dx[e] = d * slope[r] + (dy[e] * w[c] * rstd[r] + shift[r])
+        #         if add: sums[c], sums[room + c] += dy[e] * (d * rstd[r] + offset[r]), dy[e]
+        xs, dys, dxs = map(Elements, (x, dy, dx), a[1:4])
+        (keep, add, fresh), (i, rows, _, stride, width) = (cgutils.unpack_tuple(b, v) for v in (a[0], a[4]))
+        w, (table, apart), (sums, room) = a[5], *(cgutils.unpack_tuple(b, v) for v in a[6:])
+
+        def step(c: Any, n: Any) -> None:
+            weight, columns = of.parameter(b, w, c, n), [c, b.add(c, room)]
+            total = running_at(b, t, sums, columns, fresh)
+            acc = short_sums(b, of, total)
+            with for_range(b, rows, intp=I64) as row:
+                at, own = b.add(b.add(i, c), b.mul(row.index, stride)), b.gep(table, [b.mul(row.index, apart)])
+                mean, rstd, slope, shift = unit_entries(b, own, of)
+                d, g = of.distance(b, enter(b, xs, at, n), mean), enter(b, dys, at, n)
+                with b.if_then(keep):
+                    u = of.multiply(b, [g], [weight])
+                    finish(b, dxs, at, of.slanted(b, d, slope, (u, [rstd]), shift), n)
+                with b.if_then(add):
+                    h = of.lanes(b, b.load(b.gep(own, [integer(OFFSET)])))
+                    for part in reversed(d):
+                        h = fused(b, part, rstd, h)
+                    acc[0].add_product(b, [g], [h])
+                    acc[1].add_term(b, g)
+            with b.if_then(add):
+                take_in(b, total, acc)
+                write_back(b, t, sums, columns, total)
+
+        sixteens(b, integer(0), width, step)
+        return ctx.get_dummy_value()
+
+    return types.void(wanted, x, dy, dx, block, w, units, sums), codegen
