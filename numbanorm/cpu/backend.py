@@ -57,7 +57,7 @@ def flags_of(call: Call) -> int:
         return flags | own | (PARAMETERS if call.affine else 0)
     if call.given:
         return flags
-    return flags | SQUARES | (CENTER if call.center else 0) | (ONE_READ if call.one_read else 0)
+    return flags | SQUARES | (CENTER if call.center else 0) | (ONE_READ if call.method == "welford" else 0)
 
 
 def schedule_of(call: Call, threads: int) -> Schedule:

@@ -136,7 +136,7 @@ def test_what_is_odd_is_not_touched(what: str, place: str) -> None:
     odd = ODD[what](20 if place == "out" else 4)
     given = {**own, place: folded(odd)}
     out, weight, bias, mean, var = (given[k] for k in ("out", "weight", "bias", "mean", "var"))
-    call_ = spec.forward_call("batch_norm", x.shape, x.dtype, ((), 1), TRACKED, "two_pass", (True, True), False)
+    call_ = spec.forward_call("batch_norm", x.shape, x.dtype, ((), 1), TRACKED, "two_pass", True, (True, True, False))
     assert host.try_forward(call_, x, out, weight, bias, 1e-5, (mean, var, (0.9, 0.1), None), True) is None
     assert all(np.array_equal(own[k], before[k]) for k in own)
 
@@ -161,7 +161,7 @@ def test_shared_memory_is_seen() -> None:
 
     def accepted(out: Any, weight: Any, mean: Any = None, var: Any = None) -> bool:
         source, present = OWN if mean is None else TRACKED, (weight is not None, False)
-        call_ = spec.forward_call("batch_norm", x.shape, x.dtype, ((), 1), source, "two_pass", present, out is x)
+        call_ = spec.forward_call("batch_norm", x.shape, x.dtype, ((), 1), source, "two_pass", True, (*present, out is x))
         return host.try_forward(call_, x, out, weight, None, 1e-5, (mean, var, (0.9, 0.1), None), False) is not None
 
     assert accepted(near, memory[40:44], memory[44:48], memory[48:52])
