@@ -149,7 +149,7 @@ def test_odd_gradients_are_not_touched(what: str, place: str) -> None:
     own |= {"out": np.full((5, 4), 7, np.float32)}
     odd = ODD[what](20 if place in ("dy", "out") else 4 if place == "weight" else 5)
     given = {**own, place: folded(odd)}
-    call_ = spec.backward_call("layer_norm", x.shape, x.dtype, ((4,), 0), OWN, (True,) * 3, False)
+    call_ = spec.backward_call("layer_norm", x.shape, x.dtype, ((4,), 0), OWN, (True,) * 3, True, False)
     assert host.try_backward(call_, x, given["dy"], (given["mean"], given["rstd"]), given["weight"], given["out"]) is None
     assert np.array_equal(own["out"], np.full((5, 4), 7, np.float32))
 
