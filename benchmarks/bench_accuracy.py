@@ -9,7 +9,7 @@ import numpy as np
 
 import numbanorm as nn
 
-from .problems import METHODS, dtype_of, ulp_error
+from .problems import METHODS, dtype_of, needs_exact, ulp_error
 
 Array = np.ndarray[Any, Any]
 ROWS, LENGTH = 64, 1000
@@ -38,6 +38,17 @@ class LayerNormError:
     def track_largest_error(self, data: str, dtype: str, method: str) -> float:
         x = self.x
         return ulp_error(x, nn.layer_norm(x, LENGTH, eps=0.0, method=method))
+
+
+class LayerNormExactError(LayerNormError):
+    """The same with exact=True: half an ulp, and the last bits of float64 that it is computed in."""
+
+    def setup(self, data: str, dtype: str, method: str) -> None:
+        needs_exact()
+        super().setup(data, dtype, method)
+
+    def track_largest_error(self, data: str, dtype: str, method: str) -> float:
+        return ulp_error(self.x, nn.layer_norm(self.x, LENGTH, eps=0.0, method=method, exact=True))
 
 
 class ThreadsError:

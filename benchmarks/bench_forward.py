@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .problems import DTYPES, METHODS, SHAPES, TIMER, problem, sampled
+from .problems import DTYPES, METHODS, SHAPES, TIMER, needs_exact, problem, sampled
 
 
 class _Norm:
@@ -85,6 +85,25 @@ class Method:
         self.run, self.number = problem(norm, shape, "float32", method=method)
 
     def time_forward(self, what: str, method: str) -> None:
+        self.run()
+
+
+class Exact:
+    """exact=True against the default, float32."""
+
+    param_names = ("norm and shape", "exact")
+    params = (("layer 8x16", "layer 8192x1024", "batch 32x64x56x56", "batch 32x56x56x64"), (False, True))
+    warmup_time = 0.2
+    timer = TIMER
+    rounds = 2
+    repeat = (10, 40, 3.0)
+
+    def setup(self, what: str, exact: bool) -> None:
+        needs_exact()
+        norm, shape = what.split()
+        self.run, self.number = problem(norm, shape, "float32", exact=exact)
+
+    def time_forward(self, what: str, exact: bool) -> None:
         self.run()
 
 

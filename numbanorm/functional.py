@@ -28,7 +28,8 @@ def layer_norm(
     bias: Array | None = None,
     eps: float = 1e-5,
     *,
-    method: str = "two_pass",
+    method: str | None = None,
+    exact: bool = False,
     out: Array | None = None,
     return_stats: bool = False,
     backend: str | None = None,
@@ -47,9 +48,14 @@ def layer_norm(
         Any of x's float types, not necessarily x's own.
     eps : float
         Added to the variance.
-    method : {"two_pass", "welford"}
-        How the statistics are taken: the mean first and then the squares about it, or with a single pass over x whose
-        tiles are merged as in Chan, Golub and LeVeque 1979. Both are exact; welford reads less where x exceeds the cache.
+    method : {None, "two_pass", "welford"}
+        How the statistics are taken. "two_pass": the mean first, then the squares about it. "welford": in one read of x,
+        whose tiles are merged as in Chan, Golub and LeVeque 1979. None: sums and squares in one read of x, accepted where
+        a bound says that at least 42 bits of the variance remain, any other group by two_pass; float64: two_pass.
+    exact : bool
+        Whether the result is the true value computed in float64 and rounded once. If not, float32, float16 and bfloat16
+        are computed in float32 from the same float64 statistics: within 3 ulp of the largest of its terms (0.51 ulp of the
+        type for float16 and bfloat16). For float64 it makes no difference.
     out : array like x, optional
         Where to write the result; may be x. One that is not C-contiguous costs a copy.
     return_stats : bool
@@ -73,7 +79,7 @@ def layer_norm(
     array([[-1.2247,  0.    ,  1.2247]])
     """
     which = plan.as_shape("normalized_shape", normalized_shape), 0
-    return forward("layer_norm", x, which, (weight, bias, eps), (method, out, return_stats, backend))
+    return forward("layer_norm", x, which, (weight, bias, eps), (method, exact, out, return_stats, backend))
 
 
 def rms_norm(
@@ -82,7 +88,8 @@ def rms_norm(
     weight: Array | None = None,
     eps: float | None = None,
     *,
-    method: str = "two_pass",
+    method: str | None = None,
+    exact: bool = False,
     out: Array | None = None,
     return_stats: bool = False,
     backend: str | None = None,
@@ -100,8 +107,8 @@ def rms_norm(
     weight : array of shape normalized_shape, optional
     eps : float, optional
         Added to the mean square; by default the machine epsilon of float32, or float64's for float64: as in torch.
-    method, out, return_stats, backend
-        As for `layer_norm`; there is no mean to take first, so both methods are one.
+    method, exact, out, return_stats, backend
+        As for `layer_norm`; there is no mean to take first, so all methods are one.
 
     Returns
     -------
@@ -113,7 +120,7 @@ def rms_norm(
         For arguments that do not fit, before anything is computed.
     """
     which = plan.as_shape("normalized_shape", normalized_shape), 0
-    return forward("rms_norm", x, which, (weight, None, eps), (method, out, return_stats, backend))
+    return forward("rms_norm", x, which, (weight, None, eps), (method, exact, out, return_stats, backend))
 
 
 def group_norm(
@@ -124,7 +131,8 @@ def group_norm(
     eps: float = 1e-5,
     *,
     channel_axis: int = 1,
-    method: str = "two_pass",
+    method: str | None = None,
+    exact: bool = False,
     out: Array | None = None,
     return_stats: bool = False,
     backend: str | None = None,
@@ -144,7 +152,7 @@ def group_norm(
         Added to the variance.
     channel_axis : int
         Any axis but 0; -1 reads channels-last arrays as they lie.
-    method, out, return_stats, backend
+    method, exact, out, return_stats, backend
         As for `layer_norm`; the statistics have shape (N, num_groups).
 
     Returns
@@ -157,7 +165,7 @@ def group_norm(
         For arguments that do not fit, and (as torch) for a single value in all; before anything is computed.
     """
     which = (plan.as_int("num_groups", num_groups),), plan.as_int("channel_axis", channel_axis)
-    return forward("group_norm", x, which, (weight, bias, eps), (method, out, return_stats, backend))
+    return forward("group_norm", x, which, (weight, bias, eps), (method, exact, out, return_stats, backend))
 
 
 def instance_norm(
@@ -173,7 +181,8 @@ def instance_norm(
     channel_axis: int = 1,
     num_batches_tracked: Array | None = None,
     convention: str = "torch",
-    method: str = "two_pass",
+    method: str | None = None,
+    exact: bool = False,
     out: Array | None = None,
     return_stats: bool = False,
     backend: str | None = None,
@@ -197,7 +206,7 @@ def instance_norm(
         Added to the variance.
     channel_axis : int
         Any axis but 0; -1 reads channels-last arrays as they lie.
-    method, out, return_stats, backend
+    method, exact, out, return_stats, backend
         As for `layer_norm`; the statistics have shape (N, C).
 
     Returns
@@ -211,7 +220,7 @@ def instance_norm(
     """
     which, own = ((), plan.as_int("channel_axis", channel_axis)), checks.flag("use_input_stats", use_input_stats)
     running = running_mean, running_var, momentum, num_batches_tracked, convention, own
-    return forward("instance_norm", x, which, (weight, bias, eps), (method, out, return_stats, backend), running)
+    return forward("instance_norm", x, which, (weight, bias, eps), (method, exact, out, return_stats, backend), running)
 
 
 def batch_norm(
@@ -227,7 +236,8 @@ def batch_norm(
     channel_axis: int = 1,
     num_batches_tracked: Array | None = None,
     convention: str = "torch",
-    method: str = "two_pass",
+    method: str | None = None,
+    exact: bool = False,
     out: Array | None = None,
     return_stats: bool = False,
     backend: str | None = None,
@@ -258,7 +268,7 @@ def batch_norm(
     convention : {"torch", "keras"}
         Of the running statistics. "keras" (also Flax, ONNX, the d2l book): momentum weighs the *old* value, and the
         running variance is that of the biased batch variance; "torch" takes the unbiased one.
-    method, out, return_stats, backend
+    method, exact, out, return_stats, backend
         As for `layer_norm`; the statistics have shape (C,).
 
     Returns
@@ -272,4 +282,4 @@ def batch_norm(
     """
     which, own = ((), plan.as_int("channel_axis", channel_axis)), checks.flag("training", training)
     running = running_mean, running_var, momentum, num_batches_tracked, convention, own
-    return forward("batch_norm", x, which, (weight, bias, eps), (method, out, return_stats, backend), running)
+    return forward("batch_norm", x, which, (weight, bias, eps), (method, exact, out, return_stats, backend), running)

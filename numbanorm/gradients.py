@@ -6,8 +6,8 @@ With xh = (x - mean) * rstd, u = dy * weight, and sums over the n elements that 
     dx      = rstd * u                                            where the statistics were given
     dweight = sum of dy * xh, dbias = sum of dy                   over all elements that share the weight
 
-Sums are float64 and in a fixed order, so gradients keep the promises of the forward pass: rounded once, with the same bits
-at any thread count.
+Sums are in a fixed order, so gradients keep the promises of the forward pass: the same bits at any thread count, and with
+exact=True float64 sums, rounded once.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ def layer_norm_backward(
     weight: Array | None = None,
     *,
     needs: tuple[bool, bool, bool] = (True, True, True),
+    exact: bool = False,
     out: Array | None = None,
     backend: str | None = None,
 ) -> Gradients:
@@ -47,6 +48,11 @@ def layer_norm_backward(
         As it was given to `layer_norm`; leaving out one that it had is an error.
     needs : (bool, bool, bool)
         Which of dx, dweight, dbias are wanted; what is not costs neither time nor memory traffic.
+    exact : bool
+        Whether gradients are the true values computed in float64 and rounded once. If not, those of float32, float16 and
+        bfloat16 may be computed in float32: dx within 4 ulp at the scale of its group's largest term, dweight and dbias
+        within 4 * 2**-24 of the sum of their absolute terms (and rounded to the half types). For float64 it makes no
+        difference.
     out : array like x, optional
         Where to write dx; may be x or dy. One that is not C-contiguous costs a copy.
     backend : {None, "cpu", "cuda"}
@@ -74,7 +80,7 @@ def layer_norm_backward(
     array([-1.069 , -0.2673,  1.3363])
     """
     which = plan.as_shape("normalized_shape", normalized_shape), 0
-    return backward("layer_norm", dy, x, which, stats, weight, (needs, out, backend))
+    return backward("layer_norm", dy, x, which, stats, weight, (needs, exact, out, backend))
 
 
 def rms_norm_backward(
@@ -85,6 +91,7 @@ def rms_norm_backward(
     weight: Array | None = None,
     *,
     needs: tuple[bool, bool] = (True, True),
+    exact: bool = False,
     out: Array | None = None,
     backend: str | None = None,
 ) -> Gradients:
@@ -92,7 +99,7 @@ def rms_norm_backward(
 
     Parameters
     ----------
-    dy, x, normalized_shape, weight, out, backend
+    dy, x, normalized_shape, weight, exact, out, backend
         As for `layer_norm_backward`.
     stats : Stats
         As `rms_norm` returned them: the mean is None.
@@ -110,7 +117,7 @@ def rms_norm_backward(
         For arguments that do not fit, before anything is computed.
     """
     which = plan.as_shape("normalized_shape", normalized_shape), 0
-    return backward("rms_norm", dy, x, which, stats, weight, (needs, out, backend))
+    return backward("rms_norm", dy, x, which, stats, weight, (needs, exact, out, backend))
 
 
 def group_norm_backward(
@@ -122,6 +129,7 @@ def group_norm_backward(
     *,
     channel_axis: int = 1,
     needs: tuple[bool, bool, bool] = (True, True, True),
+    exact: bool = False,
     out: Array | None = None,
     backend: str | None = None,
 ) -> Gradients:
@@ -137,7 +145,7 @@ def group_norm_backward(
     weight : array of shape (C,), optional
     channel_axis : int
         Any axis but 0.
-    needs, out, backend
+    needs, exact, out, backend
         As for `layer_norm_backward`.
 
     Returns
@@ -151,7 +159,7 @@ def group_norm_backward(
         For arguments that do not fit, before anything is computed.
     """
     which = (plan.as_int("num_groups", num_groups),), plan.as_int("channel_axis", channel_axis)
-    return backward("group_norm", dy, x, which, stats, weight, (needs, out, backend))
+    return backward("group_norm", dy, x, which, stats, weight, (needs, exact, out, backend))
 
 
 def instance_norm_backward(
@@ -163,6 +171,7 @@ def instance_norm_backward(
     channel_axis: int = 1,
     use_input_stats: bool = True,
     needs: tuple[bool, bool, bool] = (True, True, True),
+    exact: bool = False,
     out: Array | None = None,
     backend: str | None = None,
 ) -> Gradients:
@@ -178,7 +187,7 @@ def instance_norm_backward(
         Any axis but 0.
     use_input_stats : bool
         As it was given to `instance_norm`: False for running statistics, which do not depend on x.
-    needs, out, backend
+    needs, exact, out, backend
         As for `layer_norm_backward`.
 
     Returns
@@ -192,7 +201,7 @@ def instance_norm_backward(
         For arguments that do not fit, before anything is computed.
     """
     which, own = ((), plan.as_int("channel_axis", channel_axis)), checks.flag("use_input_stats", use_input_stats)
-    return backward("instance_norm", dy, x, which, stats, weight, (needs, out, backend), own)
+    return backward("instance_norm", dy, x, which, stats, weight, (needs, exact, out, backend), own)
 
 
 def batch_norm_backward(
@@ -204,6 +213,7 @@ def batch_norm_backward(
     channel_axis: int = 1,
     training: bool = True,
     needs: tuple[bool, bool, bool] = (True, True, True),
+    exact: bool = False,
     out: Array | None = None,
     backend: str | None = None,
 ) -> Gradients:
@@ -219,7 +229,7 @@ def batch_norm_backward(
         Any axis.
     training : bool
         As it was given to `batch_norm`: False for running statistics, which do not depend on x.
-    needs, out, backend
+    needs, exact, out, backend
         As for `layer_norm_backward`.
 
     Returns
@@ -233,4 +243,4 @@ def batch_norm_backward(
         For arguments that do not fit, before anything is computed.
     """
     which, own = ((), plan.as_int("channel_axis", channel_axis)), checks.flag("training", training)
-    return backward("batch_norm", dy, x, which, stats, weight, (needs, out, backend), own)
+    return backward("batch_norm", dy, x, which, stats, weight, (needs, exact, out, backend), own)

@@ -78,7 +78,7 @@ class Moments:
     # the low part of the mean, m2 and what it lost in sums, divided by the scale and its square
     _low, _squares, _lost, _scale = 0.0, 0.0, 0.0, 1.0
 
-    def update(self, x: Array, *, method: str = "two_pass") -> Moments:
+    def update(self, x: Array, *, method: str | None = "two_pass") -> Moments:
         """Take in the moments of x over `axis`, in place."""
         return self.merge(moments(x, self.axis, method=method))
 
@@ -137,7 +137,7 @@ class Moments:
 KEPT = ("_low", "_squares", "_lost", "_scale")
 
 
-def moments(x: Array, axis: Axes = None, *, method: str = "two_pass", backend: str | None = None) -> Moments:
+def moments(x: Array, axis: Axes = None, *, method: str | None = "two_pass", backend: str | None = None) -> Moments:
     """Count, mean and sum of squared distances to the mean, over any axes.
 
     Parameters
@@ -147,7 +147,7 @@ def moments(x: Array, axis: Axes = None, *, method: str = "two_pass", backend: s
         absent); otherwise copied first.
     axis : int, tuple of int or None
         Axes to reduce; None is all.
-    method : {"two_pass", "welford"}
+    method : {"two_pass", "welford", None}
         See `layer_norm`.
     backend : {None, "cpu", "cuda"}
         None: where x lies. "cuda" carries NumPy arrays to the device and the results back.
@@ -164,7 +164,7 @@ def moments(x: Array, axis: Axes = None, *, method: str = "two_pass", backend: s
     """
     space = dispatch.space(x, backend)
     x = space.array("x", x)
-    checks.one_read(method)
+    method = checks.method(method)
     axes = tuple(range(x.ndim)) if axis is None else plan.as_shape("axis", axis)
     for a in axes:
         if not -x.ndim <= a < x.ndim:
@@ -259,7 +259,7 @@ def total(*terms: Sequence[Any]) -> tuple[Any, Any]:
 
 
 def normalize(
-    m: Moments, x: Array, out: Array, weight: Array | None, bias: Array | None, eps: float, channel_axis: int
+    m: Moments, x: Array, out: Array, weight: Array | None, bias: Array | None, eps: float, channel_axis: int, exact: bool
 ) -> None:
     """Write to `out`, C-contiguous as x, what batch norm makes of x (N, C, ...) in host memory if m are the moments of all.
 
@@ -273,6 +273,6 @@ def normalize(
             var = m._squares / m.count * change * change + eps / scale / scale
             given, eps = (m.mean / scale, var, None, m._low * change), 0.0
             x = x / np.expand_dims(scale, tuple(k for k in range(x.ndim) if k != channel_axis % x.ndim))
-    present = weight is not None, bias is not None
-    call = forward_call("batch_norm", x.shape, x.dtype, ((), channel_axis), GIVEN, "two_pass", present, False)
+    present = weight is not None, bias is not None, False
+    call = forward_call("batch_norm", x.shape, x.dtype, ((), channel_axis), GIVEN, None, exact, present)
     host.backend().normalize(call, host.contiguous(x), out, weight, bias, eps, given)

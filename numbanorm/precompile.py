@@ -32,6 +32,7 @@ FUNCTIONS = (
 def warmup(
     *functions: Callable[..., Any],
     dtypes: DTypeLike | Iterable[DTypeLike] = ("float32",),
+    exact: bool = False,
     backend: str | None = None,
 ) -> None:
     """Compile what calls of some functions will need, or load it from disk, so that no later call does.
@@ -46,6 +47,9 @@ def warmup(
         By default all.
     dtypes : dtype or sequence of dtypes
         Those of x: "float16", "bfloat16", "float32", "float64" or NumPy's dtypes of these names.
+    exact : bool
+        Which of the two modes of norms and backward functions is compiled: that of calls with this `exact`. `moments` has
+        only one.
     backend : {None, "cpu"}
         Kernels for a GPU are compiled for their device at the first call, and kept on disk too.
 
@@ -67,9 +71,10 @@ def warmup(
         if not any(function is known for known in FUNCTIONS):
             raise TypeError(f"warmup wants norms, their backward functions or moments: got {shown(function)}; "
                             f"write warmup(layer_norm, layer_norm_backward)")  # fmt: skip
+    exact = checks.flag("exact", exact)
     for dtype in [_float(d) for d in _several(dtypes)]:
         for function in functions or FUNCTIONS:
-            _call(function, dtype)
+            _call(function, dtype, exact)
     _compile_parallel()
 
 
@@ -93,7 +98,7 @@ def _float(value: Any) -> np.dtype[Any]:
     return native
 
 
-def _call(function: Callable[..., Any], dtype: np.dtype[Any]) -> None:
+def _call(function: Callable[..., Any], dtype: np.dtype[Any], exact: bool) -> None:
     """Call a function in every way that makes a difference to the kernels."""
     name = function.__name__.removesuffix("_backward")
     for shape in SHAPES:
@@ -103,17 +108,18 @@ def _call(function: Callable[..., Any], dtype: np.dtype[Any]) -> None:
             if name not in NORMS:
                 function(x, axis=(1, 3), backend=backend)
             else:
-                _call_norm(NORMS[name], function, x, backend, gradient=name != function.__name__)
+                options = {"exact": exact, "backend": backend}
+                _call_norm(NORMS[name], function, x, options, gradient=name != function.__name__)
 
 
-def _call_norm(norm: Norm, function: Callable[..., Any], x: Any, backend: str | None, gradient: bool) -> None:
+def _call_norm(norm: Norm, function: Callable[..., Any], x: Any, common: dict[str, Any], gradient: bool) -> None:
     """Call a norm or its backward function, with x's own statistics and others."""
     size = (2,) if norm.sized == "num_groups" else x.shape[2:]
     shape, some = norm.planned(x.shape, size, 2).stats_shape, 1 + len(norm.parameters)
     stats = np.zeros(shape) if norm.center else None, np.ones(shape)
     running = (np.zeros(x.shape[2]), np.ones(x.shape[2])) if norm.own else ()
     for own in (True, False) if norm.own else (True,):
-        options = {"backend": backend, **norm.options(size, own, 2)}
+        options = {**common, **norm.options(size, own, 2)}
         if gradient:
             for needs in [True] * some, [True] + [False] * (some - 1):
                 function(x, x, stats=stats, needs=needs, **options)

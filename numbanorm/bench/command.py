@@ -21,11 +21,11 @@ from ..spec.dtypes import DTYPES
 from . import report
 from .cases import NORMS, ROWS, Case, chosen, memory_free, memory_needed
 from .contenders import contenders
-from .jobs import COPY, FRESH, OURS, STREAMED, Contender
+from .jobs import COPY, EXACT, FRESH, OURS, STREAMED, Contender
 from .measure import Figure, Result, accuracy, measure
 from .workers import Worker
 
-ALWAYS = (COPY, STREAMED, OURS, FRESH)
+ALWAYS = (COPY, STREAMED, OURS, FRESH, EXACT)
 BUSY = 0.3  # of the cores: parallel calls of microseconds then take as long as the scheduler lets a thread wait
 MEANS = tuple(10.0**k for k in range(9))
 PACKAGES = ("torch", "onnxruntime", "onnx", "jax", "jaxlib", "numbagg", "bottleneck", "scikit-learn", "scipy", "matplotlib")

@@ -10,10 +10,10 @@ import numpy as np
 from . import arrays_only, copies, peers
 from .cases import EPS, GROUPS, Case, Data
 from .expressions import numpy_job
-from .jobs import COPY, FRESH, OURS, STREAMED, Contender, Job
+from .jobs import COPY, EXACT, FRESH, OURS, STREAMED, Contender, Job
 
 
-def numbanorm_job(case: Case, a: Data, threads: int, into: bool = True) -> Job:
+def numbanorm_job(case: Case, a: Data, threads: int, into: bool = True, exact: bool = False) -> Job:
     """Results in `out`, which is there already, or in new arrays."""
     import numbanorm as nn
 
@@ -27,7 +27,7 @@ def numbanorm_job(case: Case, a: Data, threads: int, into: bool = True) -> Job:
         "group": lambda **o: nn.group_norm(a.x, GROUPS, a.weight, a.bias, EPS, **given, **o),
         "instance": lambda **o: nn.instance_norm(a.x, None, None, a.weight, a.bias, eps=EPS, **given, **o),
     }
-    options: dict[str, Any] = {"out": np.zeros_like(a.x)} if into else {}
+    options: dict[str, Any] = {"exact": exact, "out": np.zeros_like(a.x) if into else None}
     if not case.backward:
         return Job(lambda: forward[norm](**options), lambda y: (y,))
     stats, dy = forward[norm](return_stats=True)[1], a.dy
@@ -45,6 +45,10 @@ def numbanorm_job(case: Case, a: Data, threads: int, into: bool = True) -> Job:
 
 def numbanorm_fresh(case: Case, a: Data, threads: int) -> Job:
     return numbanorm_job(case, a, threads, into=False)
+
+
+def numbanorm_exact(case: Case, a: Data, threads: int) -> Job:
+    return numbanorm_job(case, a, threads, exact=True)
 
 
 def copy_job(case: Case, a: Data, threads: int) -> Job:
@@ -67,6 +71,7 @@ def contenders() -> tuple[Contender, ...]:
         Contender(STREAMED, streamed_job, peer=False),
         Contender(OURS, numbanorm_job, peer=False, note="into `out=`, memory that is there"),
         Contender(FRESH, numbanorm_fresh, peer=False, note="as most peers, which make a new array in each call"),
+        Contender(EXACT, numbanorm_exact, peer=False, note="with exact=True, into `out=`"),
         Contender("torch", peers.torch_job, ("torch",), note="native operations, without autograd where torch has them so"),
         Contender(
             "onnxruntime",

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from .cases import Array, Case, Data
 
-COPY, STREAMED, OURS, FRESH = "copy", "copy, non-temporal", "numbanorm", "numbanorm, new array"
+COPY, STREAMED, OURS, FRESH, EXACT = "copy", "copy, non-temporal", "numbanorm", "numbanorm, new array", "numbanorm, exact"
 
 
 class UnsupportedError(Exception):

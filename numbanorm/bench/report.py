@@ -7,17 +7,18 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .jobs import COPY, FRESH, OURS, STREAMED, Contender
+from .jobs import COPY, EXACT, FRESH, OURS, STREAMED, Contender
 from .measure import Figure, Result
 
 HEADER = f"""\
 Medians over rounds, in microseconds; every contender is a process of its own, called in turn, with the same number of threads.
-"{OURS}" writes into `out=`, memory that is there, as the copies do: its ratio to a copy of one tensor of x's size is
-"of copy", to one with non-temporal stores "of nt copy". "{FRESH}" makes a new array in each call, as most peers
-do. A peer is compared with whichever of the two does as it does; the "best peer" is the one beside which numbanorm looks worst,
-"of best peer" the share of its time; below 1 means that numbanorm is faster. "ulp": largest distance from the result in long
-double, in units of the last place of the dtype, at the scale of the largest term where the result is smaller; rounded once is
-0.5. Of large arrays about two million elements are checked, in whole groups. "same bits": one thread gives those of all."""
+"{OURS}" writes into `out=`, memory that is there, as the copies do: its ratio to a copy of one tensor of x's size is "of
+copy", to one with non-temporal stores "of nt copy". "{FRESH}" makes a new array in each call, as most peers do; "{EXACT}" is
+the first with exact=True. A peer is compared with whichever of the two does as it does; the "best peer" is the one beside
+which numbanorm looks worst, "of best peer" the share of its time; below 1 means that numbanorm is faster. "ulp": largest
+distance from the result in long double, in units of the last place of the dtype, at the scale of the largest term where the
+result is smaller; rounded once is 0.5. Of large arrays about two million elements are checked, in whole groups. "same bits":
+one thread gives those of all."""
 
 SUMMARY = (
     *("case", "MB", "copy", "nt copy", OURS, "of copy", "of nt copy", "new array", "best peer", "its time", "of best peer"),

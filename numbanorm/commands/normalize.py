@@ -88,6 +88,8 @@ def _norm_arguments(options: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments given for the norm; those it cannot use are refused."""
     allowed = NORM_OPTIONS[options.norm]
     arguments = {name: getattr(options, name) for name in ("eps", "method") if getattr(options, name) is not None}
+    if options.exact:
+        arguments["exact"] = True
     for name in ("normalized_shape", "num_groups", "channel_axis", "weight", "bias"):
         value = getattr(options, name)
         if value is None:
@@ -223,10 +225,10 @@ def _batch_norm(
     channel = arguments.get("channel_axis", 1) % ndim
     total = Moments(axis=tuple(axis for axis in range(ndim) if axis != channel))
     for _, chunk in chunks():
-        total.update(chunk, method=arguments.get("method", "two_pass"))
+        total.update(chunk, method=arguments.get("method"))
         progress.advance(chunk.nbytes)
-    given = {"weight": None, "bias": None, "eps": 1e-5} | arguments
-    own = {name: given[name] for name in ("weight", "bias", "eps")}
+    given: dict[str, Any] = {"weight": None, "bias": None, "eps": 1e-5, "exact": False}
+    own = {name: arguments.get(name, default) for name, default in given.items()}
     return functools.partial(normalize, total, **own, channel_axis=channel)
 
 

@@ -62,7 +62,12 @@ def _add_normalize(normalize: argparse.ArgumentParser) -> None:
     normalize.add_argument("--eps", type=float, help="added to the variance (default: 1e-5; rms: the type's epsilon)")
     normalize.add_argument("--weight", type=Path, metavar="W.npy", help="multiplied onto the result")
     normalize.add_argument("--bias", type=Path, metavar="B.npy", help="added to the result")
-    normalize.add_argument("--method", choices=("two_pass", "welford"), help="how the statistics are taken")
+    normalize.add_argument(
+        "--method",
+        choices=("two_pass", "welford"),
+        help="how the statistics are taken (default: in one read where that is as good)",
+    )
+    normalize.add_argument("--exact", action="store_true", help="compute in float64 and round once (default: float32, 3 ulp)")
     normalize.add_argument(
         "--dtype", choices=NATIVE, help="compute and write as this type (default: that of IN; integers need one)"
     )

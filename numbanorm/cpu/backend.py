@@ -15,7 +15,7 @@ from .compile import COMPILES, types
 from .entry.calls import DONE, REFUSED, TOO_WIDE, TRACKING, Program, run_tracking
 from .entry.objects import identities
 from .launch import GUARD, entry, prepare
-from .layout import AT_ONCE, CENTER, LOW, MERGED, OWN, PARAMETERS, SINGLE, SQUARES, STREAM, WRITE
+from .layout import AT_ONCE, BOTH, CENTER, LOW, MERGED, OWN, PARAMETERS, SINGLE, SQUARES, STREAM, WRITE
 from .rescale import keep_scaled, scaled_gradients, scaled_groups
 from .schedule.backward import cut_backward
 from .schedule.forward import SERIAL, Schedule, cut
@@ -57,8 +57,9 @@ def flags_of(call: Call) -> int:
         return flags | own | (PARAMETERS if call.affine else 0) | (0 if call.exact else SINGLE)
     if call.given:
         return flags
-    how = {"one_read": AT_ONCE, "welford": MERGED}.get(call.method, 0)
-    return flags | OWN | SQUARES | (CENTER if call.center else 0) | (how if call.center else 0)
+    if not call.center:
+        return flags | OWN | SQUARES
+    return flags | OWN | BOTH | {"one_read": AT_ONCE, "welford": MERGED, "two_pass": 0}[call.method]
 
 
 def schedule_of(call: Call, threads: int) -> Schedule:
@@ -174,6 +175,8 @@ def differentiate(
     grads : C-contiguous array of twice the size of weight_shape: dweight, dbias, of which only what is wanted is defined; or
         None, if none is.
     """
+    if not call.exact and any(a is not None and a.dtype != np.float64 for a in stats):
+        call = exactly(call)  # which makes good what the mean was rounded by
     sums = sums_of(call)
     if sums.write or sums.affine:
         read = dy if not call.weight and (dx is None or call.given) else x  # for dbias x need not be read

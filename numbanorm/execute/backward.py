@@ -12,22 +12,23 @@ from ..spec.call import Call, Which, backward_call
 from ..spec.norms import NORMS
 from ..spec.sources import GIVEN, OWN
 
-How = tuple[Any, Any, Any]  # needs, out, backend
+How = tuple[Any, Any, Any, Any]  # needs, exact, out, backend
 
 
 def backward(norm: str, dy: Any, x: Any, which: Which, stats: Any, weight: Any, how: How, own: bool = True) -> tuple[Any, ...]:
     """The gradients of a norm in `NORMS`; own: whether x's own statistics normalized it."""
-    needs, out, backend = how
+    needs, exact, out, backend = how
     space = dispatch.space(x, backend)
     x_ = space.array("x", x)
     wanted = checks.needs(needs, 1 + len(NORMS[norm].parameters))
+    exact = exact if exact.__class__ is bool else checks.flag("exact", exact)
     if backend is None:
         in_place = out is not None and (out is x_ or out is dy)
-        call = backward_call(norm, x_.shape, x_.dtype, which, OWN if own else GIVEN, wanted, in_place)
+        call = backward_call(norm, x_.shape, x_.dtype, which, OWN if own else GIVEN, wanted, exact, in_place)
         done = space.try_backward(call, x_, dy, stats, weight, out)
         if done is not None:
             return done
-    return run(check(norm, space, (dy, x, x_), which, stats, weight, (wanted, out, backend), own))
+    return run(check(norm, space, (dy, x, x_), which, stats, weight, (wanted, exact, out, backend), own))
 
 
 class Asked(NamedTuple):
@@ -47,8 +48,8 @@ def check(
     norm: str, space: Space, arrays: tuple[Any, Any, Any], which: Which, stats: Any, weight: Any, how: How, own: bool
 ) -> Asked:
     """Check all arguments. arrays: dy, x, and x of a known dtype."""
-    (dy, x, x_), (needs, out, _) = arrays, how
-    call_of = partial(backward_call, norm, x_.shape, x_.dtype, which, OWN if own else GIVEN, needs)
+    (dy, x, x_), (needs, exact, out, _) = arrays, how
+    call_of = partial(backward_call, norm, x_.shape, x_.dtype, which, OWN if own else GIVEN, needs, exact)
     call = call_of(False)
     dy_ = space.like("dy", dy, x_)
     mean, rstd = space.stats(stats, call.plan.stats_shape, call.center)

@@ -20,19 +20,20 @@ from ..spec.sources import GIVEN, OWN, TRACKED
 from .running import Running, RunningArguments, plain
 
 Affine = tuple[Any, Any, Any]  # weight, bias, eps
-How = tuple[Any, Any, Any, Any]  # method, out, return_stats, backend
+How = tuple[Any, Any, Any, Any, Any]  # method, exact, out, return_stats, backend
 
 
 def forward(norm: str, x: Any, which: Which, affine: Affine, how: How, running: RunningArguments | None = None) -> Any:
     """y, or (y, Stats), of a norm in `NORMS`; nothing of the arguments but x's axes was checked."""
-    (weight, bias, eps), (method, out, return_stats, backend) = affine, how
+    (weight, bias, eps), (method, exact, out, return_stats, backend) = affine, how
     space = dispatch.space(x, backend)
     x_ = space.array("x", x)
     with_stats = return_stats if return_stats.__class__ is bool else checks.flag("return_stats", return_stats)
     known = NOTHING if running is None else plain(running)
-    if backend is None and known is not None and method.__class__ is str:
+    if backend is None and known is not None and exact.__class__ is bool and (method is None or method.__class__ is str):
         source = OWN if known[0] is None else TRACKED if known[2] else GIVEN
-        call = forward_call(norm, x_.shape, x_.dtype, which, source, method, (weight is not None, bias is not None), out is x_)
+        present = weight is not None, bias is not None, out is x_
+        call = forward_call(norm, x_.shape, x_.dtype, which, source, method, exact, present)
         number = call.eps if eps is None else eps
         if number.__class__ is not float or not 0.0 <= number < math.inf:
             number = epsilon(call, eps)
@@ -69,11 +70,10 @@ def check(
     norm: str, space: Space, x: Any, x_: Any, which: Which, affine: Affine, how: How, running: RunningArguments | None
 ) -> Asked:
     """Check all arguments. x_: x, of a known dtype."""
-    (weight, bias, eps), (method, out, _, _), own = affine, how, running is None or running[-1]
-    checks.one_read(method)
-    present = weight is not None, bias is not None
-    call_of = partial(forward_call, norm, x_.shape, x_.dtype, which, OWN if own else GIVEN, method, present)
-    call = call_of(False)
+    (weight, bias, eps), (method, exact, out, _, _), own = affine, how, running is None or running[-1]
+    named, exact, present = checks.method(method), checks.flag("exact", exact), (weight is not None, bias is not None)
+    call_of = partial(forward_call, norm, x_.shape, x_.dtype, which, OWN if own else GIVEN, named, exact)
+    call = call_of((*present, False))
     plan = call.plan
     tracked = None if running is None else Running(space, running, plan.G, NORMS[norm].own)
     number = epsilon(call, eps)
@@ -85,7 +85,7 @@ def check(
     if tracked is not None and own:
         space.apart(updated, others)
     in_place = out is not None and space.target(out, x_) is x_
-    return Asked(space, call_of(in_place), x_, w, b, number, out, tracked)
+    return Asked(space, call_of((*present, in_place)), x_, w, b, number, out, tracked)
 
 
 def run(asked: Asked, with_stats: bool) -> tuple[Any, Any]:

@@ -23,7 +23,7 @@ PARAMETERS = ("weight", "bias")
 RUNNING = ("running_mean", "running_var")
 COUNTER = "num_batches_tracked"
 # the arguments that torch does not have; repr shows those that differ
-EXTRA = {"channel_axis": 1, "convention": "torch", "method": "two_pass", "backend": None}
+EXTRA = {"channel_axis": 1, "convention": "torch", "method": None, "exact": False, "backend": None}
 
 NOT_CALLED = "none, for the layer, or this copy of it, was not called; call it first"
 OVERWRITTEN = "one that was written over, for out was x; call the layer again, with another out"
@@ -55,11 +55,11 @@ class Layer:
     weight: Array | None
     _norm: ClassVar[str]  # the function's name
     _shown: ClassVar[str]  # extra_repr, as torch writes it
+    exact: bool = False  # of the class for layers that were pickled when there was no choice
 
-    def __init__(self, eps: float | None, method: str, backend: str | None) -> None:
+    def __init__(self, eps: float | None, method: str | None, exact: bool, backend: str | None) -> None:
         checks.eps(eps)
-        checks.one_read(method)
-        self.eps, self.method, self.backend = eps, method, backend
+        self.eps, self.method, self.exact, self.backend = eps, checks.method(method), checks.flag("exact", exact), backend
         self.training = True
         self.grad: dict[str, Array] = {}
         self._last: tuple[Array, Gradients] | str = NOT_CALLED
@@ -91,14 +91,14 @@ class Layer:
     def _forward(self, x: Array, out: Array | None) -> tuple[Array, Gradients]:
         """y, and what makes gradients of dy."""
         shared, extra = self._arguments()
+        shared |= {"exact": self.exact, "backend": self.backend}
         parameters = {name: getattr(self, name) for name in PARAMETERS if hasattr(self, name)}
         y, stats = getattr(functional, self._norm)(
-            x, eps=self.eps, method=self.method, out=out, return_stats=True, backend=self.backend,
-            **parameters, **shared, **extra,
-        )  # fmt: skip
+            x, eps=self.eps, method=self.method, out=out, return_stats=True, **parameters, **shared, **extra
+        )
         needs = (True, *(p is not None for p in parameters.values()))
         function = getattr(backward, f"{self._norm}_backward")
-        return y, partial(function, x=x, stats=stats, weight=self.weight, needs=needs, backend=self.backend, **shared)
+        return y, partial(function, x=x, stats=stats, weight=self.weight, needs=needs, **shared)
 
     def __call__(self, x: Array, out: Array | None = None) -> Array:
         """Normalize x.

@@ -24,7 +24,7 @@ class GroupNorm(Layer):
         Whether there is a weight, and with it a bias, of shape (num_channels,).
     dtype : NumPy dtype, optional
         Of the parameters, by default float32; x may be of another.
-    channel_axis, method, backend
+    channel_axis, method, exact, backend
         As for `numbanorm.group_norm`.
 
     Raises
@@ -47,10 +47,11 @@ class GroupNorm(Layer):
         *,
         bias: bool = True,
         channel_axis: int = 1,
-        method: str = "two_pass",
+        method: str | None = None,
+        exact: bool = False,
         backend: str | None = None,
     ) -> None:
-        super().__init__(eps, method, backend)
+        super().__init__(eps, method, exact, backend)
         self.num_groups, self.num_channels = plan.as_int("num_groups", num_groups), plan.as_int("num_channels", num_channels)
         plan.group((1, self.num_channels), self.num_groups, 1)  # raises unless the groups divide the channels
         self.affine, self.channel_axis = checks.flag("affine", affine), plan.as_int("channel_axis", channel_axis)
@@ -91,7 +92,7 @@ class LayerNorm(_Trailing):
         Whether there is a weight, and with it a bias, of shape normalized_shape.
     dtype : NumPy dtype, optional
         Of the parameters, by default float32; x may be of another.
-    method, backend
+    method, exact, backend
         As for `numbanorm.layer_norm`.
 
     Raises
@@ -123,10 +124,11 @@ class LayerNorm(_Trailing):
         bias: bool = True,
         dtype: DTypeLike | None = None,
         *,
-        method: str = "two_pass",
+        method: str | None = None,
+        exact: bool = False,
         backend: str | None = None,
     ) -> None:
-        super().__init__(eps, method, backend)
+        super().__init__(eps, method, exact, backend)
         self._over(normalized_shape, elementwise_affine)
         self._hold(affine_parameters(self.elementwise_affine, bias), self.normalized_shape, dtype)
 
@@ -144,7 +146,7 @@ class RMSNorm(_Trailing):
         Whether there is a weight, of shape normalized_shape.
     dtype : NumPy dtype, optional
         Of the weight, by default float32; x may be of another.
-    method, backend
+    method, exact, backend
         As for `numbanorm.layer_norm`.
 
     Raises
@@ -163,10 +165,11 @@ class RMSNorm(_Trailing):
         elementwise_affine: bool = True,
         dtype: DTypeLike | None = None,
         *,
-        method: str = "two_pass",
+        method: str | None = None,
+        exact: bool = False,
         backend: str | None = None,
     ) -> None:
-        super().__init__(0.0 if eps is None else eps, method, backend)
+        super().__init__(0.0 if eps is None else eps, method, exact, backend)
         self.eps = eps
         self._over(normalized_shape, elementwise_affine)
         self._hold({"weight": self.elementwise_affine}, self.normalized_shape, dtype)

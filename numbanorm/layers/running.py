@@ -39,7 +39,8 @@ class _Tracking(Layer):
         bias: bool = True,
         channel_axis: int = 1,
         convention: str = "torch",
-        method: str = "two_pass",
+        method: str | None = None,
+        exact: bool = False,
         backend: str | None = None,
     ) -> None:
         """Make the layer.
@@ -59,7 +60,7 @@ class _Tracking(Layer):
             own statistics normalize it in evaluation too.
         dtype : NumPy dtype, optional
             Of parameters and running statistics, by default float32; x may be of another.
-        channel_axis, convention, method, backend
+        channel_axis, convention, method, exact, backend
             As for `numbanorm.batch_norm`.
 
         Raises
@@ -67,7 +68,7 @@ class _Tracking(Layer):
         TypeError, ValueError
             For arguments that do not fit.
         """
-        super().__init__(eps, method, backend)
+        super().__init__(eps, method, exact, backend)
         checks.momentum(momentum)
         self.num_features, self.momentum = plan.as_int("num_features", num_features), momentum
         self.affine = checks.flag("affine", affine)
@@ -180,13 +181,14 @@ class _InstanceNorm(_Tracking):
         bias: bool = True,
         channel_axis: int = 1,
         convention: str = "torch",
-        method: str = "two_pass",
+        method: str | None = None,
+        exact: bool = False,
         backend: str | None = None,
     ) -> None:
         """Make the layer; the arguments are those of `BatchNorm1d`, with other defaults."""
         super().__init__(
             num_features, eps, momentum, affine, track_running_stats, dtype, bias=bias, channel_axis=channel_axis,
-            convention=convention, method=method, backend=backend,
+            convention=convention, method=method, exact=exact, backend=backend,
         )  # fmt: skip
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:

@@ -18,7 +18,7 @@ from .sources import GIVEN, OWN, RSTD
 from .tree import gradient_family
 
 Which = tuple[Shape, int]  # what the norm's `sized` argument says, and the axis of the channels
-Pair = tuple[bool, bool]  # for weight and bias
+Present = tuple[bool, bool, bool]  # whether there is a weight, and a bias, and whether y is x
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +30,8 @@ class Call:
     backward: bool
     center: bool  # whether a mean is subtracted
     source: int  # of the statistics, see `sources`
-    one_read: bool = False  # of x, for a mean and what is about it (method "welford")
+    method: str = "two_pass"  # of the statistics: "two_pass", "welford", or "one_read", of sums and squares
+    exact: bool = True  # whether results are computed in float64; float32 may do otherwise
     write: bool = True  # whether y, or dx, is wanted
     weight: bool = False  # whether there is one; backward, whether its gradient is wanted
     bias: bool = False
@@ -72,39 +73,53 @@ class Stats(_Pair):
     weighted: bool = False
 
 
+def settled(method: Any, exact: bool, dtype: Any, measures: bool) -> tuple[str | None, bool]:
+    """Method and exactness, the same for all that mean the same. None: one read; `measures`: whether methods differ at all."""
+    named, wide = checks.method(method), dtype.itemsize == 8
+    return "two_pass" if not measures or (named is None and wide) else named, exact or wide
+
+
 @lru_cache(maxsize=4096)
 def forward_call(
-    norm: str, shape: Shape, dtype: Any, which: Which, source: int, method: Any, present: Pair, in_place: bool
+    norm: str, shape: Shape, dtype: Any, which: Which, source: int, method: Any, exact: bool, present: Present
 ) -> Call:
-    """The call of a norm in `NORMS`, whose x has this shape and dtype; present: whether there is a weight, and a bias."""
+    """The call of a norm in `NORMS`, whose x has this shape and dtype."""
     row = NORMS[norm]
+    how = settled(method, exact, dtype, row.center and source not in (GIVEN, RSTD))
+    if how != (method, exact):
+        return forward_call(norm, shape, dtype, which, source, *how, present)
     plan = row.planned(shape, *which)
     if row.several and source != GIVEN and (plan.B if row.several == "group" else 1) * plan.count == 1:
         raise ValueError(f"a variance needs more than one value per {row.several}: got shape {shape}; use a larger batch, or "
                          f"given statistics")  # fmt: skip
     if source == GIVEN and plan.B > 1:
         plan = plan.as_one_sample()
-    one_read, (weight, bias) = checks.one_read(method) and row.center, present
     # epsilon of the type that torch computes in; float16's own would be as large as the mean square of data of deviation 0.03
     eps = None if row.center else 2.0**-52 if dtype.itemsize == 8 else 2.0**-23
-    return Call(plan, dtype, False, row.center, source, one_read, True, weight, bias, in_place, eps)
+    return Call(plan, dtype, False, row.center, source, method or "one_read", exact, True, *present, eps)
 
 
 @lru_cache(maxsize=4096)
 def backward_call(
-    norm: str, shape: Shape, dtype: Any, which: Which, source: int, needs: tuple[bool, ...], in_place: bool
+    norm: str, shape: Shape, dtype: Any, which: Which, source: int, needs: tuple[bool, ...], exact: bool, in_place: bool
 ) -> Call:
     """The call of a norm's backward function; needs: whether dx, and the gradient of each parameter, is wanted."""
+    if not exact and (dtype.itemsize == 8 or source == GIVEN):  # given statistics leave a product with a scale
+        return backward_call(norm, shape, dtype, which, source, needs, True, in_place)
     row = NORMS[norm]
     write, weight, bias = (*needs, False)[:3]
-    return Call(row.planned(shape, *which), dtype, True, row.center, source, False, write, weight, bias, in_place)
+    plan = row.planned(shape, *which)
+    return Call(plan, dtype, True, row.center, source, "two_pass", exact, write, weight, bias, in_place)
 
 
 @lru_cache(maxsize=4096)
 def moments_call(shape: Shape, dtype: Any, axes: Shape, method: Any) -> tuple[Call, Shape]:
     """The call of `moments` over these axes, and the order to which x's axes are moved for it."""
+    how, _ = settled(method, True, dtype, True)
+    if how != method:
+        return moments_call(shape, dtype, axes, how)
     plan, order = over_axes(shape, axes)
-    return Call(plan, dtype, False, True, OWN, checks.one_read(method), write=False), order
+    return Call(plan, dtype, False, True, OWN, method or "one_read", write=False), order
 
 
 @lru_cache(maxsize=4096)

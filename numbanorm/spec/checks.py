@@ -153,9 +153,11 @@ def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}: got {shown(value)}; {choices[0]!r} is the default")
 
 
-def one_read(method: Any) -> bool:
-    """Whether the statistics are to be taken with one pass over x."""
-    return choice("method", method, ("two_pass", "welford")) == "welford"
+def method(value: Any) -> str | None:
+    """The name of a way to take statistics, or None for one read of x where that is as good."""
+    if value is None or (isinstance(value, str) and value in ("two_pass", "welford")):
+        return value
+    raise ValueError(f"method must be 'two_pass', 'welford' or None: got {shown(value)}; leave it out")
 
 
 def running(name: str, value: Any, channels: int, update: bool) -> Array | None:

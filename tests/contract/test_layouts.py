@@ -37,6 +37,8 @@ FAMILIES = [
     Case("batch", (2, 5, 300), training=False),
 ]
 
+MODES: list[dict[str, Any]] = [*({"method": method} for method in (None, *METHODS)), {"exact": True}]
+
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
 every_family = pytest.mark.parametrize("case", FAMILIES, ids=lambda c: c.name)
 every_layout = pytest.mark.parametrize("layout", LAYOUTS)
@@ -52,9 +54,9 @@ def placed(a: Array | None, layout: str) -> Array | None:
 def test_x_in_any_memory(case: Case, dtype: np.dtype[Any], layout: str) -> None:
     a = cases.arguments(case, dtype)
     x = placed(a.x, layout)
-    for method in METHODS:
-        expected, stats = call(case, a, method=method, return_stats=True)
-        y, own = call(case, replace(a, x=x), method=method, return_stats=True)
+    for mode in MODES:
+        expected, stats = call(case, a, **mode, return_stats=True)
+        y, own = call(case, replace(a, x=x), **mode, return_stats=True)
         assert y.tobytes() == expected.tobytes()
         assert own.rstd.tobytes() == stats.rstd.tobytes()
         assert y.flags.c_contiguous

@@ -40,6 +40,8 @@ FAMILIES = [
 ]
 WRITABLE = [name for name in layouts.LAYOUTS if name not in ("read_only", "swapped")]
 
+MODES: list[dict[str, Any]] = [*({"method": method} for method in (None, *METHODS)), {"exact": True}]
+
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
 every_family = pytest.mark.parametrize("case", FAMILIES, ids=lambda c: c.name)
 every_layout = pytest.mark.parametrize("layout", WRITABLE)
@@ -63,9 +65,9 @@ def test_out_of_any_layout(case: Case, dtype: np.dtype[Any], layout: str) -> Non
     a = cases.arguments(case, dtype)
     out = layouts.LAYOUTS[layout](np.zeros(case.shape, dtype))
     around = root(out).tobytes()
-    for method in METHODS:
-        expected, stats = call(case, a, method=method, return_stats=True)
-        y, again = call(case, a, method=method, return_stats=True, out=out)
+    for mode in MODES:
+        expected, stats = call(case, a, **mode, return_stats=True)
+        y, again = call(case, a, **mode, return_stats=True, out=out)
         assert y is out
         assert same_bits(out, expected)
         assert again.rstd.tobytes() == stats.rstd.tobytes()
@@ -79,10 +81,10 @@ def test_out_of_any_layout(case: Case, dtype: np.dtype[Any], layout: str) -> Non
 @every_family
 def test_out_is_x(case: Case, dtype: np.dtype[Any], layout: str) -> None:
     a = cases.arguments(case, dtype)
-    expected = call(case, a)
-    x = layouts.LAYOUTS[layout](a.x.copy())  # one of the layouts is that of the cached arguments
-    assert call(case, replace(a, x=x), out=x) is x
-    assert same_bits(x, expected)
+    for exact in (False, True):
+        x = layouts.LAYOUTS[layout](a.x.copy())  # one of the layouts is that of the cached arguments
+        assert call(case, replace(a, x=x), out=x, exact=exact) is x
+        assert same_bits(x, call(case, a, exact=exact))
 
 
 @every_layout

@@ -136,7 +136,7 @@ def test_what_is_odd_is_not_touched(what: str, place: str) -> None:
     odd = ODD[what](20 if place == "out" else 4)
     given = {**own, place: folded(odd)}
     out, weight, bias, mean, var = (given[k] for k in ("out", "weight", "bias", "mean", "var"))
-    call_ = spec.forward_call("batch_norm", x.shape, x.dtype, ((), 1), TRACKED, "two_pass", (True, True), False)
+    call_ = spec.forward_call("batch_norm", x.shape, x.dtype, ((), 1), TRACKED, "two_pass", True, (True, True, False))
     assert host.try_forward(call_, x, out, weight, bias, 1e-5, (mean, var, (0.9, 0.1), None), True) is None
     assert all(np.array_equal(own[k], before[k]) for k in own)
 
@@ -149,7 +149,7 @@ def test_odd_gradients_are_not_touched(what: str, place: str) -> None:
     own |= {"out": np.full((5, 4), 7, np.float32)}
     odd = ODD[what](20 if place in ("dy", "out") else 4 if place == "weight" else 5)
     given = {**own, place: folded(odd)}
-    call_ = spec.backward_call("layer_norm", x.shape, x.dtype, ((4,), 0), OWN, (True,) * 3, False)
+    call_ = spec.backward_call("layer_norm", x.shape, x.dtype, ((4,), 0), OWN, (True,) * 3, True, False)
     assert host.try_backward(call_, x, given["dy"], (given["mean"], given["rstd"]), given["weight"], given["out"]) is None
     assert np.array_equal(own["out"], np.full((5, 4), 7, np.float32))
 
@@ -161,7 +161,7 @@ def test_shared_memory_is_seen() -> None:
 
     def accepted(out: Any, weight: Any, mean: Any = None, var: Any = None) -> bool:
         source, present = OWN if mean is None else TRACKED, (weight is not None, False)
-        call_ = spec.forward_call("batch_norm", x.shape, x.dtype, ((), 1), source, "two_pass", present, out is x)
+        call_ = spec.forward_call("batch_norm", x.shape, x.dtype, ((), 1), source, "two_pass", True, (*present, out is x))
         return host.try_forward(call_, x, out, weight, None, 1e-5, (mean, var, (0.9, 0.1), None), False) is not None
 
     assert accepted(near, memory[40:44], memory[44:48], memory[48:52])

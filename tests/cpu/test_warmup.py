@@ -85,7 +85,7 @@ def calls(name: str, x: Array, parameters: list[np.dtype[Any]]) -> Iterator[tupl
     norm, channels = name.removesuffix("_backward"), x.shape[2]
     for told, stats_shape, weight_shape in options(norm, x.shape):
         if norm == "moments":
-            yield from (((x,), {**told, "method": method}) for method in ("two_pass", "welford"))
+            yield from (((x,), {**told, "method": method}) for method in (None, "two_pass", "welford"))
             continue
         weights: list[Any] = [None, *(np.ones(weight_shape, dtype) for dtype in parameters)]
         for weight, own in product(weights, BOTH if norm in GIVEN else (True,)):
@@ -100,7 +100,7 @@ def calls(name: str, x: Array, parameters: list[np.dtype[Any]]) -> Iterator[tupl
                 kind = np.float32 if weight is None else weight.dtype
                 tracked = {"running_mean": np.zeros(channels), "running_var": np.ones(channels, kind)} if given else {}
                 bias = {} if norm == "rms_norm" else {"bias": weight}
-                for method in ("two_pass", "welford"):
+                for method in (None, "two_pass", "welford"):
                     yield (x,), {"weight": weight, "method": method, "return_stats": own, **bias, **told, **given, **tracked}
 
 

@@ -312,7 +312,7 @@ def test_every_kernel_has_names() -> None:
 def test_a_schedule_is_made_once() -> None:
     """For all calls that are alike: it is looked up by what it depends on, and by nothing else."""
     x, which, dtypes = np.dtype("float32"), ((20,), 0), (*[np.dtype("float32")] * 2, None, None, None, None)
-    first, second = (forward_call("layer_norm", (4, 20), x, which, OWN, "two_pass", (False, False), False) for _ in range(2))
+    first, second = (forward_call("layer_norm", (4, 20), x, which, OWN, "two_pass", True, (False,) * 3) for _ in range(2))
     assert first is second
     first, second = (schedule.scheduled(call, dtypes, True) for call in (first, second))
     assert first is second

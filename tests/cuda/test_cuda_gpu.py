@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from cases import FLOAT32, Case
 from gpu_tools import BFLOAT16, CASES, CYCLES, both, every_case, every_dtype, need_torch, on_cpu, same, tensor, tensors
+from rings import AS_CUDA
 
 import numbanorm
 
@@ -138,7 +139,7 @@ def test_a_graph_of_training_counts_its_batches(momentum: float | None) -> None:
     state: list[Any] = [np.zeros(6, np.float32), np.ones(6, np.float32), np.zeros((), np.int64)]
 
     def step(x: Any, mean: Any, var: Any, count: Any) -> Any:
-        return numbanorm.batch_norm(x, mean, var, training=True, momentum=momentum, num_batches_tracked=count)
+        return numbanorm.batch_norm(x, mean, var, training=True, momentum=momentum, num_batches_tracked=count, **AS_CUDA)
 
     x, held = tensor(xs[0]), [tensor(v) for v in state]
     step(x, *(v.clone() for v in held))
@@ -283,7 +284,7 @@ def printed(folder: Path, **environment: str) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     x = np.arange(40, dtype=np.float32).reshape(4, 10) ** 2
-    assert told["y"] == numbanorm.layer_norm(x, 10).tobytes().hex()
+    assert told["y"] == numbanorm.layer_norm(x, 10, **AS_CUDA).tobytes().hex()
     return told
 
 

@@ -30,6 +30,7 @@ from gpu_tools import (
     tensor,
     tensors,
 )
+from rings import AS_CUDA
 
 import numbanorm
 
@@ -221,7 +222,7 @@ def test_running_statistics_of_numpy_arrays() -> None:
     for backend in (None, "cuda"):
         mean, var, count = np.zeros(6, np.float32), np.ones(6, np.float32), np.zeros((), np.int64)
         for scale in (1, 2):
-            numbanorm.batch_norm(scale * x, mean, var, training=True, num_batches_tracked=count, backend=backend)
+            numbanorm.batch_norm(scale * x, mean, var, training=True, num_batches_tracked=count, backend=backend, **AS_CUDA)
         states.append({"mean": mean, "var": var, "count": count.reshape(1)})
     same(states[1], states[0])
 
@@ -277,9 +278,10 @@ def test_the_second_device() -> None:
 # torch's layers
 
 
-def test_functions_have_the_bits_of_the_cpu(rng: np.random.Generator) -> None:
+def test_functions_have_the_bits_of_the_cpu(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     """y, gradients and running statistics."""
     norms = module("torch_norms")
+    gpu_tools.as_cuda(monkeypatch)
     for dtype in norms.DTYPES:
         for name, norm in norms.NORMS.items():
             dy, arrays = norms.arguments(norm, dtype, rng)

@@ -20,9 +20,9 @@ import numpy as np
 import power_norm
 import pytest
 import rings
-from cases import DTYPES, FLOAT32, METHODS, Arguments, Case, call, call_backward, check_gradients
+from cases import DTYPES, FLOAT32, METHODS, Arguments, Case, check_gradients
 from close import check_close
-from rings import Array, Host, Ring, check_same
+from rings import AS_CUDA, Array, Host, Ring, call, call_backward, check_same
 
 import numbanorm
 from numbanorm import Stats
@@ -132,6 +132,19 @@ def agree(ring: Ring, case: Case, a: Arguments, dy: Host, method: str = METHODS[
         gradients = call_backward(case, on_ring, ring.upload(dy), found_stats)
         check_same(gradients, call_backward(case, a, dy, stats))
     return [found.host(), *(g.host() for g in gradients)]
+
+
+@every_family
+def test_both_modes_are_one(ring: Ring, case: Case) -> None:
+    """Without a method and with either `exact`, CUDA gives what the CPU does with exact=True and method="two_pass"."""
+    a, dy = cases.arguments(case, FLOAT32), cases.upstream(case, FLOAT32)
+    expected, stats = call(case, a, return_stats=True)
+    gradients = call_backward(case, a, dy, stats)
+    for exact in (False, True):
+        found, found_stats = cases.call(case, ring.arguments(a), exact=exact, return_stats=True)
+        check_same((found, *found_stats), (expected, *stats))
+        given = ring.stats(stats)
+        check_same(cases.call_backward(case, ring.arguments(a), ring.upload(dy), given, exact=exact), gradients)
 
 
 @pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64], ids=lambda d: d.name)
@@ -378,7 +391,7 @@ def test_running_statistics(ring: Ring, norm: str, dtype: np.dtype[Any], options
         x = rng.normal(k + 2.0, 1.0, shape).astype(np.float32)
         before = [v.copy() for v in buffers]
         for a, (mean, var, counter) in ((x, buffers), (ring.upload(x), on_ring)):
-            function(a, mean, var, **{own: True}, num_batches_tracked=counter, **OPTIONS[options])
+            function(a, mean, var, **{own: True}, num_batches_tracked=counter, **OPTIONS[options], **AS_CUDA)
         check_same(on_ring, buffers)
         assert buffers[2] == 4 + k
         assert options == "none of it" or not any(np.array_equal(v, old) for v, old in zip(buffers, before, strict=True))

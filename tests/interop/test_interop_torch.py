@@ -83,7 +83,9 @@ def test_default_eps_of_rms_norm_is_that_of_torch(dtype: str) -> None:
 
 @pytest.mark.parametrize("name", ["layer_norm", "rms_norm", "group_norm", "instance_norm", "batch_norm"])
 def test_signatures_are_those_of_torch(name: str) -> None:
-    a, b = (inspect.signature(getattr(f, name)).parameters.values() for f in (ours, theirs))
+    """And `exact`, by name."""
+    (*a, exact), b = (inspect.signature(getattr(f, name)).parameters.values() for f in (ours, theirs))
+    assert (exact.name, exact.default, exact.kind) == ("exact", False, exact.KEYWORD_ONLY)
     assert [(p.name, p.default, p.kind) for p in a] == [(p.name, p.default, p.kind) for p in b]
 
 

@@ -331,6 +331,57 @@ def test_report_is_a_table() -> None:
     assert ours.report(nn.ModuleList([Named()])) == ()
 
 
+def exacts(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """The `exact` of every call of numbanorm's functions, forward and backward, from now on."""
+    from numbanorm import functional, gradients
+
+    seen: list[bool] = []
+
+    def noted(function: Any) -> Any:
+        return lambda *args, exact, **options: (seen.append(exact), function(*args, exact=exact, **options))[1]
+
+    for module in (functional, gradients):
+        for name in [n for n in vars(module) if n.endswith(("_norm", "_norm_backward"))]:
+            monkeypatch.setattr(module, name, noted(getattr(module, name)))
+    return seen
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_exact_reaches_every_function(exact: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward and backward, of layers that were converted, copied and pickled, and of those that were made so."""
+    seen, model = exacts(monkeypatch), ours.convert(net(), exact=exact)
+    for m in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        m(torch.randn(X, requires_grad=True)).sum().backward()
+        assert seen == [exact] * 10
+        seen.clear()
+        assert all(n.exact is exact for n in ours.report(m))
+    layers = (ours.BatchNorm2d(4, momentum=None, exact=exact), ours.LayerNorm(6, exact=exact), ours.RMSNorm(6, exact=exact))
+    for layer in layers:
+        layer(torch.randn(2, 4, 6, 6, requires_grad=True)).sum().backward()
+        assert repr(layer).endswith(", exact=True)") is exact
+    assert seen == [exact] * 6
+    assert str(ours.report(layers[1])).startswith(f"(itself)  LayerNorm  numbanorm{', exact' * exact}\n")
+    ours.revert(model)
+    assert not any(hasattr(m, "exact") for m in model.modules())
+
+
+def test_exact_of_layers_that_were_converted_before() -> None:
+    """True is for all of them; without it those that have it keep it."""
+    model = ours.convert(nn.Sequential(ours.LayerNorm(4, exact=True), ours.LayerNorm(4), nn.LayerNorm(4), Own(4)))
+    assert [n.exact for n in ours.report(model)] == [True, False, False, False]
+    assert [n.exact for n in ours.report(ours.convert(model, exact=True))] == [True, True, True, False]
+
+
+@pytest.mark.parametrize("exact", [1, None, "yes"])
+def test_exact_is_a_bool(exact: Any) -> None:
+    model, x = nn.LayerNorm(4), torch.ones(2, 4)
+    for call in (lambda: ours.convert(model, exact), lambda: ours.LayerNorm(4, exact=exact),
+                 lambda: ours.layer_norm(x, (4,), exact=exact)):  # fmt: skip
+        with pytest.raises(TypeError, match="exact must be True or False: got"):
+            call()
+    assert type(model) is nn.LayerNorm
+
+
 def test_report_names_devices_that_are_refused() -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 

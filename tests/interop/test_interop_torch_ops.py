@@ -58,12 +58,12 @@ def test_opcheck(kind: str, shape: tuple[int, ...], size: list[int], own: bool) 
     )
     for grad in (True, False):
         leaves = [None if t is None else t.detach().requires_grad_(grad) for t in (x, w, bias)]
-        torch.library.opcheck(ops.normalize, (*leaves, *tracked, kind, size, own, 0.1, 1e-5))
+        torch.library.opcheck(ops.normalize, (*leaves, *tracked, kind, size, own, 0.1, 1e-5, *[True] * grad))
     _, mean, rstd, *_ = ops.normalize(x, w, bias, *tracked, kind, size, own, 0.1, 1e-5)
     for needs in ([True, True, bias is not None], [False, True, False], [True, False, False]):
         for grad in (True, False):
             leaves = [t.detach().requires_grad_(grad) for t in (torch.randn(shape), x, w)]
-            torch.library.opcheck(ops.differentiate, (*leaves, mean, rstd, kind, size, own, needs))
+            torch.library.opcheck(ops.differentiate, (*leaves, mean, rstd, kind, size, own, needs, *[True] * grad))
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ import ml_dtypes
 import numba
 import numpy as np
 import pytest
-from cases import FLOAT32, Arguments, Case, call, call_backward
+from cases import FLOAT32, Arguments, Case
+from rings import AS_CUDA, call, call_backward
 
 import numbanorm
 from numbanorm.backends import dispatch
@@ -119,6 +120,21 @@ def both(case: Case, a: Arguments, dy: Any, **options: Any) -> dict[str, Any]:
 def on_cpu(case: Case, dtype: np.dtype[Any]) -> dict[str, Any]:
     """The same of the CPU backend."""
     return both(case, cases.arguments(case, dtype), cases.upstream(case, dtype))
+
+
+def as_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let norms compute on the CPU what they do on CUDA, whatever they are asked for, as torch's operators cannot ask."""
+    from numbanorm import functional, gradients
+    from numbanorm.spec.norms import NORMS
+
+    modes = {f"{name}{kind}": mode for name in NORMS for kind, mode in (("", AS_CUDA), ("_backward", {"exact": True}))}
+
+    def computed(function: Any, mode: dict[str, Any]) -> Any:
+        return lambda *args, **options: function(*args, **{**options, **mode})
+
+    for name, mode in modes.items():
+        module = gradients if name.endswith("_backward") else functional
+        monkeypatch.setattr(module, name, computed(getattr(module, name), mode))
 
 
 def mapped(put: Any, a: Arguments) -> Arguments:

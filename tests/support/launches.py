@@ -30,8 +30,9 @@ class Asked(NamedTuple):
         backward, x = "dy" in self.types, self.types["x"]
         weight = self.parameters if backward else self.types["w"] is not None
         bias = self.parameters if backward else self.types["b"] is not None
+        source, method = GIVEN if self.given else OWN, "welford" if self.one_read else "two_pass"
         call = Call(
-            plan, np.dtype(x), backward, self.center, GIVEN if self.given else OWN, self.one_read, self.write, weight, bias,
-            self.in_place,
+            plan, np.dtype(x), backward, self.center, source, method, write=self.write, weight=weight, bias=bias,
+            in_place=self.in_place,
         )  # fmt: skip
         return (plans.backward if backward else plans.forward)(Schedule(self.types, self.aligned), call)

@@ -158,6 +158,8 @@ WRONG_ARGUMENTS: list[tuple[Any, tuple[Any, ...], dict[str, Any], type[Exception
     (nn.BatchNorm2d, (6,), {"channel_axis": 1.0}, TypeError, "channel_axis must be an integer"),
     (nn.InstanceNorm2d, (6,), {"convention": "caffe"}, ValueError, "convention must be 'torch' or 'keras'"),
     (nn.InstanceNorm2d, (6,), {"method": "one_pass"}, ValueError, "method must be"),
+    (nn.InstanceNorm2d, (6,), {"exact": "yes"}, TypeError, "exact must be True or False"),
+    (nn.LayerNorm, (5,), {"exact": 1}, TypeError, "exact must be True or False"),
     (nn.GroupNorm, (4, 6), {}, ValueError, "num_groups must divide the channels: got 6 channels and num_groups=4; the div"),
     (nn.GroupNorm, (0, 6), {}, ValueError, "num_groups must be at least 1"),
     (nn.GroupNorm, (2, 6), {"affine": None}, TypeError, "affine must be True or False"),

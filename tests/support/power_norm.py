@@ -33,12 +33,12 @@ def in_table(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def power_norm(x: Any, weight: Any, axis: int, method: str = "two_pass") -> Any:
     """x / sqrt(mean(x**2) + eps) * weight, each channel's mean over the batch; and Stats."""
-    return forward(NAME, x, ((), axis), (weight, None, EPS), (method, None, True, None))
+    return forward(NAME, x, ((), axis), (weight, None, EPS), (method, True, None, True, None))
 
 
 def power_norm_backward(dy: Any, x: Any, stats: Any, weight: Any, axis: int) -> Any:
     """dx and dweight."""
-    return backward(NAME, dy, x, ((), axis), stats, weight, ((True, True), None, None))
+    return backward(NAME, dy, x, ((), axis), stats, weight, ((True, True), True, None, None))
 
 
 def arguments(shape: tuple[int, ...], axis: int, dtype: np.dtype[Any]) -> tuple[Array, Array, Array]:

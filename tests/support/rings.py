@@ -15,6 +15,7 @@ from dataclasses import fields
 from math import prod
 from typing import Any
 
+import cases
 import ml_dtypes
 import numpy as np
 import pytest
@@ -58,6 +59,20 @@ def chosen() -> str:
 
 def dtype_of(name: str) -> np.dtype[Any]:
     return np.dtype(getattr(ml_dtypes, name, name))
+
+
+# what CUDA computes whatever the mode, so that its bits are compared with these of the CPU
+AS_CUDA: dict[str, Any] = {"method": "two_pass", "exact": True}
+
+
+def call(case: cases.Case, a: Any, **options: Any) -> Any:
+    """`cases.call`, of what both backends compute alike."""
+    return cases.call(case, a, **{**AS_CUDA, **options})
+
+
+def call_backward(case: cases.Case, a: Any, dy: Any, stats: Any, **options: Any) -> Any:
+    """`cases.call_backward`, likewise."""
+    return cases.call_backward(case, a, dy, stats, exact=True, **options)
 
 
 class Array:

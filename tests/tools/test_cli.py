@@ -26,6 +26,7 @@ CASES = [
     ("layer", (5, 6, 4, 8), ["--normalized-shape", "4,8"], {"normalized_shape": (4, 8)}, (4, 8)),
     ("layer", (96,), ["--eps", "0.5"], {"normalized_shape": 96, "eps": 0.5}, None),
     ("layer", (9, 100), ["--method", "welford"], {"normalized_shape": 100, "method": "welford"}, None),
+    ("layer", (9, 100), ["--exact"], {"normalized_shape": 100, "exact": True}, (100,)),
     ("rms", (70, 48), [], {"normalized_shape": 48}, None),
     ("rms", (3, 7, 40), ["--eps", "1e-6"], {"normalized_shape": 40, "eps": 1e-6}, None),
     ("instance", (6, 5, 9, 4), [], {}, (5,)),
@@ -38,6 +39,7 @@ BATCH_CASES = [
     ((20, 5, 33), [], {}, None),
     ((9, 4, 7, 7), ["--method", "welford", "--eps", "0.01"], {"method": "welford", "eps": 0.01}, (4,)),
     ((9, 7, 7, 4), ["--channel-axis", "-1"], {"channel_axis": -1}, (4,)),
+    ((20, 5, 33), ["--exact"], {"exact": True}, (5,)),
 ]
 
 
@@ -113,14 +115,15 @@ def test_batch_norm_in_chunks_is_close_to_the_call(
     files, arrays = affine_arguments(tmp_path, "batch", affine)
     expected = numbanorm.batch_norm(x, training=True, **called, **arrays)
     # Merged statistics differ in the last bits of float64, so float32 may round the other way: one unit in the last
-    # place, and where weight*y and bias cancel, one of float64 at the scale of the terms.
-    np.testing.assert_allclose(normalize(tmp_path, x, "batch", *typed, *files), expected, rtol=2**-23, atol=1e-13)
+    # place, and where weight*y and bias cancel, one of float64 (one of float32 unless exact) at the scale of the terms.
+    atol = 1e-13 if "--exact" in typed else 1e-6
+    np.testing.assert_allclose(normalize(tmp_path, x, "batch", *typed, *files), expected, rtol=2**-23, atol=atol)
 
 
 def test_batch_norm_in_one_chunk_is_the_call(tmp_path: Path) -> None:
     x = numbers((9, 4, 7, 7))
-    expected = numbanorm.batch_norm(x, training=True)
-    np.testing.assert_allclose(normalize(tmp_path, x, "batch"), expected, rtol=2**-23, atol=1e-13)
+    expected = numbanorm.batch_norm(x, training=True, exact=True)
+    np.testing.assert_allclose(normalize(tmp_path, x, "batch", "--exact"), expected, rtol=2**-23, atol=1e-13)
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -129,7 +132,7 @@ def test_batch_norm_of_a_constant_channel(tmp_path: Path) -> None:
     x[:, 2] = 7
     y = normalize(tmp_path, x, "batch")
     assert (y[:, 2] == 0).all()
-    np.testing.assert_allclose(y, numbanorm.batch_norm(x, training=True), rtol=2**-23, atol=1e-13)
+    np.testing.assert_allclose(y, numbanorm.batch_norm(x, training=True), rtol=2**-23, atol=1e-6)
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -435,7 +438,7 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert list(costs) == ["batch", "layer", "instance", "group", "rms"]
     for seconds, numpy_seconds, ratio, ulp, absolute, numpy_ulp, numpy_absolute in costs.values():
         assert ratio == pytest.approx(numpy_seconds / seconds, abs=0.1, rel=0.05)
-        assert ulp <= 0.51
+        assert ulp <= 3
         assert absolute <= numpy_absolute
         assert numpy_ulp < 1e3
 

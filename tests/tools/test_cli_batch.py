@@ -86,7 +86,7 @@ def test_layouts_and_parameters(tmp_path: Path, name: str, axis: int, rng: np.ra
 def test_types(tmp_path: Path, dtype: str, method: str, rng: np.random.Generator) -> None:
     x = np.asfortranarray(rng.normal(3, 2, (200, CHANNELS)).astype(dtype))
     units = 4.0 if np.dtype(dtype).itemsize == 8 else 1.0
-    check(tmp_path, x, "--method", method, units=units, method=method)
+    check(tmp_path, x, "--method", method, "--exact", units=units, method=method, exact=True)
 
 
 def test_constant_channels_are_their_bias(tmp_path: Path, rng: np.random.Generator) -> None:

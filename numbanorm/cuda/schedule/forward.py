@@ -34,7 +34,7 @@ def forward(s: Schedule, call: Call) -> Schedule:
     """x -> statistics and y. Arrays: x, y, w, b, stats (4, units); mean and var if they are given."""
     plan = call.plan
     measured = not call.given
-    if measured and call.write and not call.one_read and held(s, call):
+    if measured and call.write and call.method != "welford" and held(s, call):
         rows_forward(s, call)
         normalize_again(s, call)
         return s
@@ -63,7 +63,7 @@ def normalize_again(s: Schedule, call: Call) -> None:
         return
     length, units = plan.K * plan.T, plan.units
     weighted, biased = (call.write and s.types[name] is not None for name in ("w", "b"))
-    constants = (call.center, call.one_read, by_columns(plan), weighted, biased, call.write)
+    constants = (call.center, call.method == "welford", by_columns(plan), weighted, biased, call.write)
     s.add(
         rescale.normalize_again, constants, -(-units // warps.WARP), warps.WARP,
         x="x", w="w", b="b", y="y", stats="stats", units=units, groups=plan.G, rows=plan.M, tree_rows=block_rows(plan.M),
@@ -94,7 +94,7 @@ def measure_runs(s: Schedule, call: Call) -> None:
     """x -> statistics, by sums of parts of runs."""
     plan = call.plan
     length, n, owners = plan.K * plan.T, plan.B * plan.M * plan.G, Owners(plan.M * plan.G, plan.G, 1)
-    if call.one_read:
+    if call.method == "welford":
         i = Items(n, length, 1, s.aligned and length % 4 == 0)
         moments = s.room(2 * i.n)
         tile_sizes = {"n": i.n, "spans": i.spans, "length": length}
@@ -127,7 +127,7 @@ def measure_columns(s: Schedule, call: Call) -> None:
     plan = call.plan
     g, length = folded(plan, s.aligned), plan.K * plan.T
     arrays = {"x": "x", "dy": "x", "mean": "stats", "rstd": None, "offsets": None}
-    if call.one_read:
+    if call.method == "welford":
         moments, chunks = sum_columns(s, plan, partial_sums.BOTH, g, arrays, center=False)
         join_columns(s, plan, combine.CENTER, "stats", moments, g, chunks)
         n = g.samples * chunks * g.width

@@ -9,6 +9,8 @@ with autograd and torch.compile. Tensors are read and written where they lie; ba
 channels_last tensors as such. What is neither that nor contiguous is copied first, as torch does. Higher derivatives, of any
 order, are computed by torch's operations in float64 and rounded at the end.
 
+The functions, the modules and `convert` take `exact` by name: as for `numbanorm.layer_norm`, False by default.
+
 Where they are not like torch's:
 
 - What torch refuses with RuntimeError or NotImplementedError (shapes, dtypes) is a ValueError or TypeError here.

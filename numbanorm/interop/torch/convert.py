@@ -6,11 +6,14 @@ Those modules are told by `register`; what is imported here must not import them
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ...spec import checks
 
 OURS: dict[type, Any] = {}
 THEIRS: dict[type, Any] = {}
@@ -19,7 +22,7 @@ FUSES = "activation_relu_or_gelu"
 SAVED = "_numbanorm_saved_activation"
 
 
-def convert(module: torch.nn.Module) -> torch.nn.Module:
+def convert(module: torch.nn.Module, exact: bool = False) -> torch.nn.Module:
     """Let the norm layers of a model compute with numbanorm.
 
     The layers stay the objects that they are, with their parameters, buffers, hooks and modes; only their class is another.
@@ -32,15 +35,26 @@ def convert(module: torch.nn.Module) -> torch.nn.Module:
         alone: subclasses of yours, layers whose forward was replaced on the instance, parametrized layers, SyncBatchNorm,
         and lazy layers (convert after the first call); `report` lists them. A TransformerEncoderLayer with converted
         norms is no longer computed by torch's one operator for evaluation, which would not call them.
+    exact : bool
+        As for `numbanorm.layer_norm`: the `exact` of the layers that are converted. True also sets that of layers which were
+        converted before.
 
     Returns
     -------
     torch.nn.Module
         `module` itself.
+
+    Raises
+    ------
+    TypeError
+        For an `exact` that is no bool; the model is then as it was.
     """
+    exact = checks.flag("exact", exact)
     for m in module.modules():
         if "forward" not in vars(m):
             m.__class__ = OURS.get(type(m), type(m))
+            if exact and type(m) in THEIRS:
+                m.exact = True
     for m in module.modules():
         if any(isinstance(norm, tuple(THEIRS)) for norm in fused_norms(m)):
             setattr(m, SAVED, getattr(m, FUSES))
@@ -63,7 +77,9 @@ def revert(module: torch.nn.Module) -> torch.nn.Module:
         `module` itself.
     """
     for m in module.modules():
-        m.__class__ = THEIRS.get(type(m), type(m))
+        if type(m) in THEIRS:
+            m.__class__ = THEIRS[type(m)]
+            vars(m).pop("exact", None)
         if SAVED in vars(m):
             setattr(m, FUSES, getattr(m, SAVED))
             delattr(m, SAVED)
@@ -87,8 +103,36 @@ def register(classes: Iterable[type], functions: Iterable[Any]) -> None:
         for name in ("forward", "_apply_instance_norm"):  # of InstanceNorm, torch's forward calls the second
             if hasattr(cls, name):
                 setattr(cls, name, _forward(getattr(cls, name), getattr(theirs, name)))
+        constructor = _constructor(theirs)
+        cls.__init__, cls.exact, cls.extra_repr = constructor, False, _extra_repr(theirs)  # type: ignore[misc,attr-defined]
         refuse = functools.partial(_refuse_to_script, cls.__name__, "torch.jit.script(revert(model))")
         cls.__prepare_scriptable__ = staticmethod(refuse)  # type: ignore[attr-defined]
+
+
+def _constructor(theirs: Any) -> Callable[..., None]:
+    """torch's constructor, and `exact` by name."""
+
+    @functools.wraps(theirs.__init__)
+    def __init__(self: Any, *args: Any, exact: bool = False, **kwargs: Any) -> None:
+        theirs.__init__(self, *args, **kwargs)
+        if checks.flag("exact", exact):
+            self.exact = True
+
+    signature, flag = (
+        inspect.signature(theirs.__init__),
+        inspect.Parameter("exact", inspect.Parameter.KEYWORD_ONLY, default=False),
+    )
+    __init__.__signature__ = signature.replace(parameters=[*signature.parameters.values(), flag])  # type: ignore[attr-defined]
+    return __init__
+
+
+def _extra_repr(theirs: Any) -> Callable[[Any], str]:
+    """torch's words, and `exact` where it is set."""
+
+    def extra_repr(self: Any) -> str:
+        return str(theirs.extra_repr(self)) + (", exact=True" if self.exact else "")
+
+    return extra_repr
 
 
 def _forward(ours: Callable[..., Any], theirs: Callable[..., Any]) -> Callable[..., Any]:

@@ -26,6 +26,8 @@ def layer_norm(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
+    *,
+    exact: bool = False,
 ) -> Tensor:
     """`torch.nn.functional.layer_norm`, computed by `numbanorm.layer_norm`.
 
@@ -37,6 +39,8 @@ def layer_norm(
     weight, bias : tensor of shape normalized_shape, optional
         Both of one float type, not necessarily the input's.
     eps : float
+    exact : bool
+        As for `numbanorm.layer_norm`.
 
     Returns
     -------
@@ -48,11 +52,18 @@ def layer_norm(
         For arguments that do not fit, before anything is computed.
     """
     if has_torch_function_variadic(input, weight, bias):
-        return handle_torch_function(layer_norm, (input, weight, bias), input, normalized_shape, weight, bias, eps)
-    return _apply("layer_norm", input, list(normalized_shape), (weight, bias), eps)
+        return handle_torch_function(layer_norm, (input, weight, bias), input, normalized_shape, weight, bias, eps, exact=exact)
+    return _apply("layer_norm", input, list(normalized_shape), (weight, bias), (eps, exact))
 
 
-def rms_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
+def rms_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    eps: float | None = None,
+    *,
+    exact: bool = False,
+) -> Tensor:
     """`torch.nn.functional.rms_norm`, computed by `numbanorm.rms_norm`.
 
     Parameters
@@ -64,6 +75,8 @@ def rms_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | No
         Of any of these float types.
     eps : float, optional
         By default the machine epsilon of float32, or that of float64 for a float64 input: what torch computes with.
+    exact : bool
+        As for `numbanorm.layer_norm`.
 
     Returns
     -------
@@ -75,12 +88,18 @@ def rms_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | No
         For arguments that do not fit, before anything is computed.
     """
     if has_torch_function_variadic(input, weight):
-        return handle_torch_function(rms_norm, (input, weight), input, normalized_shape, weight, eps)
-    return _apply("rms_norm", input, list(normalized_shape), (weight, None), eps)
+        return handle_torch_function(rms_norm, (input, weight), input, normalized_shape, weight, eps, exact=exact)
+    return _apply("rms_norm", input, list(normalized_shape), (weight, None), (eps, exact))
 
 
 def group_norm(
-    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *,
+    exact: bool = False,
 ) -> Tensor:
     """`torch.nn.functional.group_norm`, computed by `numbanorm.group_norm`.
 
@@ -92,6 +111,8 @@ def group_norm(
     weight, bias : tensor of shape (C,), optional
         Both of one float type, not necessarily the input's.
     eps : float
+    exact : bool
+        As for `numbanorm.layer_norm`.
 
     Returns
     -------
@@ -103,8 +124,8 @@ def group_norm(
         For arguments that do not fit, before anything is computed.
     """
     if has_torch_function_variadic(input, weight, bias):
-        return handle_torch_function(group_norm, (input, weight, bias), input, num_groups, weight, bias, eps)
-    return _apply("group_norm", input, [num_groups], (weight, bias), eps)
+        return handle_torch_function(group_norm, (input, weight, bias), input, num_groups, weight, bias, eps, exact=exact)
+    return _apply("group_norm", input, [num_groups], (weight, bias), (eps, exact))
 
 
 def instance_norm(
@@ -116,6 +137,8 @@ def instance_norm(
     use_input_stats: bool = True,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    *,
+    exact: bool = False,
 ) -> Tensor:
     """`torch.nn.functional.instance_norm`, computed by `numbanorm.instance_norm`.
 
@@ -129,6 +152,8 @@ def instance_norm(
         Both of one float type, not necessarily the input's.
     use_input_stats : bool
     momentum, eps : float
+    exact : bool
+        As for `numbanorm.layer_norm`.
 
     Returns
     -------
@@ -141,9 +166,9 @@ def instance_norm(
     """
     tensors = (input, running_mean, running_var, weight, bias)
     if has_torch_function_variadic(*tensors):
-        return handle_torch_function(instance_norm, tensors, *tensors, use_input_stats, momentum, eps)
+        return handle_torch_function(instance_norm, tensors, *tensors, use_input_stats, momentum, eps, exact=exact)
     running = (running_mean, running_var, None)
-    return _apply("instance_norm", input, [], (weight, bias), eps, running, use_input_stats, momentum)
+    return _apply("instance_norm", input, [], (weight, bias), (eps, exact), running, use_input_stats, momentum)
 
 
 def batch_norm(
@@ -155,6 +180,8 @@ def batch_norm(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    *,
+    exact: bool = False,
 ) -> Tensor:
     """`torch.nn.functional.batch_norm`, computed by `numbanorm.batch_norm`.
 
@@ -168,6 +195,8 @@ def batch_norm(
         Both of one float type, not necessarily the input's.
     training : bool
     momentum, eps : float
+    exact : bool
+        As for `numbanorm.layer_norm`.
 
     Returns
     -------
@@ -180,20 +209,21 @@ def batch_norm(
     """
     tensors = (input, running_mean, running_var, weight, bias)
     if has_torch_function_variadic(*tensors):
-        return handle_torch_function(batch_norm, tensors, *tensors, training, momentum, eps)
-    return _apply("batch_norm", input, [], (weight, bias), eps, (running_mean, running_var, None), training, momentum)
+        return handle_torch_function(batch_norm, tensors, *tensors, training, momentum, eps, exact=exact)
+    running = (running_mean, running_var, None)
+    return _apply("batch_norm", input, [], (weight, bias), (eps, exact), running, training, momentum)
 
 
 def _counted_batch_norm(
     input: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None, bias: Tensor | None,
-    training: bool, eps: float, num_batches_tracked: Tensor,
+    training: bool, how: tuple[float, bool], num_batches_tracked: Tensor,
 ) -> Tensor:  # fmt: skip
-    """`batch_norm` whose running statistics average over all batches, of which so many came before."""
+    """`batch_norm` whose running statistics average over all batches, of which so many came before; how: eps, exact."""
     tensors = (input, running_mean, running_var, weight, bias)
     if has_torch_function_variadic(*tensors):
-        return handle_torch_function(_counted_batch_norm, tensors, *tensors, training, eps, num_batches_tracked)
+        return handle_torch_function(_counted_batch_norm, tensors, *tensors, training, how, num_batches_tracked)
     running = (running_mean, running_var, num_batches_tracked)
-    return _apply("batch_norm", input, [], (weight, bias), eps, running, training, None)
+    return _apply("batch_norm", input, [], (weight, bias), how, running, training, None)
 
 
 class _Batch(_BatchNorm):
@@ -206,9 +236,10 @@ class _Batch(_BatchNorm):
         mean, var = (self.running_mean, self.running_var) if tracking or not self.training else (None, None)
         counter = self.num_batches_tracked if tracking else None
         if self.momentum is None and counter is not None:
-            y = _counted_batch_norm(input, mean, var, self.weight, self.bias, own, self.eps, counter)
+            y = _counted_batch_norm(input, mean, var, self.weight, self.bias, own, (self.eps, self.exact), counter)
         else:  # without a counter there is no average, and torch leaves the running statistics as they are
-            y = batch_norm(input, mean, var, self.weight, self.bias, own, self.momentum or 0.0, self.eps)
+            momentum = self.momentum or 0.0
+            y = batch_norm(input, mean, var, self.weight, self.bias, own, momentum, self.eps, exact=self.exact)
         if counter is not None:
             counter.add_(1)
         return y
@@ -232,7 +263,8 @@ class _Instance(_InstanceNorm):
     def _apply_instance_norm(self, input: Tensor) -> Tensor:
         momentum = 0.0 if self.momentum is None else self.momentum
         own = self.training or not self.track_running_stats
-        return instance_norm(input, self.running_mean, self.running_var, self.weight, self.bias, own, momentum, self.eps)
+        running, parameters = (self.running_mean, self.running_var), (self.weight, self.bias)
+        return instance_norm(input, *running, *parameters, own, momentum, self.eps, exact=self.exact)
 
 
 class InstanceNorm1d(_Instance, torch.nn.InstanceNorm1d):
@@ -251,21 +283,21 @@ class LayerNorm(torch.nn.LayerNorm):
     """`torch.nn.LayerNorm`, computed by `layer_norm`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
+        return layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps, exact=self.exact)
 
 
 class RMSNorm(torch.nn.RMSNorm):
     """`torch.nn.RMSNorm`, computed by `rms_norm`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.normalized_shape, self.weight, self.eps)
+        return rms_norm(x, self.normalized_shape, self.weight, self.eps, exact=self.exact)
 
 
 class GroupNorm(torch.nn.GroupNorm):
     """`torch.nn.GroupNorm`, computed by `group_norm`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+        return group_norm(input, self.num_groups, self.weight, self.bias, self.eps, exact=self.exact)
 
 
 MODULES = (
@@ -276,17 +308,18 @@ register(MODULES, (layer_norm, rms_norm, group_norm, instance_norm, batch_norm))
 
 
 def _apply(
-    kind: str, input: Tensor, size: list[int], parameters: tuple[Tensor | None, Tensor | None], eps: float | None,
+    kind: str, input: Tensor, size: list[int], parameters: tuple[Tensor | None, Tensor | None], how: tuple[float | None, bool],
     running: tuple[Tensor | None, ...] = (None, None, None), own: bool = True, momentum: float | None = 0.0,
 ) -> Tensor:  # fmt: skip
-    """Check what NumPy cannot see, normalize, and update the running statistics. parameters: weight and bias."""
-    weight, bias = parameters
+    """Check what NumPy cannot see, normalize, and update the running statistics. parameters: weight, bias; how: eps, exact."""
+    (weight, bias), (eps, exact) = parameters, how
+    exact = checks.flag("exact", exact)
     _check(input=input, weight=weight, bias=bias, running_mean=running[0], running_var=running[1])
     if eps is None:
         eps = torch.finfo(torch.float64 if input.dtype == torch.float64 else torch.float32).eps
     if bias is not None and weight is None:
         weight = torch.ones_like(bias)  # for its dtype, which dbias has
-    y, _, _, *updated = call(normalize, input, weight, bias, *running, kind, size, own, momentum, eps)
+    y, _, _, *updated = call(normalize, input, weight, bias, *running, kind, size, own, momentum, eps, exact)
     if own:
         for old, new in zip(running[:2], updated, strict=True):
             if old is not None:

@@ -26,6 +26,7 @@ CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 def normalize(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None, running_var: Tensor | None,
     num_batches_tracked: Tensor | None, kind: str, size: list[int], own: bool, momentum: float | None, eps: float,
+    exact: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """y, mean, rstd, and copies of the running statistics that have taken in x if its own statistics normalize it."""
     x = _plain(x)
@@ -38,7 +39,7 @@ def normalize(
     arrays = {name: _array(t) for name, t in (parameters | running).items() if t is not None}
     options = NORMS[kind].options(size, own, axis) | ({"momentum": momentum} if running else {})
     norm = getattr(functional, kind)
-    _, (mean, rstd) = norm(_array(x, axis), **arrays, **options, eps=eps, out=_array(y, axis), return_stats=True)
+    _, (mean, rstd) = norm(_array(x, axis), **arrays, **options, eps=eps, exact=exact, out=_array(y, axis), return_stats=True)
     updated = (running.get(name, x.new_empty(0)) for name in ("running_mean", "running_var"))
     return y, x.new_empty(0, dtype=torch.float64) if mean is None else _apart(mean), _tensor(rstd), *updated
 
@@ -56,7 +57,7 @@ def normalize_shapes(
 @torch.library.custom_op("numbanorm::differentiate", mutates_args=(), device_types=("cpu", "cuda"))
 def differentiate(
     dy: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, rstd: Tensor, kind: str, size: list[int], own: bool,
-    needs: list[bool],
+    needs: list[bool], exact: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """dx, dweight, dbias; empty where not needed."""
     dy, x = _plain(dy), _plain(x)
@@ -69,6 +70,7 @@ def differentiate(
         stats=(_array(mean) if NORMS[kind].center else None, _array(rstd)),
         weight=None if weight is None else _array(weight),
         needs=tuple(needs[: 1 + len(NORMS[kind].parameters)]),
+        exact=exact,
         out=_array(dx, axis) if needs[0] else None,
     )
     dweight, dbias = (*gradients, None)[1:3]
@@ -77,7 +79,7 @@ def differentiate(
 
 @differentiate.register_fake
 def differentiate_shapes(
-    dy: Any, x: Tensor, weight: Any, mean: Any, rstd: Any, kind: str, size: Any, own: bool, needs: list[bool]
+    dy: Any, x: Tensor, weight: Any, mean: Any, rstd: Any, kind: str, size: Any, own: bool, needs: list[bool], *_: Any
 ) -> tuple[Tensor, ...]:
     dx = torch.empty_like(x, memory_format=_layout(kind, x)[0]) if needs[0] else x.new_empty(0)
     return dx, *(torch.empty_like(weight, memory_format=torch.contiguous_format) if n else x.new_empty(0) for n in needs[1:])
@@ -85,7 +87,7 @@ def differentiate_shapes(
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     """Keep for the backward pass what it will read; x only if its deviations from the mean are in a gradient."""
-    x, weight, *_, ctx.kind, ctx.size, ctx.own, _, _ = inputs
+    x, weight, *_, ctx.kind, ctx.size, ctx.own, _, _, ctx.exact = inputs
     needs_x, needs_weight = ctx.needs_input_grad[:2]
     ctx.mark_non_differentiable(*output[1:])
     ctx.save_for_backward(x if needs_weight or (needs_x and ctx.own) else None, weight, *output[1:3])
@@ -97,13 +99,14 @@ def _backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         no_tangent("the result's gradient", dy)
         x, *rest = ctx.saved_tensors
         needs = ctx.needs_input_grad[:3]
-        gradients = call(differentiate, dy, dy if x is None else x, *rest, ctx.kind, ctx.size, ctx.own, list(needs))
-    return *(g if n else None for g, n in zip(gradients, needs, strict=True)), *(None,) * 8
+        how = (ctx.kind, ctx.size, ctx.own, list(needs), ctx.exact)
+        gradients = call(differentiate, dy, dy if x is None else x, *rest, *how)
+    return *(g if n else None for g, n in zip(gradients, needs, strict=True)), *(None,) * 9
 
 
 def _save_second(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     """Keep what the next derivative will read; x only if a gradient depended on it."""
-    dy, x, weight, mean, rstd, ctx.kind, ctx.size, ctx.own, needs = inputs
+    dy, x, weight, mean, rstd, ctx.kind, ctx.size, ctx.own, needs, _ = inputs
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(*(t for t, needed in zip(output, needs, strict=True) if not needed))
     ctx.save_for_backward(dy, x if needs[1] or (needs[0] and ctx.own) else None, weight, mean, rstd)
@@ -116,7 +119,7 @@ def _backward_second(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None,
         norm = NORMS[ctx.kind]
         p = norm.planned(tuple(saved[0].shape), ctx.size, 1)
         gradients = differentiate_gradients(upstream, saved, p, norm.center, ctx.own)
-    return *gradients, *(None,) * 6
+    return *gradients, *(None,) * 7
 
 
 class Normalize(torch.autograd.Function):

@@ -22,6 +22,7 @@ class NormLayer(NamedTuple):
     kind: str  # name of its class
     converted: bool  # whether numbanorm computes it
     why: str  # it does not; empty if it does
+    exact: bool = False  # whether it does so with exact=True
 
 
 class Report(tuple[NormLayer, ...]):
@@ -30,7 +31,10 @@ class Report(tuple[NormLayer, ...]):
     __slots__ = ()
 
     def __str__(self) -> str:
-        cells = [(n.name or "(itself)", n.kind, "numbanorm" if n.converted else f"left alone: {n.why}") for n in self]
+        cells = [
+            (n.name or "(itself)", n.kind, "numbanorm" + ", exact" * n.exact if n.converted else f"left alone: {n.why}")
+            for n in self
+        ]
         widths = [max((len(row[k]) for row in cells), default=0) for k in (0, 1)]
         rows = [f"{name:{widths[0]}}  {kind:{widths[1]}}  {state}" for name, kind, state in cells]
         return "\n".join([*rows, f"{sum(n.converted for n in self)} of {len(self)} norm layers are computed by numbanorm"])
@@ -48,7 +52,7 @@ def report(module: torch.nn.Module) -> Report:
     Returns
     -------
     Report
-        A tuple of `NormLayer`: name, kind, converted, why. Printed, it is a table.
+        A tuple of `NormLayer`: name, kind, converted, why, exact. Printed, it is a table.
 
     Examples
     --------
@@ -62,7 +66,7 @@ def report(module: torch.nn.Module) -> Report:
     for name, m in module.named_modules():
         if _looks_like_a_norm(m):
             why = _why_not(m) or _why_not_always(m, fused.get(m))
-            rows.append(NormLayer(name, _kind(m), not why, why))
+            rows.append(NormLayer(name, _kind(m), not why, why, not why and m.exact))
     return Report(rows)
 
 
