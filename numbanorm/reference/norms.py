@@ -16,7 +16,7 @@ from .statistics import Statistics, measure, of_given
 
 
 def forward(
-    plan: Plan, x: Array, weight: Array | None = None, bias: Array | None = None, eps: float = 1e-5, *, center: bool = True,
+    plan: Plan, x: Array, affine: tuple[Array | None, Array | None] = (None, None), eps: float = 1e-5, *, center: bool = True,
     given: tuple[Array, Array] | None = None, method: str | None = None, exact: bool = False,
 ) -> tuple[Array, Statistics]:  # fmt: skip
     """Normalize.
@@ -25,7 +25,8 @@ def forward(
     ----------
     plan : Plan
     x : array of the plan's size, float16, bfloat16, float32 or float64
-    weight, bias : array of G * K elements, optional
+    affine : (weight, bias)
+        Of G * K elements each, or None.
     eps : float
     center : bool
         False for a mean of 0 (RMS norm).
@@ -48,7 +49,7 @@ def forward(
             s = measure(plan, wide, eps, center, method, 2 if x.itemsize == 8 else 1)
         else:
             s = of_given(plan, *given, eps)
-        w, b = parameter(plan, weight, 1.0), parameter(plan, bias, -0.0)
+        w, b = parameter(plan, affine[0], 1.0), parameter(plan, affine[1], -0.0)
         y = narrow(rounded_once(plan, x.reshape(shape), s, w, b), x.dtype)
         if x.itemsize < 8 and not exact:
             near, good = in_float32(plan, x.reshape(shape), s, w, b, given is None)

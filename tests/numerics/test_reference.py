@@ -40,7 +40,7 @@ def check_forward(case: Case, a: Arguments, method: str | None, exact: bool, eps
         eps = 1e-5 if center else cases.rms_eps(a.x.dtype)
     y, stats = call(case, a, eps=eps, method=method, exact=exact, return_stats=True)
     options = {"center": center, "given": given, "method": method, "exact": exact}
-    expected, measured = reference.forward(p, a.x, a.weight, a.bias, eps, **options)
+    expected, measured = reference.forward(p, a.x, (a.weight, a.bias), eps, **options)
     same(y, expected, f"{a.x.dtype}: y")
     same(stats.rstd, measured.rstd, f"{a.x.dtype}: rstd")
     if center:
