@@ -64,7 +64,7 @@ def backward32(
             u = dy_ * single(w) if rows else dy_
             slope, shift = (of_group(single(a)) for a in (s.slope, s.shift))
             dx = fma32(d, slope, fma32(u, scale, shift))
-    return dx.astype(x.dtype).reshape(x.shape), dweight, dbias
+        return dx.astype(x.dtype).reshape(x.shape), dweight, dbias
 
 
 def of_channels32(
