@@ -1,5 +1,13 @@
-"""The norms in plain NumPy: slow, the documentation of record, and what tests compare the kernels with by `==`."""
+"""The norms in plain NumPy: slow, the documentation of record, and what tests compare the kernels with by `==`.
 
-from .norms import Statistics, backward, forward, narrow
+`norms` has the forward pass: `statistics` first, then `elements`. `gradients` has those that the kernels compute,
+`gradients32` those in float32, which they do not compute yet. `trees` is the order of every sum, `numbers` the arithmetic.
+"""
 
-__all__ = ["Statistics", "backward", "forward", "narrow"]
+from .elements import narrow
+from .gradients import backward
+from .gradients32 import backward32
+from .norms import forward
+from .statistics import Statistics
+
+__all__ = ["Statistics", "backward", "backward32", "forward", "narrow"]

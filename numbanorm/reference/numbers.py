@@ -1,6 +1,6 @@
 """Numbers of one float64, or of two whose unevaluated sum they are: a list of limbs, the high one first.
 
-What is computed for float64 data has two limbs, all else one.
+What is computed for float64 data has two limbs, all else one. What is computed in float32 is an array of float32.
 """
 
 from __future__ import annotations
@@ -42,6 +42,20 @@ def fma(x: Any, y: Any, z: Any) -> Any:
     odd = np.where((rest != 0) & even, np.nextafter(total, np.copysign(np.inf, rest)), total)
     found, plain = s + odd, x * y + z
     return np.where(np.isfinite(found) & (found != 0), found, plain)  # plain has the sign of a zero
+
+
+def single(a: Any) -> Any:
+    """Rounded to float32."""
+    return np.asarray(a).astype(np.float32)
+
+
+def fma32(x: Any, y: Any, z: Any) -> Any:
+    """x * y + z of float32, rounded once: float64 holds the product; the sum is rounded to odd, and that to float32."""
+    product, wide = x.astype(np.float64) * y, np.asarray(z).astype(np.float64)
+    s, lost = two_sum(product, wide)
+    even = np.asarray(s).view(np.int64) & 1 == 0
+    odd = np.where((lost != 0) & even & np.isfinite(s), np.nextafter(s, np.copysign(np.inf, lost)), s)
+    return single(odd)
 
 
 def finite_part(low: Any) -> Any:

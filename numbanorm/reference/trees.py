@@ -14,6 +14,8 @@ from ..spec.tree import LANE_COUNT, TILE, block_rows, fold_for
 from .numbers import Array, Number, fma, plus, times, two_sum
 
 Add = Callable[..., Number]  # (accumulator, *term) -> accumulator
+Add32 = Callable[..., Array]  # the same in float32
+LEAST_BLOCK = 8  # rows that are added in float32: as many as lanes add
 
 
 def add_term(acc: Number, high: Any, low: Any = 0.0) -> Number:
@@ -53,19 +55,52 @@ def blocks(add: Add, terms: list[Array], limbs: int) -> Number:
     return acc
 
 
+def padded(term: Array, length: int) -> Array:
+    """A term with zeros behind it: what is absent adds nothing."""
+    return np.concatenate([term, np.zeros((length - len(term), *term.shape[1:]), term.dtype)])
+
+
+def by_halves(lanes: Number) -> Number:
+    """Sums of tiles (n, LANE_COUNT, ...): the second half of the lanes is added to the first, until one is left."""
+    half = LANE_COUNT
+    while half := half // 2:
+        lanes = plus([limb[:, :half] for limb in lanes], *[limb[:, half:] for limb in lanes])
+    return [limb[:, 0] for limb in lanes]
+
+
 def tiles(add: Add, terms: list[Array], limbs: int) -> Number:
     """Leaves of a run tree over terms (length, ...): 8 steps of 32 lanes, each in order, then the lanes by halves."""
     n = -(-len(terms[0]) // TILE)
     shape = terms[0].shape[1:]
-    padded = [np.concatenate([term, np.zeros((n * TILE - len(term), *shape))]) for term in terms]
-    steps = [term.reshape(n, -1, LANE_COUNT, *shape) for term in padded]
+    steps = [padded(term, n * TILE).reshape(n, -1, LANE_COUNT, *shape) for term in terms]
     acc = [np.zeros((n, LANE_COUNT, *shape)) for _ in range(limbs)]
     for k in range(TILE // LANE_COUNT):
         acc = add(acc, *[term[:, k] for term in steps])
-    half = LANE_COUNT
-    while half := half // 2:
-        acc = plus([limb[:, :half] for limb in acc], *[limb[:, half:] for limb in acc])
-    return [limb[:, 0] for limb in acc]
+    return by_halves(acc)
+
+
+def blocks32(add: Add32, terms: list[Array]) -> Array:
+    """Leaves of a row tree whose first sums are float32: of LEAST_BLOCK rows, which are then added in order in float64."""
+    step = block_rows(len(terms[0]))
+    n = -(-len(terms[0]) // step)
+    parts = [padded(term, n * step).reshape(n, -1, LEAST_BLOCK, *term.shape[1:]) for term in terms]
+    acc = np.zeros_like(parts[0][:, :, 0], np.float32)
+    for k in range(LEAST_BLOCK):
+        acc = add(acc, *[part[:, :, k] for part in parts])
+    total = np.zeros_like(acc[:, 0], np.float64)
+    for k in range(step // LEAST_BLOCK):
+        total += acc[:, k]
+    return total
+
+
+def tiles32(add: Add32, terms: list[Array]) -> Array:
+    """Leaves of a run tree whose lanes are float32; they are joined in float64."""
+    n = -(-len(terms[0]) // TILE)
+    steps = [padded(term, n * TILE).reshape(n, -1, LANE_COUNT, *term.shape[1:]) for term in terms]
+    acc = np.zeros_like(steps[0][:, 0], np.float32)
+    for k in range(TILE // LANE_COUNT):
+        acc = add(acc, *[term[:, k] for term in steps])
+    return by_halves([acc.astype(np.float64)])[0]
 
 
 def row_tree(add: Add, terms: list[Array], limbs: int) -> Number:
@@ -111,3 +146,7 @@ class Tree(NamedTuple):
 
     def total(self, add: Add, terms: list[Array], limbs: int) -> Number:
         return self.joined(self.leaves(add, self.inner(terms), limbs))
+
+    def total32(self, add: Add32, terms: list[Array]) -> Array:
+        """As `total`, with the first sums in float32."""
+        return self.joined([(blocks32 if self.narrow else tiles32)(add, self.inner(terms))])[0]

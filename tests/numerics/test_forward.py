@@ -1,4 +1,4 @@
-"""Every norm against its definition: the table of cases, in every type, memory layout and method."""
+"""Every norm against its definition: the table of cases, in every type, memory layout, method and mode."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import cases
 import numpy as np
 import oracle
 import pytest
-from cases import DTYPES, FLOAT32, METHODS, Case, call, needs_long_double
-from close import STATISTICS, check_close
+from cases import ALL_METHODS, DTYPES, FLOAT32, MODES, Case, call, needs_long_double
+from close import STATISTICS, check_mode
 from layouts import LAYOUTS, possible
 
 import numbanorm
@@ -29,24 +29,25 @@ def every_combination() -> Iterator[Any]:
                     yield pytest.param(case, dtype, layout, id=f"{case.name}-{dtype.name}-{layout}")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("exact", MODES)
+@pytest.mark.parametrize("method", ALL_METHODS)
 @pytest.mark.parametrize(("case", "dtype", "layout"), list(every_combination()))
-def test_is_its_definition(case: Case, dtype: np.dtype[Any], layout: str, method: str) -> None:
+def test_is_its_definition(case: Case, dtype: np.dtype[Any], layout: str, method: str | None, exact: bool) -> None:
     a = cases.arguments(case, dtype)
     x = LAYOUTS[layout](a.x)
     before = x.tobytes()
-    y = call(case, replace(a, x=x), method=method)
+    y = call(case, replace(a, x=x), method=method, exact=exact)
     assert (y.shape, y.dtype) == (case.shape, dtype)
     assert y.flags.c_contiguous
     assert y.dtype.isnative
     assert x.tobytes() == before
-    check_close(y, cases.truth(case, dtype))
+    check_mode(y, cases.truth(case, dtype), exact, plain=not case.affine)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ALL_METHODS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
 @pytest.mark.parametrize("case", cases.TABLE, ids=lambda c: c.name)
-def test_statistics(case: Case, dtype: np.dtype[Any], method: str) -> None:
+def test_statistics(case: Case, dtype: np.dtype[Any], method: str | None) -> None:
     a, truth = cases.arguments(case, dtype), cases.truth(case, dtype)
     y, stats = call(case, a, method=method, return_stats=True)
     assert y.tobytes() == call(case, a, method=method).tobytes()
@@ -95,9 +96,10 @@ def test_parameters_of_any_float_type(case: Case, of_weight: np.dtype[Any], of_b
             running_mean=a.running_mean.astype(of_bias) if a.running_mean is not None else None,
             running_var=a.running_var.astype(of_weight) if a.running_var is not None else None,
         )
-        y = call(case, a)
-        assert y.dtype == dtype
-        check_close(y, cases.expected(case, a))
+        for exact in MODES:
+            y = call(case, a, exact=exact)
+            assert y.dtype == dtype
+            check_mode(y, cases.expected(case, a), exact)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
@@ -106,14 +108,16 @@ def test_parameters_of_any_float_type(case: Case, of_weight: np.dtype[Any], of_b
 def test_one_of_weight_and_bias(case: Case, dtype: np.dtype[Any], only: str) -> None:
     a = cases.arguments(case, dtype)
     a = replace(a, bias=None) if only == "weight" else replace(a, weight=None)
-    check_close(call(case, a), cases.expected(case, a))
+    for exact in MODES:
+        check_mode(call(case, a, exact=exact), cases.expected(case, a), exact)
 
 
 @pytest.mark.parametrize("eps", [0.0, 1e-12, 1e-3, 1.0])
 @pytest.mark.parametrize("case", FAMILIES, ids=lambda c: c.name)
 def test_eps_stands_inside_the_root(case: Case, eps: float) -> None:
     a = cases.arguments(case, FLOAT32)
-    check_close(call(case, a, eps=eps), cases.expected(case, a, eps))
+    for exact in MODES:
+        check_mode(call(case, a, eps=eps, exact=exact), cases.expected(case, a, eps), exact)
 
 
 @pytest.mark.parametrize("number", [np.array(1e-3), np.array(1e-3, np.float32), np.float64(1e-3), np.array(1)], ids=repr)

@@ -17,7 +17,7 @@ import digest as program
 import numba
 import numpy as np
 import pytest
-from cases import DTYPES, METHODS, Case, call, call_backward
+from cases import ALL_METHODS, DTYPES, MODES, Case, call, call_backward
 from llvmlite.binding import get_host_cpu_features
 from numpy.typing import NDArray
 
@@ -33,7 +33,7 @@ SCHEDULES = [importlib.import_module(f"numbanorm.cpu.schedule.{name}") for name 
 CPUS = {"haswell": "avx2", "sandybridge": "avx", "generic": ""}
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
-every_method = pytest.mark.parametrize("method", METHODS)
+every_method = pytest.mark.parametrize("method", ALL_METHODS)
 
 
 def start(code: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
@@ -94,17 +94,19 @@ def test_threading_layer_that_is_everywhere(of_host: dict[str, str]) -> None:
     assert told["hashes"] == {"3": of_host}
 
 
-def bits(case: Case, a: cases.Arguments, method: str) -> bytes:
-    """Of y, the statistics and the gradients."""
-    y, stats = call(case, a, method=method, return_stats=True)
-    found = call_backward(case, a, cases.upstream(case, a.x.dtype), stats)
-    return b"".join(v.tobytes() for v in (y, *stats, *found) if v is not None)
+def bits(case: Case, a: cases.Arguments, method: str | None) -> bytes:
+    """Of y, the statistics and the gradients, in both modes."""
+    kept: list[Any] = []
+    for exact in MODES:
+        y, stats = call(case, a, method=method, exact=exact, return_stats=True)
+        kept += [y, *stats, *call_backward(case, a, cases.upstream(case, a.x.dtype), stats, exact=exact)]
+    return b"".join(v.tobytes() for v in kept if v is not None)
 
 
 @every_method
 @every_dtype
 @pytest.mark.parametrize("case", program.SHARED, ids=lambda c: c.name)
-def test_threads_and_runs(case: Case, dtype: np.dtype[Any], method: str) -> None:
+def test_threads_and_runs(case: Case, dtype: np.dtype[Any], method: str | None) -> None:
     """In this process: with one thread, and with all of them time and again."""
     a = cases.arguments(case, dtype)
     everyone = numba.get_num_threads()
@@ -139,7 +141,7 @@ def set_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]
 
 @pytest.mark.parametrize("case", [*program.SHARED, *cases.TABLE[::8]], ids=lambda c: c.name)
 def test_any_size_of_the_caches(case: Case, set_cache: Callable[[int], None]) -> None:
-    expected = {(d, m): bits(case, cases.arguments(case, d), m) for d in DTYPES for m in METHODS}
+    expected = {(d, m): bits(case, cases.arguments(case, d), m) for d in DTYPES for m in ALL_METHODS}
     for size in (2**9, 2**15, 2**40):
         set_cache(size)
         for dtype, method in expected:
@@ -169,19 +171,22 @@ PLACED = [
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["stored", "streamed"])
+@pytest.mark.parametrize("exact", MODES)
 @every_dtype
 @pytest.mark.parametrize("case", PLACED, ids=lambda c: c.name)
-def test_any_alignment(case: Case, dtype: np.dtype[Any], streaming: bool, set_cache: Callable[[int], None]) -> None:
+def test_any_alignment(
+    case: Case, dtype: np.dtype[Any], exact: bool, streaming: bool, set_cache: Callable[[int], None]
+) -> None:
     """x and out start anywhere in a cache line; what is too large for the cache is stored at aligned addresses."""
     a = cases.arguments(case, dtype)
-    expected = call(case, a).tobytes()
+    expected = call(case, a, exact=exact).tobytes()
     if streaming:
         set_cache(2**9)
     for elements in range(16):
         x, out = placed(a.x, elements), placed(np.zeros(case.shape, dtype), (5 * elements + 3) % 16)
-        assert call(case, replace(a, x=x), out=out) is out
+        assert call(case, replace(a, x=x), out=out, exact=exact) is out
         assert out.tobytes() == expected
-        assert call(case, replace(a, x=x), out=x) is x
+        assert call(case, replace(a, x=x), out=x, exact=exact) is x
         assert x.tobytes() == expected
 
 
@@ -246,15 +251,16 @@ SAMPLES = [
 ]
 
 
+@pytest.mark.parametrize("exact", MODES)
 @every_method
 @every_dtype
 @pytest.mark.parametrize("case", SAMPLES, ids=lambda c: c.name)
-def test_sample_alone_is_the_sample_in_the_batch(case: Case, dtype: np.dtype[Any], method: str) -> None:
+def test_sample_alone_is_the_sample_in_the_batch(case: Case, dtype: np.dtype[Any], method: str | None, exact: bool) -> None:
     a = cases.arguments(case, dtype)
-    y, stats = call(case, a, method=method, return_stats=True)
+    y, stats = call(case, a, method=method, exact=exact, return_stats=True)
     n = case.shape[0]
     for part in (slice(0, 1), slice(n - 1, n), slice(1, 3), slice(2, n)):
-        alone, own = call(case, replace(a, x=a.x[part]), method=method, return_stats=True)
+        alone, own = call(case, replace(a, x=a.x[part]), method=method, exact=exact, return_stats=True)
         assert alone.tobytes() == y[part].tobytes()
         if case.norm != "batch":  # there the statistics are those that were given
             assert own.rstd.tobytes() == stats.rstd[part].tobytes()
@@ -264,7 +270,7 @@ def test_sample_alone_is_the_sample_in_the_batch(case: Case, dtype: np.dtype[Any
 @every_method
 @every_dtype
 @pytest.mark.parametrize("case", [c for c in SAMPLES if c.training], ids=lambda c: c.name)
-def test_dx_of_a_sample_alone_is_that_in_the_batch(case: Case, dtype: np.dtype[Any], method: str) -> None:
+def test_dx_of_a_sample_alone_is_that_in_the_batch(case: Case, dtype: np.dtype[Any], method: str | None) -> None:
     """With the sample's share of the batch's statistics, and with those of the sample alone."""
     a, dy = cases.arguments(case, dtype), cases.upstream(case, dtype)
     _, stats = call(case, a, method=method, return_stats=True)
@@ -307,7 +313,7 @@ def test_measured_or_normalized(case: Case, dtype: np.dtype[Any]) -> None:
         case = replace(case, training=True)
     a = cases.arguments(case, dtype)
     axis = case.channel_axis % len(case.shape)
-    for method in METHODS:
+    for method in ALL_METHODS:
         _, stats = call(case, a, method=method, return_stats=True)
         m = numbanorm.moments(a.x, tuple(i for i in range(len(case.shape)) if i != axis), method=method)
         assert m.mean.tobytes() == stats.mean.tobytes()
@@ -315,7 +321,7 @@ def test_measured_or_normalized(case: Case, dtype: np.dtype[Any]) -> None:
 
 def test_python_threads_in_this_process() -> None:
     """Different norms and types at once, and their gradients, each with results of its own."""
-    jobs = [(case, cases.arguments(case, dtype), METHODS[0]) for case in program.SHARED for dtype in DTYPES]
+    jobs = [(case, cases.arguments(case, dtype), None) for case in program.SHARED for dtype in DTYPES]
     alone = [bits(*job) for job in jobs]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda job: bits(*job), jobs)) == alone

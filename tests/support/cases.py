@@ -24,6 +24,8 @@ from numbanorm.spec.norms import NORMS, Norm
 Array = NDArray[Any]
 
 METHODS = ("two_pass", "welford")
+ALL_METHODS = (None, *METHODS)
+MODES = (False, True)  # of `exact`
 DTYPES = tuple(np.dtype(name) for name in dtypes.DTYPES)
 FLOAT32 = DTYPES[0]
 
@@ -315,7 +317,7 @@ def call_backward(case: Case, a: Arguments, dy: Array, stats: Any, **options: An
     return gradient_of(case, a, dy, stats, **options)()
 
 
-def gradients(case: Case, a: Arguments, dy: Array, method: str = METHODS[0], eps: float | None = None) -> Any:
-    """The gradients from the statistics of the forward call."""
+def gradients(case: Case, a: Arguments, dy: Array, method: str | None = METHODS[0], eps: float | None = None) -> Any:
+    """The exact gradients from the statistics of the forward call."""
     _, stats = call(case, a, method=method, return_stats=True, **({} if eps is None else {"eps": eps}))
-    return call_backward(case, a, dy, stats)
+    return call_backward(case, a, dy, stats, exact=True)

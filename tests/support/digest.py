@@ -39,16 +39,16 @@ OFTEN = 7  # one in so many cases of the table is taken
 
 
 def results(dtype: np.dtype[Any]) -> Iterator[tuple[str, bytes]]:
-    """Each case's name, and the bits of y, of its statistics and of the gradients."""
+    """Each case's name, and the bits of exact y, of its statistics and of the exact gradients."""
     for case in (*SHARED, *cases.TABLE[::OFTEN]):
         a = cases.arguments(case, dtype)
         # 1e4 times the spread: sums whose order shows
         a = replace(a, x=(a.x.astype(np.float64) + 1e4).astype(dtype))
         for method in METHODS:
-            y, stats = call(case, a, method=method, return_stats=True)
+            y, stats = call(case, a, method=method, exact=True, return_stats=True)
             mean = b"" if stats.mean is None else stats.mean.tobytes()
             yield f"{case.name}-{dtype.name}-{method}", y.tobytes() + mean + stats.rstd.tobytes()
-        found = call_backward(case, a, cases.upstream(case, dtype), stats)
+        found = call_backward(case, a, cases.upstream(case, dtype), stats, exact=True)
         yield f"{case.name}-{dtype.name}-backward", b"".join(g.tobytes() for g in found)
     for axis in (None, 0, 1, (0, 2)):
         for method in METHODS:
@@ -57,14 +57,26 @@ def results(dtype: np.dtype[Any]) -> Iterator[tuple[str, bytes]]:
             yield f"moments-{axis}-{dtype.name}-{method}", np.asarray(m.mean).tobytes() + np.asarray(m.m2).tobytes()
 
 
+def results_by_default(dtype: np.dtype[Any]) -> Iterator[tuple[str, bytes]]:
+    """The same of calls that ask for no method and not for exact ones: near 0, and 1e4 times the spread away from it."""
+    for case in (*SHARED, *cases.TABLE[::OFTEN]):
+        for offset in (0, 1e4):
+            a = cases.arguments(case, dtype)
+            a = replace(a, x=(a.x.astype(np.float64) + offset).astype(dtype))
+            y, stats = call(case, a, return_stats=True)
+            found = y, *stats, *call_backward(case, a, cases.upstream(case, dtype), stats)
+            yield f"{case.name}-{dtype.name}-{offset}", b"".join(v.tobytes() for v in found if v is not None)
+
+
 def digest() -> dict[str, str]:
-    """One hash for each type, so that a difference says where it is."""
+    """One hash for each type and mode, so that a difference says where it is."""
     found = {}
     for dtype in DTYPES:
-        total = hashlib.sha256()
-        for name, bits in results(dtype):
-            total.update(name.encode() + bits)
-        found[dtype.name] = total.hexdigest()
+        for name, made in ((dtype.name, results), (f"{dtype.name}, by default", results_by_default)):
+            total = hashlib.sha256()
+            for case, bits in made(dtype):
+                total.update(case.encode() + bits)
+            found[name] = total.hexdigest()
     return found
 
 

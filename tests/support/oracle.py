@@ -21,13 +21,14 @@ FORMATS = {"float16": (11, -14), "bfloat16": (8, -126), "float32": (24, -126), "
 
 class Truth(NamedTuple):
     """`weight` is |weight| in a shape that broadcasts against `y`: the scale below which an error does not count. `terms` is
-    the sum of the absolute values of what y is the sum of, and no less than that."""
+    the sum of the absolute values of what y is the sum of, and no less than that; `largest` is the larger one of the two."""
 
     y: Array
     mean: Array | None
     var: Array
     weight: Array
     terms: Array
+    largest: Array
 
 
 class Gradient(NamedTuple):
@@ -81,8 +82,9 @@ def normalize(x: Array, axes: tuple[int, ...], eps: float, weight: Array, bias: 
 
 
 def with_terms(normalized: Array, mean: Array | None, var: Array, weight: Array, bias: Array) -> Truth:
-    scaled = normalized * weight
-    return Truth(scaled + bias, mean, var, np.abs(weight), np.maximum(np.abs(scaled) + np.abs(bias), np.abs(weight)))
+    scaled, size = normalized * weight, np.abs(weight)
+    terms = np.abs(scaled), np.abs(bias)
+    return Truth(scaled + bias, mean, var, size, np.maximum(sum(terms), size), np.maximum(*terms))
 
 
 def normalize_given(x: Array, mean: Array, var: Array, eps: float, weight: Array, bias: Array) -> Truth:
@@ -178,9 +180,9 @@ def group_norm(x: Any, groups: int, weight: Any = None, bias: Any = None, eps: f
     split, axes, shape = in_groups(full, groups, channel_axis % x.ndim)
     truth = normalize(x.reshape(split), axes, eps, spread(weight, shape, 1), spread(bias, shape, 0))
     assert truth.mean is not None
-    y, w, terms = (np.broadcast_to(a, split).reshape(full) for a in (truth.y, truth.weight, truth.terms))
+    y, *scales = (np.broadcast_to(a, split).reshape(full) for a in (truth.y, truth.weight, truth.terms, truth.largest))
     stats = (full[0], groups)
-    return Truth(y, truth.mean.reshape(stats), truth.var.reshape(stats), w, terms)
+    return Truth(y, truth.mean.reshape(stats), truth.var.reshape(stats), *scales)
 
 
 def group_norm_backward(

@@ -1,0 +1,97 @@
+"""Mean and spread of each group."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..spec.plan import Plan
+from ..spec.tree import by_columns
+from .numbers import Array, Number, distance, finite_part, fma, minus, plus, quotient, rounded, times, two_sum
+from .trees import Tree, add_product, add_term
+
+SPREAD = 1024.0  # the sum of squares over that about the mean, up to which their difference is exact enough
+
+
+class Statistics(NamedTuple):
+    """The mean of each group is mean + low; m2 is the sum of squares about it, or the variance that was given. (B, G) each."""
+
+    mean: Array
+    low: Array
+    m2: Array
+    rstd: Array
+
+
+def inverse_root(high: Any, low: Any, eps: float) -> Any:
+    """1 / sqrt(high + low + eps), rounded once: a Newton step takes in what the sum, the root and the quotient lost."""
+    v, error = two_sum(high, finite_part(low))
+    v, more = two_sum(v, eps)
+    r = 1.0 / np.sqrt(v)
+    p = v * r
+    rest = fma(v, r, -p)
+    e = fma(-p, r, 1.0) - r * (rest + (error + more) * r)
+    better = fma(0.5 * r, e, r)
+    return np.where(np.isnan(better), r, better)
+
+
+def squares_about(acc: Number, n: Any, high: Any, low: Any, mean: Any) -> Number:
+    """Squares about `high` of n elements whose mean is high + low -> squares about `mean` (Chan, Golub, LeVeque 1979)."""
+    limbs = len(acc)
+    d = distance(high, mean, limbs)
+    square = times(d, plus(d, low + low, np.zeros_like(low)), limbs)
+    return add_term(acc, *times(square, [n], limbs))
+
+
+def squares(acc: Number, *d: Array) -> Number:
+    """acc + d * d."""
+    return add_product(acc, list(d), list(d))
+
+
+def merged_squares(tree: Tree, x: Array, leaves: Number, mean: Array) -> Number:
+    """Sum of the squares of x about `mean` (B, G), from those of each leaf about its own mean (method "welford")."""
+    limbs, inner = len(leaves), tree.inner([x])[0]
+    n, step = len(inner), tree.step(len(inner))
+    sizes = np.minimum(step, n - np.arange(0.0, n, step)).reshape(-1, *[1] * (inner.ndim - 1))
+    own, low = quotient(leaves, sizes)
+    about_own = tree.leaves(squares, distance(inner, np.repeat(own, step, axis=0)[:n], limbs), limbs)
+    about = tree.inner([np.broadcast_to(mean[:, None, :, None], x.shape)])[0][:1]
+    return tree.joined(squares_about(about_own, sizes, own, low, about))
+
+
+def one_read(tree: Tree, x: Array, s: Statistics, eps: float) -> Statistics:
+    """From the sums of x and of its squares, where their difference loses few bits (method None); elsewhere `s`.
+
+    It loses no more than log2(SPREAD) of 53, so the variance is within 2**-42 of itself. A constant, but for zeros, and what is
+    far from zero are measured about their mean.
+    """
+    of_x, of_squares = tree.total(add_term, [x], 1)[0], tree.total(squares, [x], 1)[0]
+    m2 = fma(-of_x, s.mean, of_squares)
+    near = of_squares <= SPREAD * m2
+    rstd = inverse_root(*quotient([m2], float(x[0, :, 0].size)), eps)
+    return Statistics(s.mean, s.low, np.where(near, m2, s.m2), np.where(near, rstd, s.rstd))
+
+
+def measure(plan: Plan, x: Array, eps: float, center: bool, method: str | None, limbs: int) -> Statistics:
+    """The statistics of x, float64 (B, M, G, L)."""
+    tree, count = Tree(by_columns(plan), plan.G * plan.K * plan.T), float(plan.count)
+    mean = low = np.zeros((plan.B, plan.G))
+    sums = tree.leaves(add_term, tree.inner([x]), limbs)
+    if center:
+        mean, low = quotient(tree.joined(sums), count)
+    if method == "welford" and center:
+        about_mean = merged_squares(tree, x, sums, mean)
+    else:
+        about_mean = tree.total(squares, distance(x, mean[:, None, :, None], limbs), limbs)
+    m2 = rounded(about_mean) - (count * low) * low
+    high, rest = quotient(about_mean, count)
+    square = times([low], [low], limbs)
+    high, rest = (high, rest - square[0]) if limbs == 1 else minus([high, rest], square)
+    s = Statistics(mean, low, m2, inverse_root(high, rest, eps))
+    return one_read(tree, x, s, eps) if method is None and center and limbs == 1 else s
+
+
+def of_given(plan: Plan, mean: Array, var: Array, eps: float) -> Statistics:
+    """Statistics from elsewhere, of G elements each, for all samples."""
+    mean, var = (np.broadcast_to(a.astype(np.float64), (plan.B, plan.G)) for a in (mean, var))
+    return Statistics(mean, np.zeros_like(mean), var, inverse_root(var, np.zeros_like(var), eps))
