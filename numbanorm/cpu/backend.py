@@ -189,26 +189,29 @@ def differentiate(
 def differentiate_by_sums(
     call: Call, x: Array, dy: Array, dx: Array | None, weight: Array | None, stats: Statistics, grads: Array | None
 ) -> None:
-    """The part of `differentiate` that needs sums over groups. float64 that leaves its range is computed again: so nothing that
-    is read is overwritten before, and gradients are kept unrounded."""
+    """The part of `differentiate` that needs sums over groups. What leaves its range is computed again: so nothing that is read
+    is overwritten before, and gradients of float64 are kept unrounded."""
     run, program = ready(call)
     (weight, mean), rstd = as_float64(weight, stats[0]), stats[1].astype(np.float64, order="C")
     own, own_grads = dx, grads
     if (x.itemsize == 8 or not call.exact) and (dx is x or dx is dy):
         own = np.empty_like(x)
-    if grads is not None and (x.itemsize == 8 or not call.exact or grads.dtype is not np.dtype(grads.dtype.name)):
+    if grads is not None and (x.itemsize == 8 or grads.dtype is not np.dtype(grads.dtype.name)):
         own_grads = np.empty(grads.shape)
 
-    def compute(x: Array, dy: Array, dx: Array | None, mean: Array | None, rstd: Array, grads: Array | None) -> bool:
-        return run(x, dy, x if dx is None else dx, weight, mean, rstd, grads, program, True) == DONE  # type: ignore[no-any-return]
+    def compute(x: Array, dy: Array, dx: Array | None, mean: Array | None, rstd: Array, grads: Array | None) -> int:
+        status: int = run(x, dy, x if dx is None else dx, weight, mean, rstd, grads, program, True)
+        return status
 
-    if not compute(x, dy, own, mean, rstd, own_grads):
-        if call.exact:
-            scaled_gradients(call.plan, x, dy, own, mean, rstd, own_grads, compute)
-        else:
-            exact_dx, exact_grads = (None if a is None else np.empty(a.shape, a.dtype) for a in (own, own_grads))
-            differentiate_by_sums(exactly(call), x, dy, exact_dx, weight, (mean, rstd), exact_grads)
-            mend(call, (own, own_grads), (exact_dx, exact_grads))
+    status = compute(x, dy, own, mean, rstd, own_grads)
+    if status == TOO_WIDE:
+        return differentiate_by_sums(exactly(call), x, dy, dx, weight, stats, grads)
+    if status != DONE and call.exact:
+        scaled_gradients(call.plan, x, dy, own, mean, rstd, own_grads, compute)
+    elif status != DONE:
+        exact_dx, exact_grads = (None if a is None else np.empty(a.shape, a.dtype) for a in (own, own_grads))
+        differentiate_by_sums(exactly(call), x, dy, exact_dx, weight, (mean, rstd), exact_grads)
+        mend(call, (own, own_grads), (exact_dx, exact_grads))
     for target, values in ((grads, own_grads), (dx, own)):
         if target is not values:
             assign(target, values)

@@ -1,7 +1,7 @@
 """The norms in plain NumPy: slow, the documentation of record, and what tests compare the kernels with by `==`.
 
-`norms` has the forward pass: `statistics` first, then `elements`. `gradients` has those that the kernels compute,
-`gradients32` those in float32, which they do not compute yet. `trees` is the order of every sum, `numbers` the arithmetic.
+`norms` has the forward pass: `statistics` first, then `elements`. `gradients` has those that are rounded once, and
+`gradients32` those in float32. `trees` is the order of every sum, `numbers` the arithmetic.
 """
 
 from .elements import narrow

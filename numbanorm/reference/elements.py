@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..spec.plan import Plan
+from ..spec.tree import by_columns
 from .numbers import Array, fma, fma32, single
 from .statistics import Statistics
 
@@ -48,12 +49,20 @@ def rounded_once(plan: Plan, x: Array, s: Statistics, w: Array, b: Array) -> Arr
 
 def pointwise(plan: Plan) -> bool:
     """Whether each element of a group has a weight of its own: it is no part of the group's constants then."""
-    return plan.K > 1 and plan.T == 1 and plan.M == 1
+    return plan.K > 1 and plan.T == 1 and not by_columns(plan)
 
 
 def within(a: Array, most: float) -> Array:
     """Whether 1 / SCALE < |a| < most, or a is 0."""
     return np.asarray((a == 0) | ((np.abs(a) > 1 / SCALE) & (np.abs(a) < most)))
+
+
+def in_two(a: Array) -> tuple[Array, Array]:
+    """Two float32 of one sign whose sum a number is, to 2**-40: so no product with an infinity makes a nan of theirs."""
+    high = single(a)
+    high = np.where(np.abs(high.astype(np.float64)) > np.abs(a), np.nextafter(high, np.float32(0)), high)
+    rest = a - high
+    return high, single(np.where(rest == 0, high.astype(np.float64) * 2.0**-40, rest))
 
 
 def in_float32(plan: Plan, x: Array, s: Statistics, w: Array, b: Array, own: bool) -> tuple[Array, Array]:
@@ -65,12 +74,14 @@ def in_float32(plan: Plan, x: Array, s: Statistics, w: Array, b: Array, own: boo
     mean, rstd = of_group(s.mean), of_group(s.rstd)
     high = single(mean)
     low = (mean - high) + of_group(s.low)
-    good = within(mean, MEAN[own]) & (rstd != 0) & within(rstd, SCALE) & ((not own) | (of_group(s.m2) < M2))
+    good = (np.abs(mean) < MEAN[own]) & (rstd != 0) & within(rstd, SCALE) & ((not own) | (of_group(s.m2) < M2))
     d = x.astype(np.float32) - high
     if pointwise(plan):
-        normalized = fma32(d, single(rstd), fma32(d, single(rstd - single(rstd)), single(-(low * rstd))))
-        exact = bool((w == single(w)).all() and (b == single(b)).all())
+        high, rest = in_two(rstd)
+        normalized = fma32(d, high, fma32(d, rest, single(-(low * rstd))))
+        exact = all(((p == single(p)) | np.isnan(p)).all() for p in (w, b))
         return fma32(normalized, single(w), single(b)), good & exact
     scale, shift = rstd * w, fma(-low, rstd * w, b)
-    y = fma32(d, single(scale), fma32(d, single(scale - single(scale)), single(shift)))
+    high, rest = in_two(scale)
+    y = fma32(d, high, fma32(d, rest, single(shift)))
     return y, good & within(scale, SCALE) & (np.abs(shift) < SHIFT)

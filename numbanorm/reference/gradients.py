@@ -22,9 +22,15 @@ class Slant(NamedTuple):
     offset: Array
 
 
-def slant(sums: list[Number], rstd: Array, count: float, center: bool, limbs: int) -> Slant:
+def slant(sums: list[Number], rstd: Array, count: float, center: bool) -> Slant:
     """From a group's sums of u, u * d and d; without `center` no mean was subtracted, and only that of u * d matters."""
     c1, c2, delta = (over(s, count) for s in sums)
+    return of_averages(c1, c2, delta, rstd, center)
+
+
+def of_averages(c1: Number, c2: Number, delta: Number, rstd: Array, center: bool) -> Slant:
+    """`slant`, from averages."""
+    limbs = len(c2)
     if not center:
         c1, delta = ([np.zeros_like(limb) for limb in s] for s in (c1, delta))
     high, *low = minus(c2, times(delta, c1, limbs))
@@ -114,7 +120,7 @@ def of_channels(
     factors = w[..., 0], w[..., 0], np.ones((plan.G, plan.K))
     weighted = [times(s, [np.broadcast_to(f, s[0].shape)], limbs) for s, f in zip(sums, factors, strict=True)]
     of_groups = [row_tree(plus, [np.moveaxis(limb, 2, 0) for limb in s], limbs) for s in weighted]
-    found = slant(of_groups, rstd, float(plan.count), center, limbs)
+    found = slant(of_groups, rstd, float(plan.count), center)
     r, offset = rstd[..., None], found.offset[..., None]
     of_bias = plus(times(sums[0], [np.ones_like(r)], limbs), *times([np.zeros_like(s) for s in sums[0]], [r * 0.0], limbs))
     of_weight = plus(times(sums[1], [r], limbs), *times(sums[0], [offset], limbs))
@@ -129,7 +135,7 @@ def of_rows(plan: Plan, d: Number, dy: Array, rstd: Array, w: Array, center: boo
 
     u = times([dy], [np.broadcast_to(w, dy.shape)], limbs)
     sums = products(Tree(False, 0), [runs(limb) for limb in u], [runs(limb) for limb in d], limbs)
-    found = slant(sums, rstd, float(plan.count), center, limbs)
+    found = slant(sums, rstd, float(plan.count), center)
     r, h = (np.broadcast_to(a[:, None, :, None, None], dy.shape) for a in (rstd, found.offset))
     for limb in reversed(d):
         h = fma(limb, r, h)

@@ -1,4 +1,4 @@
-"""Gradients in float32, for elements of 32 bits or fewer: not what the kernels compute, yet.
+"""Gradients in float32, for elements of 32 bits or fewer.
 
 Elements, and the first eight terms of each sum, are float32; sums of sums, and the constants of a group, are float64. Two
 roundings of an element's terms are left in dx, and in dweight and dbias those of each term and of seven sums.
@@ -6,26 +6,18 @@ roundings of an element's terms are left in dx, and in dweight and dbias those o
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ..spec.plan import Plan
 from ..spec.tree import gradient_family
-from .elements import of_group, parameter
-from .gradients import across
-from .numbers import Array, fma, fma32, plus, single
+from .elements import MEAN, SCALE, of_group, parameter, within
+from .gradients import Slant, across, backward, of_averages
+from .numbers import Array, fma32, plus, single
 from .trees import Tree, blocks32, pairs, row_tree
 
-
-class Slant32(NamedTuple):
-    """dx = d * slope + (u * rstd + shift), and the normalized x is d * rstd + offset, where d is x - float32(mean). float64, of
-    (B, G) each."""
-
-    rstd: Array
-    slope: Array
-    shift: Array
-    offset: Array
+ROOT = 2.0**40  # rstd, whose cube is taken, is less, and more than its inverse
 
 
 def add32(acc: Array, term: Array) -> Array:
@@ -36,57 +28,68 @@ def add_product32(acc: Array, x: Array, y: Array) -> Any:
     return fma32(x, y, acc)
 
 
-def slant32(of_u: Array, of_ud: Array, low: Array, rstd: Array, count: float, center: bool) -> Slant32:
-    """From a group's sums of u and u * d; `low` is what the mean has below its float32."""
-    c1 = of_u / count if center else np.zeros_like(of_u)
-    c2 = fma(-low, of_u, of_ud) / count
-    slope = -(((c2 * rstd) * rstd) * rstd)
-    return Slant32(rstd, slope, fma(-low, slope, -(c1 * rstd)), -(low * rstd))
+def slant32(of_u: Array, of_ud: Array, anchor: Array, rstd: Array, count: float, center: bool) -> tuple[Slant, Array]:
+    """From a group's sums of u and u * d, and whether float32 has room for it. The third average is known: what the mean has
+    beyond its float32."""
+    c1, c2 = of_u / count, of_ud / count
+    found = of_averages([c1], [c2], [anchor - single(anchor)], rstd, center)
+    known = (np.abs(anchor) < MEAN[True]) & (rstd > 1 / ROOT) & (rstd < ROOT)
+    good = known & within(found.slope[0], SCALE) & within(found.shift[0], SCALE) & within(np.abs(c1) + np.abs(c2 * rstd), SCALE)
+    return found._replace(offset=np.where(known, found.offset, np.nan)), good
 
 
 def backward32(
     plan: Plan, x: Array, dy: Array, mean: Array | None, rstd: Array, weight: Array | None = None, *, center: bool = True,
     given: bool = False,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
-    """Gradients of x, weight and bias in float32; arguments and results are those of `backward`."""
+    """Gradients of x, weight and bias in float32; arguments and results are those of `backward`.
+
+    From there are taken those of a group for which float32 has no room, dweight and dbias that are not finite, all for given
+    statistics, and all if elements have weights that are no float32 numbers.
+    """
+    exact = backward(plan, x, dy, mean, rstd, weight, center=center, given=given)
     shape = plan.B, plan.M, plan.G, plan.K, plan.T
     stats = (np.zeros_like(rstd) if mean is None else mean, rstd)
     anchor, root = (a.astype(np.float64).reshape(plan.B, plan.G) for a in stats)
     w, rows = parameter(plan, weight, 1.0), gradient_family(plan) == "rows"
+    if given or (rows and not ((w == single(w)) | np.isnan(w)).all()):
+        return exact
     with np.errstate(all="ignore"):
         d, dy_ = x.astype(np.float32).reshape(shape) - of_group(single(anchor)), dy.astype(np.float32).reshape(shape)
-        low = anchor - single(anchor)
-        s, dweight, dbias = (of_rows32 if rows else of_channels32)(plan, d, dy_, root, w, low, center)
-        scale = single(of_group(root) * (np.ones_like(w) if rows and not given else w))
-        if given:
-            dx = dy_ * scale
-        else:
-            u = dy_ * single(w) if rows else dy_
-            slope, shift = (of_group(single(a)) for a in (s.slope, s.shift))
-            dx = fma32(d, slope, fma32(u, scale, shift))
-        return dx.astype(x.dtype).reshape(x.shape), dweight, dbias
+        (s, good), *of_parameters = (of_rows32 if rows else of_channels32)(plan, d, dy_, (anchor, root), w, center)
+        scale = of_group(root) if rows else of_group(root) * w
+        if not rows:
+            good = good & within(scale, SCALE).reshape(plan.B, plan.G, plan.K).all(axis=2)
+        u = dy_ * single(w) if rows else dy_
+        slope, shift = (of_group(single(a[0])) for a in (s.slope, s.shift))
+        dx = fma32(d, slope, fma32(u, single(scale), shift)).astype(x.dtype)
+        dx = np.where(of_group(good), dx, exact[0].reshape(shape)).reshape(x.shape)
+        dweight, dbias = (np.where(np.isfinite(a), a, e) for a, e in zip(of_parameters, exact[1:], strict=True))
+        return dx, dweight, dbias
 
 
 def of_channels32(
-    plan: Plan, d: Array, dy: Array, rstd: Array, w: Array, low: Array, center: bool
-) -> tuple[Slant32, Array, Array]:
-    """Channels first or last: sums of each channel in each sample serve all gradients."""
-    tree = Tree(gradient_family(plan) == "columns", plan.G * plan.K * plan.T)
+    plan: Plan, d: Array, dy: Array, stats: tuple[Array, Array], w: Array, center: bool
+) -> tuple[tuple[Slant, Array], Array, Array]:
+    """Channels first or last: sums of each channel in each sample serve all gradients. stats: mean, rstd."""
+    tree, rstd = Tree(gradient_family(plan) == "columns", plan.G * plan.K * plan.T), stats[1]
     d, dy = (a.reshape(plan.B, plan.M, plan.G * plan.K, plan.T) for a in (d, dy))
     sums = tree.total32(add32, [dy]), tree.total32(add_product32, [dy, d])
     of_dy, of_product = (s.reshape(plan.B, plan.G, plan.K) for s in sums)
     of_u, of_ud = (row_tree(plus, [np.moveaxis(s * w[..., 0], 2, 0)], 1)[0] for s in (of_dy, of_product))
-    found = slant32(of_u, of_ud, low, rstd, float(plan.count), center)
-    of_weight = of_product * rstd[..., None] + of_dy * found.offset[..., None]
-    return found, row_tree(plus, [of_weight], 1)[0], row_tree(plus, [of_dy], 1)[0]
+    found = slant32(of_u, of_ud, *stats, float(plan.count), center)
+    of_weight = of_product * rstd[..., None] + of_dy * found[0].offset[..., None]
+    return found, row_tree(plus, [of_weight], 1)[0], row_tree(plus, [of_dy + 0.0], 1)[0]
 
 
-def of_rows32(plan: Plan, d: Array, dy: Array, rstd: Array, w: Array, low: Array, center: bool) -> tuple[Slant32, Array, Array]:
+def of_rows32(
+    plan: Plan, d: Array, dy: Array, stats: tuple[Array, Array], w: Array, center: bool
+) -> tuple[tuple[Slant, Array], Array, Array]:
     """Layer and RMS norm: a weight has an element or a few in each row."""
     tree, runs = Tree(False, 0), (plan.B, 1, plan.G, plan.K * plan.T)
     u = (dy * single(w)).reshape(runs)
     of_u, of_ud = tree.total32(add32, [u]), tree.total32(add_product32, [u, d.reshape(runs)])
-    found = slant32(of_u, of_ud, low, rstd, float(plan.count), center)
-    h = fma32(d, of_group(single(rstd)), of_group(single(found.offset)))
+    found = slant32(of_u, of_ud, *stats, float(plan.count), center)
+    h = fma32(d, of_group(single(stats[1])), of_group(single(found[0].offset)))
     of_weight, of_bias = pairs([blocks32(add_product32, [dy, h])]), pairs([blocks32(add32, [dy])])
     return found, across(of_weight, plan.T)[0], across(of_bias, plan.T)[0]

@@ -46,7 +46,8 @@ def fma(x: Any, y: Any, z: Any) -> Any:
 
 def single(a: Any) -> Any:
     """Rounded to float32."""
-    return np.asarray(a).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(a).astype(np.float32)
 
 
 def fma32(x: Any, y: Any, z: Any) -> Any:

@@ -154,9 +154,9 @@ POINTWISE = [Case("layer", (3, 49)), Case("rms", (3, 49)), Case("group", (3, 12)
 @every_narrow
 @pytest.mark.parametrize("case", POINTWISE, ids=lambda c: c.name)
 def test_parameters_that_float32_does_not_hold(case: Case, dtype: np.dtype[Any], rng: np.random.Generator) -> None:
-    """Where each element has a weight of its own, one of them makes the whole call exact; a nan too."""
+    """Where each element has a weight of its own, one of them makes the whole call exact."""
     a = cases.arguments(case, dtype)
-    for value in (0.1, 1e300, 1e-300, np.nan):
+    for value in (0.1, 1e300, 1e-300):
         weight = a.weight.astype(np.float64)
         weight.flat[3] = value
         for b in (replace(a, weight=weight), replace(a, weight=None, bias=weight))[: 1 + case.its.center]:

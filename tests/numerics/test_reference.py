@@ -55,21 +55,24 @@ def test_forward(case: Case, method: str | None, exact: bool) -> None:
         check_forward(case, cases.arguments(case, dtype), method, exact)
 
 
+def check_backward(case: Case, a: Arguments, dy: Array, exact: bool, eps: float = 1e-5) -> None:
+    """All gradients."""
+    p, center, dtype = case.its.planned(case.shape, case.told, case.channel_axis), case.its.center, a.x.dtype
+    _, stats = call(case, a, eps=eps, return_stats=True)
+    found = call_backward(case, a, dy, stats, exact=exact)
+    backward = reference.backward if exact or dtype.itemsize == 8 else reference.backward32
+    dx, *of_parameters = backward(p, a.x, dy, stats.mean, stats.rstd, a.weight, center=center, given=not case.training)
+    same(found[0], dx, f"{dtype}: dx")
+    kind = dtype if a.weight is None else a.weight.dtype
+    for name, got, true in zip(("dweight", "dbias"), found[1:], of_parameters, strict=False):
+        same(got, reference.narrow(true, kind), f"{dtype}: {name}")
+
+
 @every_mode
 @every_case
 def test_backward(case: Case, exact: bool) -> None:
-    p, center = case.its.planned(case.shape, case.told, case.channel_axis), case.its.center
     for dtype in DTYPES:
-        a, dy = cases.arguments(case, dtype), cases.upstream(case, dtype)
-        _, stats = call(case, a, return_stats=True)
-        found = call_backward(case, a, dy, stats, exact=exact)
-        dx, *of_parameters = reference.backward(
-            p, a.x, dy, stats.mean, stats.rstd, a.weight, center=center, given=not case.training
-        )
-        same(found[0], dx, f"{dtype}: dx")
-        kind = dtype if a.weight is None else a.weight.dtype
-        for name, got, true in zip(("dweight", "dbias"), found[1:], of_parameters, strict=False):
-            same(got, reference.narrow(true, kind), f"{dtype}: {name}")
+        check_backward(case, cases.arguments(case, dtype), cases.upstream(case, dtype), exact)
 
 
 # the groups of a call go one way or the other: by their offset for the statistics, by their scale for the elements
@@ -121,6 +124,34 @@ def test_hostile_numbers(case: Case, kind: str, method: str | None, exact: bool,
     for dtype in NARROW:
         a = replace(cases.arguments(case, dtype), x=hostile(kind, dtype, rng, case.shape))
         check_forward(case, a, method, exact)
+
+
+@every_mode
+@pytest.mark.parametrize("parameters", ["none", "float32", "float64", "far"])
+@pytest.mark.parametrize("case", SIZES, ids=lambda c: c.name)
+def test_gradients_for_which_float32_has_no_room(case: Case, parameters: str, exact: bool, rng: np.random.Generator) -> None:
+    """Each group has a scale of its own, and its dy another."""
+    of_x, of_dy = (1, 1e-20, 1e15, 1, 1e-36, 1, 1e30), (1, 1, 1e-15, 1e-36, 1, 1e-42, 1e30, 1e20)
+    for dtype in NARROW:
+        a, dy = cases.arguments(case, dtype), cases.upstream(case, dtype).astype(np.float64)
+        x = a.x.astype(np.float64)
+        if dtype != np.float16:
+            for k, groups in enumerate(zip(cases.groups_of(case, x), cases.groups_of(case, dy), strict=True)):
+                for group, scales in zip(groups, (of_x, of_dy), strict=True):
+                    group *= scales[k % len(scales)]
+        a = with_parameters(replace(a, x=x.astype(dtype)), parameters, rng)
+        for eps in (1e-5, 0.0):
+            check_backward(case, a, dy.astype(dtype), exact, eps)
+
+
+@every_mode
+@pytest.mark.parametrize("of_dy", MODES, ids=["x", "dy"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("case", SIZES, ids=lambda c: c.name)
+def test_hostile_gradients(case: Case, kind: str, of_dy: bool, exact: bool, rng: np.random.Generator) -> None:
+    for dtype in NARROW:
+        a, dy, numbers = cases.arguments(case, dtype), cases.upstream(case, dtype), hostile(kind, dtype, rng, case.shape)
+        check_backward(case, a if of_dy else replace(a, x=numbers), numbers if of_dy else dy, exact)
 
 
 @pytest.mark.parametrize("offset", [5.6, 10.0, 31.0, 32.0, 33.0])

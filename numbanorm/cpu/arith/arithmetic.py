@@ -134,7 +134,7 @@ class Exact:
         return fused(b, d[0], slope[0], b.fadd(b.fmul(u[0][0], u[1][0]), shift[0]))
 
     def fitting(self, b: ir.IRBuilder, group: Any, slant: Any, offset: Any) -> tuple[Any, Any]:
-        """Slope and offset, nan where there is no room for what they come from. group: mean, rstd; slant: slope, shift."""
+        """Slope and offset, nan where there is no room. group: mean, rstd; slant: slope, shift, size."""
         return slant[0], offset
 
     def split(self, b: ir.IRBuilder, v: Any) -> Number:
@@ -215,6 +215,18 @@ def less_single(b: ir.IRBuilder, v: Any, high: Any) -> Any:
     return b.fsub(v, b.fpext(high, v.type))
 
 
+def in_two_singles(b: ir.IRBuilder, v: Any) -> tuple[Any, Any]:
+    """float64 -> two float32 of one sign whose sum it is, to 2**-40: so no product with an infinity makes a nan of theirs."""
+    # high = float32(v), towards 0
+    # low = v - high or high * 2**-40
+    nearest, integers = single_of(b, v), vector(I32, v.type.count) if isinstance(v.type, ir.VectorType) else I32
+    beyond = b.fcmp_ordered(">", absolute(b, b.fpext(nearest, v.type)), absolute(b, v))
+    high = b.bitcast(b.sub(b.bitcast(nearest, integers), b.zext(beyond, integers)), nearest.type)
+    rest, wide = less_single(b, v, high), b.fpext(high, v.type)
+    rest = b.select(b.fcmp_ordered("==", rest, like(rest, 0.0)), b.fmul(wide, like(wide, 2.0**-40)), rest)
+    return high, single_of(b, rest)
+
+
 class Fast(Exact):
     """Results in float32: of a mean and a scale that are split in two, an element takes a difference and two or three fma.
 
@@ -226,21 +238,19 @@ class Fast(Exact):
     single, aligns, together, asks = True, True, 4, False
     # what a float32 holds without loss of bits, with room for the low parts and for products
     SMALLEST, LARGEST, LARGEST_MEAN, LARGEST_M2, LARGEST_SHIFT = 2.0**-100, 2.0**100, 2.0**125, 2.0**248, 2.0**127
-    LEAST = 2.0**-126  # of a number that needs no low part
+    LARGEST_ROOT = 2.0**40  # rstd in gradients, which take its cube
     LARGEST_GIVEN = 2.0**103  # half an ulp of the largest float32: so no x is too far from a mean that is not its own
 
     def joined(self, b: ir.IRBuilder, mean: Any, low: Any, rstd: Any, weight: Any, bias: Any) -> list[Any]:
         scale = b.fmul(rstd, weight)
-        high, scale_high = single_of(b, mean), single_of(b, scale)
+        high = single_of(b, mean)
         off = b.fadd(less_single(b, mean, high), low)
-        shift = fused(b, b.fneg(off), scale, bias)
-        return [high, scale_high, single_of(b, less_single(b, scale, scale_high)), single_of(b, shift)]
+        return [high, *in_two_singles(b, scale), single_of(b, fused(b, b.fneg(off), scale, bias))]
 
     def apart(self, b: ir.IRBuilder, mean: Any, low: Any, rstd: Any) -> list[Any]:
-        high, rstd_high = single_of(b, mean), single_of(b, rstd)
+        high = single_of(b, mean)
         off = b.fadd(less_single(b, mean, high), low)
-        shift = single_of(b, b.fneg(b.fmul(off, rstd)))
-        return [high, rstd_high, single_of(b, less_single(b, rstd, rstd_high)), shift]
+        return [high, *in_two_singles(b, rstd), single_of(b, b.fneg(b.fmul(off, rstd)))]
 
     def affine(self, b: ir.IRBuilder, x: Any, *known: Any) -> Any:
         mean, scale, low, shift = known
@@ -281,17 +291,20 @@ class Fast(Exact):
         )
 
     def fitting(self, b: ir.IRBuilder, group: Any, slant: Any, offset: Any) -> tuple[Any, Any]:
-        nothing, nan = ir.Constant(F64, 0.0), ir.Constant(F64, math.nan)
-        good = self.fits(b, group[0], nothing, group[1], ir.Constant(I1, 1))
-        fine = good
+        nan = ir.Constant(F64, math.nan)
+        mean, rstd = (absolute(b, v) for v in group)
+        known = b.fcmp_ordered("<", mean, like(mean, self.LARGEST_MEAN))
+        known = b.and_(known, b.fcmp_ordered(">", rstd, like(rstd, 1.0 / self.LARGEST_ROOT)))
+        known = b.and_(known, b.fcmp_ordered("<", rstd, like(rstd, self.LARGEST_ROOT)))
+        good = known
         for v in slant:
-            fine = b.and_(fine, self.normal(b, v, like(v, self.LARGEST_SHIFT), self.LEAST))
-        return b.select(fine, slant[0], nan), b.select(good, offset, nan)
+            good = b.and_(good, self.normal(b, v, like(v, self.LARGEST)))
+        return b.select(good, slant[0], nan), b.select(known, offset, nan)
 
-    def normal(self, b: ir.IRBuilder, v: Any, limit: Any, least: float = SMALLEST) -> Any:
+    def normal(self, b: ir.IRBuilder, v: Any, limit: Any) -> Any:
         """Whether a number is 0, or neither too small nor as large as `limit`."""
         size = absolute(b, v)
-        within = b.and_(b.fcmp_ordered(">", size, like(size, least)), b.fcmp_ordered("<", size, limit))
+        within = b.and_(b.fcmp_ordered(">", size, like(size, self.SMALLEST)), b.fcmp_ordered("<", size, limit))
         return b.or_(b.fcmp_ordered("==", size, like(size, 0.0)), within)
 
 

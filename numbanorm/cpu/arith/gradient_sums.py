@@ -251,7 +251,7 @@ def settled(tc: Any, s: Any, mean: Any, rstd: Any, count: Any, center: Any) -> A
         shift = of.subtract(b, negative(b, of.multiply(b, c1, [r])), of.multiply(b, delta, slope))
         offset = b.fneg(of.rounded(b, of.multiply(b, delta, [r])))
         (slope_high, slope_low), (shift_high, shift_low) = in_two(slope), in_two(shift)
-        slope_high, offset = of.fitting(b, (mean, r), (slope_high, shift_high), offset)
+        slope_high, offset = of.fitting(b, (mean, r), (slope_high, shift_high, size), offset)
         found = [slope_high, shift_high, offset, slope_low, shift_low, size]
         return ctx.make_tuple(b, sig.return_type, found)
 

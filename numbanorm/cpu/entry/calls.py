@@ -80,7 +80,8 @@ STEPS = IDS + 1 + KINDS
 def program(s: Schedule, addresses: tuple[int, int], call: Call, places: int, count: int, times: int) -> Program:
     """Encode a schedule as the int64 array that the compiled entry reads."""
     p, steps = call.plan, [v for step in s.steps for v in step]
-    own = s.family == "rows_backward" if call.backward else call.affine
+    # elements that have a weight of their own
+    own = s.family == "rows_backward" if call.backward else call.affine and s.family == "runs" and p.T == 1 < p.K
     head = Head(
         kernel=addresses[0], dealer=addresses[1], steps=len(s.steps), work=s.work, kept=s.kept, places=places, units=p.units,
         groups=p.G, runs=p.M, members=count, source=call.source,
