@@ -6,8 +6,6 @@ roundings of an element's terms are left in dx, and in dweight and dbias those o
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from ..spec.plan import Plan
@@ -15,17 +13,9 @@ from ..spec.tree import gradient_family
 from .elements import MEAN, SCALE, of_group, parameter, within
 from .gradients import Slant, across, backward, of_averages
 from .numbers import Array, fma32, plus, single
-from .trees import Tree, blocks32, pairs, row_tree
+from .trees import Tree, add32, add_product32, blocks32, pairs, row_tree
 
 ROOT = 2.0**40  # rstd, whose cube is taken, is less, and more than its inverse
-
-
-def add32(acc: Array, term: Array) -> Array:
-    return acc + term
-
-
-def add_product32(acc: Array, x: Array, y: Array) -> Any:
-    return fma32(x, y, acc)
 
 
 def slant32(of_u: Array, of_ud: Array, anchor: Array, rstd: Array, count: float, center: bool) -> tuple[Slant, Array]:

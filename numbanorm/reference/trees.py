@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..spec.tree import LANE_COUNT, TILE, block_rows, fold_for
-from .numbers import Array, Number, fma, plus, times, two_sum
+from .numbers import Array, Number, fma, fma32, plus, times, two_sum
 
 Add = Callable[..., Number]  # (accumulator, *term) -> accumulator
 Add32 = Callable[..., Array]  # the same in float32
@@ -31,6 +31,14 @@ def add_product(acc: Number, x: Number, y: Number) -> Number:
     if len(acc) == 1:
         return [fma(x[0], y[0], acc[0])]
     return add_term(acc, *times(x, y, 2))
+
+
+def add32(acc: Array, term: Array) -> Array:
+    return acc + term
+
+
+def add_product32(acc: Array, x: Array, y: Array) -> Any:
+    return fma32(x, y, acc)
 
 
 def pairs(leaves: Number) -> Number:

@@ -15,6 +15,7 @@ from typing import Any
 from llvmlite import ir
 from numba.extending import models, register_model
 
+from ...spec.tree import TOO_FAR, TOO_FAR_OF_HALVES
 from ..compile import intrinsic, types
 from .memory import load, load_single, store, store_single
 from .vectors import F32, F64, I1, I32, LANES, MEMORY, absolute, broadcast, constant, fused, like, take, vector
@@ -44,6 +45,8 @@ class Exact:
 
     parts = 1
     single = False  # whether results are computed in float32
+    first = F64  # in what the first terms of sums and squares are added, where one read serves both
+    too_far = TOO_FAR  # squares about 0 over those about the mean, from which on one read is not enough
     wide = staticmethod(load)  # elements -> float64, for statistics
     load, store = staticmethod(load), staticmethod(store)  # elements <-> `number`, for results
     number, constants = F64, 3  # of `affine`, for a column
@@ -312,12 +315,25 @@ EXACT, PAIRS, FAST = Exact(), ExactPairs(), Fast()
 WAYS = {(of.single, of.at_once): of for of in (EXACT, Exact(at_once=True), FAST, Fast(at_once=True))}
 
 
+class FastHalf(Fast):
+    """As `Fast`, for elements of 16 bits: eight of them, and their squares, are added in float32 before they are widened.
+
+    A variance is then good to 2**-20, far better than the elements, and 16 of float16 take 3.1 in place of 4.8 ns.
+    """
+
+    first, too_far = F32, TOO_FAR_OF_HALVES
+
+
 class Element(types.Type):
     """Elements of 32 bits or fewer: the type that they are stored as, and the arithmetic for them."""
 
     def __init__(self, stored: Any, single: bool, at_once: bool) -> None:
-        self.stored, self.bitwidth, self.arithmetic = stored, stored.bitwidth, WAYS[single, at_once]
+        self.stored, self.bitwidth = stored, stored.bitwidth
+        self.arithmetic = HALVES if stored.bitwidth == 16 and single and at_once else WAYS[single, at_once]
         super().__init__(name=f"Element({stored} {self.arithmetic.name})")
+
+
+HALVES = FastHalf(at_once=True)
 
 
 @register_model(Element)

@@ -15,10 +15,9 @@ from numba.core.cgutils import for_range
 
 from ..compile import intrinsic, types
 from ..layout import ANCHOR, OFFSET, ROOT, SHIFT, SHIFT_LOW, SLOPE, SLOPE_LOW
-from .accumulators import running_at, write_back
+from .accumulators import running_at, short_sums, take_in, write_back
 from .arithmetic import PAIRS, Exact, Number, Vec, arithmetic_of
 from .elementwise import aligned, constants_of, down_table
-from .gradient_sums import short_sums, take_in
 from .memory import load, store
 from .stages import Elements, enter, finish
 from .vectors import F32, F64, I64, call, fused, integer, prefetch, sixteens, sixteens_of
@@ -169,7 +168,7 @@ def gradient_rows(tc: Any, wanted: Any, x: Any, dy: Any, dx: Any, block: Any, w:
         def step(c: Any, n: Any) -> None:
             weight, columns = of.parameter(b, w, c, n), [c, b.add(c, room)]
             total = running_at(b, t, sums, columns, fresh)
-            acc = short_sums(b, of, total)
+            acc = short_sums(b, total, of.number)
             with for_range(b, rows, intp=I64) as row:
                 at, own = b.add(b.add(i, c), b.mul(row.index, stride)), b.gep(table, [b.mul(row.index, apart)])
                 mean, rstd, slope, shift = unit_entries(b, own, of)

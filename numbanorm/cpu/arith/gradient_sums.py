@@ -17,10 +17,10 @@ from llvmlite import ir
 from numba import int64
 from numba.core import cgutils
 
-from ...spec.tree import LARGE_RSTD, LARGE_U
+from ...spec.tree import LARGE_RSTD, LARGE_U, SHORT_SUM
 from ..compile import device, intrinsic, types
 from ..layout import ANCHOR, CENTER, OFFSET, ROOT, SHIFT, SHIFT_LOW, SIZE, SLOPE, SLOPE_LOW, UNIT
-from .accumulators import TILE, Running, drain, empty, fold, push, running_at, write_back
+from .accumulators import TILE, Running, drain, empty, fold, push, running_at, short_sums, take_in, write_back
 from .arithmetic import PAIRS, Exact, Number, Vec, arithmetic_of, less_single, negative, single_of
 from .memory import load
 from .stages import Elements, centered, enter
@@ -28,7 +28,6 @@ from .statistics import finite, finite_group
 from .vectors import F64, I32, I64, absolute, broadcast, constant, down_rows, integer, prefetch, take
 
 SUMS = 3  # u, u * d, d
-SHORT = 8  # terms that are summed in float32
 N = types.intp
 
 
@@ -182,12 +181,12 @@ def add_row_products(tc: Any, x: Any, dy: Any, block: Any, means: Any, out: Any,
         #         out[c], out[room + c], out[2 * room + c] += u, u * d, d
         xs, dys = map(Elements, (x, dy), a)
         (i, count, together, stride, width), (means, out, room), of = cgutils.unpack_tuple(b, a[2]), a[3:], t.arithmetic
-        together = integer(SHORT) if of.single else together
+        together = integer(SHORT_SUM) if of.single else together
 
         def step(first: Any, c: Any, n: Any, rows: Any) -> None:
             columns = [b.add(c, b.mul(room, integer(k))) for k in range(sums_for(of))]
             sums = running_at(b, t, out, columns, b.icmp_signed("==", first, integer(0)))
-            short = short_sums(b, of, sums)
+            short = short_sums(b, sums, of.number)
             mean = of.lanes(b, load(b, types.float64, means, c, n))
             with rows() as at:
                 for p in (xs, dys):
@@ -200,18 +199,6 @@ def add_row_products(tc: Any, x: Any, dy: Any, block: Any, means: Any, out: Any,
         return ctx.get_dummy_value()
 
     return types.void(x, dy, block, means, out, N), codegen
-
-
-def short_sums(b: ir.IRBuilder, of: Exact, sums: list[Running]) -> list[Running]:
-    """Where up to `SHORT` terms are added before `take_in`: float32 sums from 0 on, or the sums themselves."""
-    return [Running(b, of, number=of.number) for _ in sums] if of.single else sums
-
-
-def take_in(b: ir.IRBuilder, sums: list[Running], short: list[Running]) -> None:
-    """Add what `short_sums` gave."""
-    if short is not sums:
-        for acc, part in zip(sums, short, strict=True):
-            acc.add_term(b, *part.wide(b))
 
 
 def in_two(x: Number) -> Number:

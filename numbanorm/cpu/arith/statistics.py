@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 
-from ...spec.tree import LARGE_STAT, TOO_FAR
+from ...spec.tree import LARGE_STAT, LEAST_SQUARES
 from ..compile import device, intrinsic, types
 from ..layout import CENTER, LOW, M2, MEAN, RSTD, SQUARES, Stats
-from .accumulators import in_lanes, ratio, value, whole
+from .accumulators import in_lanes, of_lanes, ratio, value, whole
 from .arithmetic import Vec, two_sum, unless_nan
 from .memory import load, store
 from .vectors import F64, advance, broadcast, call, constant, fused, pointer, suffix_of
@@ -67,12 +68,17 @@ def about_mean(tc: Any, squares: Any, sums: Any, mean: Any) -> Any:
 
 @intrinsic
 def if_accepted(tc: Any, squares: Any, m2: Any, rstd: Any) -> Any:
-    """rstd, or 0 where one read is not enough: squares about 0 that are more than 2**10 times m2, those about the mean."""
+    """rstd, or 0 where one read is not enough: squares about 0 that are too many times m2, those about the mean."""
+    of = squares.arithmetic
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        q, m2, rstd = a
-        limit = b.fmul(whole(b, ir.Constant(F64, TOO_FAR), rstd_type), m2)
-        return b.select(b.fcmp_ordered("<=", q, limit), rstd, whole(b, ir.Constant(F64, 0.0), rstd_type))
+        q, m2, rstd = of_lanes(b, of.split(b, a[0])[0]), a[1], a[2]
+        limit = b.fmul(whole(b, ir.Constant(F64, of.too_far), rstd_type), m2)
+        good = b.fcmp_ordered("<=", q, limit)
+        if of.first != F64:
+            for relation, end in ((">", LEAST_SQUARES), ("<", math.inf)):
+                good = b.and_(good, b.fcmp_ordered(relation, q, whole(b, ir.Constant(F64, end), rstd_type)))
+        return b.select(good, rstd, whole(b, ir.Constant(F64, 0.0), rstd_type))
 
     rstd_type = rstd
     return rstd(squares, m2, rstd), codegen
@@ -170,7 +176,7 @@ def conclude_moments(sums, squares, stats, u, n):
     m2 = value(about)
     put_lanes(stats.m2, u, n, m2)
     high, low = ratio(about, stats.n)
-    put_lanes(stats.rstd, u, n, if_accepted(value(squares), m2, inverse_root(high, low, stats.eps)))
+    put_lanes(stats.rstd, u, n, if_accepted(squares, m2, inverse_root(high, low, stats.eps)))
 
 
 @device()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ...spec.plan import Plan
-from ...spec.tree import gradient_family
+from ...spec.tree import SHORT_SUM, gradient_family
 from ..arith.accumulators import block_rows
-from ..arith.gradient_sums import SHORT, SUMS
+from ..arith.gradient_sums import SUMS
 from ..layout import (
     ALONE,
     APPLY,
@@ -131,7 +131,7 @@ def rows_schedule(plan: Plan, itemsize: int, flags: int, threads: int) -> Schedu
     while not fused and columns > 256 and (columns > MOST_COLUMNS or chunks * groups * -(-length // columns) < 4 * threads):
         columns = sixteens(columns // 2)
     # in float32 eight rows are one sum, whatever the machine
-    together = SHORT if flags & SINGLE else min(step, max(4, cache_bytes(2) // 16 // (2 * groups * length * itemsize)))
+    together = SHORT_SUM if flags & SINGLE else min(step, max(4, cache_bytes(2) // 16 // (2 * groups * length * itemsize)))
     if fused and min(threads, chunks) == 1:
         steps: Steps = (Step(FUSED, flags | ALONE, chunks, 1),)
     elif fused:
