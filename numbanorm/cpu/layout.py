@@ -21,6 +21,7 @@ MEAN, LOW, M2, RSTD = 0, 1, 2, 3
 # adds; slope and shift have low parts for float64 elements
 UNIT = 8
 ANCHOR, ROOT, SLOPE, SHIFT, OFFSET, SLOPE_LOW, SHIFT_LOW, SIZE = 0, 1, 2, 3, 4, 5, 6, 7
+SINGLES = 5  # where the first five stand as float32, in place of what only float64 elements have
 
 LEVELS = 64  # of a pairs tree: its stack never holds more
 STACK = 4 * LEVELS  # numbers that a stack for the sums of a group takes

@@ -7,30 +7,43 @@ of the error.
 from __future__ import annotations
 
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba.core import cgutils
 from numba.core.cgutils import for_range
 
 from ..compile import intrinsic, types
-from ..layout import ANCHOR, OFFSET, ROOT, SHIFT, SHIFT_LOW, SLOPE, SLOPE_LOW
+from ..layout import ANCHOR, OFFSET, ROOT, SHIFT, SHIFT_LOW, SINGLES, SLOPE, SLOPE_LOW
 from .accumulators import running_at, short_sums, take_in, write_back
 from .arithmetic import PAIRS, Exact, Number, Vec, arithmetic_of
-from .elementwise import aligned, constants_of, down_table
+from .elementwise import aligned, constants_of, down_table, swept
 from .memory import load, store
 from .stages import Elements, enter, finish
-from .vectors import F32, F64, I64, call, fused, integer, prefetch, sixteens, sixteens_of
+from .vectors import F32, F64, I64, broadcast, call, fused, integer, prefetch, sixteens_of
 
 N, R = types.intp, types.float64
 
 
-def unit_entries(b: ir.IRBuilder, table: Any, of: Exact) -> tuple[Any, Any, Number, Number]:
-    """Mean, rstd, slope and shift of a unit, whose table begins here, in 16 lanes each."""
-    mean, rstd, *slant = (
-        of.lanes(b, b.load(b.gep(table, [integer(k)]))) for k in (ANCHOR, ROOT, SLOPE, SLOPE_LOW, SHIFT, SHIFT_LOW)
-    )
-    return mean, rstd, slant[: of.parts], slant[2 : 2 + of.parts]
+class Entries(NamedTuple):
+    """What the gradients of a unit take, in 16 lanes each."""
+
+    mean: Any
+    rstd: Any
+    slope: Number
+    shift: Number
+    offset: Any
+
+
+def unit_entries(b: ir.IRBuilder, table: Any, of: Exact) -> Entries:
+    """The entries of a unit, whose table begins here."""
+    if of.single:  # to make them float32 for each vector of a row would take longer than all else
+        own = b.bitcast(b.gep(table, [integer(SINGLES)]), F32.as_pointer())
+        mean, rstd, slope, shift, offset = (broadcast(b, b.load(b.gep(own, [integer(k)]))) for k in range(5))
+        return Entries(mean, rstd, [slope], [shift], offset)
+    places = (ANCHOR, ROOT, OFFSET, SLOPE, SLOPE_LOW, SHIFT, SHIFT_LOW)
+    mean, rstd, offset, *slant = (broadcast(b, b.load(b.gep(table, [integer(k)]))) for k in places)
+    return Entries(mean, rstd, slant[: of.parts], slant[2 : 2 + of.parts], offset)
 
 
 @intrinsic
@@ -42,7 +55,7 @@ def gradient_run(tc: Any, x: Any, dy: Any, dx: Any, span: Any, w: Any, table: An
         # for e in range(i, i + n): dx[e] = (x[e] - mean) * slope + (dy[e] * (rstd * w) + shift)
         xs, dys, dxs = map(Elements, (x, dy, dx), a)
         i, n, ahead, streaming, _, _ = cgutils.unpack_tuple(b, a[3])
-        mean, _, slope, shift = unit_entries(b, a[5], of)
+        unit = unit_entries(b, a[5], of)
         scale = of.scale(b, b.load(b.gep(a[5], [integer(ROOT)])), a[4])
 
         def step(es: list[Any], n: Any) -> None:
@@ -52,8 +65,8 @@ def gradient_run(tc: Any, x: Any, dy: Any, dx: Any, span: Any, w: Any, table: An
                     prefetch(b, p.pointer, b.add(place, ahead))
             values = [(enter(b, xs, place, n), enter(b, dys, place, n)) for place in at]
             for place, (v, g) in zip(at, values, strict=True):
-                d = of.distance(b, v, mean)
-                finish(b, dxs, place, of.slanted(b, d, slope, ([g], scale), shift), n, streaming)
+                d = of.distance(b, v, unit.mean)
+                finish(b, dxs, place, of.slanted(b, d, unit.slope, ([g], scale), unit.shift), n, streaming)
 
         aligned(b, streaming, dxs, i, n, step)
         return ctx.get_dummy_value()
@@ -82,19 +95,22 @@ def rows_of_parameters(tc: Any, x: Any) -> Any:
 
 
 @intrinsic
-def narrow_rows(tc: Any, x: Any, table: Any, n: Any) -> Any:
-    """Write n numbers as float32 behind them, if results are computed so."""
+def narrow_rows(tc: Any, x: Any, table: Any, room: Any, n: Any) -> Any:
+    """Write the first n numbers of each row of a table as float32 behind all of them, if gradients are computed so."""
     of = arithmetic_of(x.dtype)
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        _, table, n = a
+        _, table, room, n = a
         if of.single:
-            own = b.bitcast(b.gep(table, [n]), F32.as_pointer())
+            rows = 1 + 3 * of.parts
+            own = b.bitcast(b.gep(table, [b.mul(room, integer(rows))]), F32.as_pointer())
             with sixteens_of(b, n) as (k, left):
-                store(b, types.float32, own, k, load(b, types.float64, table, k, left), left)
+                for row in range(rows):
+                    at = b.add(k, b.mul(room, integer(row)))
+                    store(b, types.float32, own, at, load(b, types.float64, table, at, left), left)
         return ctx.get_dummy_value()
 
-    return types.void(x, table, N), codegen
+    return types.void(x, table, N, N), codegen
 
 
 @intrinsic
@@ -165,28 +181,31 @@ def gradient_rows(tc: Any, wanted: Any, x: Any, dy: Any, dx: Any, block: Any, w:
         (keep, add, fresh), (i, rows, _, stride, width) = (cgutils.unpack_tuple(b, v) for v in (a[0], a[4]))
         w, (table, apart), (sums, room) = a[5], *(cgutils.unpack_tuple(b, v) for v in a[6:])
 
-        def step(c: Any, n: Any) -> None:
-            weight, columns = of.parameter(b, w, c, n), [c, b.add(c, room)]
-            total = running_at(b, t, sums, columns, fresh)
-            acc = short_sums(b, total, of.number)
+        def step(cs: list[Any], n: Any) -> None:
+            weights, places = [of.parameter(b, w, c, n) for c in cs], [[c, b.add(c, room)] for c in cs]
+            totals = [running_at(b, t, sums, place, fresh) for place in places]
+            accs = [short_sums(b, total, of.number) for total in totals]
             with for_range(b, rows, intp=I64) as row:
-                at, own = b.add(b.add(i, c), b.mul(row.index, stride)), b.gep(table, [b.mul(row.index, apart)])
-                mean, rstd, slope, shift = unit_entries(b, own, of)
-                d, g = of.distance(b, enter(b, xs, at, n), mean), enter(b, dys, at, n)
-                with b.if_then(keep):
-                    u = of.multiply(b, [g], [weight])
-                    finish(b, dxs, at, of.slanted(b, d, slope, (u, [rstd]), shift), n)
-                with b.if_then(add):
-                    h = of.lanes(b, b.load(b.gep(own, [integer(OFFSET)])))
-                    for part in reversed(d):
-                        h = fused(b, part, rstd, h)
-                    acc[0].add_product(b, [g], [h])
-                    acc[1].add_term(b, g)
+                start = b.add(i, b.mul(row.index, stride))
+                unit = unit_entries(b, b.gep(table, [b.mul(row.index, apart)]), of)
+                for c, weight, acc in zip(cs, weights, accs, strict=True):
+                    at = b.add(start, c)
+                    d, g = of.distance(b, enter(b, xs, at, n), unit.mean), enter(b, dys, at, n)
+                    with b.if_then(keep):
+                        u = of.multiply(b, [g], [weight])
+                        finish(b, dxs, at, of.slanted(b, d, unit.slope, (u, [unit.rstd]), unit.shift), n)
+                    with b.if_then(add):
+                        h = unit.offset
+                        for part in reversed(d):
+                            h = fused(b, part, unit.rstd, h)
+                        acc[0].add_product(b, [g], [h])
+                        acc[1].add_term(b, g)
             with b.if_then(add):
-                take_in(b, total, acc)
-                write_back(b, t, sums, columns, total)
+                for place, total, acc in zip(places, totals, accs, strict=True):
+                    take_in(b, total, acc)
+                    write_back(b, t, sums, place, total)
 
-        sixteens(b, integer(0), width, step)
+        swept(b, integer(0), width, 2 if of.single else 1, step)
         return ctx.get_dummy_value()
 
     return types.void(wanted, x, dy, dx, block, w, units, sums), codegen

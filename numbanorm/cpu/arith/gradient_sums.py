@@ -19,13 +19,13 @@ from numba.core import cgutils
 
 from ...spec.tree import LARGE_RSTD, LARGE_U, SHORT_SUM
 from ..compile import device, intrinsic, types
-from ..layout import ANCHOR, CENTER, OFFSET, ROOT, SHIFT, SHIFT_LOW, SIZE, SLOPE, SLOPE_LOW, UNIT
+from ..layout import ANCHOR, CENTER, OFFSET, ROOT, SHIFT, SHIFT_LOW, SINGLES, SIZE, SLOPE, SLOPE_LOW, UNIT
 from .accumulators import TILE, Running, drain, empty, fold, push, running_at, short_sums, take_in, write_back
 from .arithmetic import PAIRS, Exact, Number, Vec, arithmetic_of, less_single, negative, single_of
 from .memory import load
 from .stages import Elements, centered, enter
 from .statistics import finite, finite_group
-from .vectors import F64, I32, I64, absolute, broadcast, constant, down_rows, integer, prefetch, take
+from .vectors import F32, F64, I32, I64, absolute, broadcast, constant, down_rows, integer, prefetch, take
 
 SUMS = 3  # u, u * d, d
 N = types.intp
@@ -246,16 +246,34 @@ def settled(tc: Any, s: Any, mean: Any, rstd: Any, count: Any, center: Any) -> A
     return types.UniTuple(f8, 6)(s, f8, f8, f8, types.boolean), codegen
 
 
+@intrinsic
+def narrow_unit(tc: Any, s: Any, table: Any) -> Any:
+    """Write the first five entries of a unit's table as float32, if its gradients are computed so."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        if s.arithmetic.single:
+            own = b.bitcast(b.gep(a[1], [integer(SINGLES)]), F32.as_pointer())
+            for k in range(SINGLES):
+                b.store(single_of(b, b.load(b.gep(a[1], [integer(k)]))), b.gep(own, [integer(k)]))
+        return ctx.get_dummy_value()
+
+    return types.void(s, table), codegen
+
+
 @device()
-def settle(kind, total, table, count):
+def settle(kind, total, table, count, good):
     """Sums of a group (u with its weights) -> what its dx takes: dx = (x - mean) * slope + (u * rstd + shift).
 
     table: float64 (UNIT,), which holds mean and rstd. Without CENTER (RMS norm) no mean was subtracted, so neither the sum of u
     nor the mean's rounding matters. (x - mean) * rstd + offset is the normalized x; size is that of an average u.
+    Where float32 has no room for them, or not `good`, the slope is nan; so is then all of dx, which is to be computed again.
     """
     slope, shift, offset, slope_low, shift_low, size = settled(total, table[ANCHOR], table[ROOT], count, kind & CENTER != 0)
     table[SLOPE], table[SHIFT], table[OFFSET] = slope, shift, offset
     table[SLOPE_LOW], table[SHIFT_LOW], table[SIZE] = slope_low, shift_low, size
+    if not good:
+        table[SLOPE] = np.nan
+    narrow_unit(total, table)
 
 
 @device(inline=False)

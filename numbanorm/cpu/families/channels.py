@@ -6,7 +6,6 @@ what the channel's sums give. So x and dy are read once for all gradients of par
 
 from __future__ import annotations
 
-import numpy as np
 from numba import int64
 
 from ..arith.accumulators import block_rows, drain, empty, get, plus, push
@@ -14,7 +13,7 @@ from ..arith.elementwise import fits_channel
 from ..arith.gradient_sums import gradients_of, numbers, settle, weighted
 from ..arith.vectors import advance
 from ..compile import device
-from ..layout import OFFSET, ROOT, SLOPE, UNIT
+from ..layout import OFFSET, ROOT, UNIT
 
 
 @device(inline=False)
@@ -29,9 +28,7 @@ def settle_group(flags, arrays, sums, groups, channels, u, stack):
             good &= fits_channel(x, 0.0, 0.0, table[UNIT * u + ROOT], w[first + k], 0.0)
             a = plus(a, weighted(get(sums, 4 * (u * channels + k), empty(x, 4)), w[first + k]))
         push(stack, int64(0), int64(4), b, a)
-    settle(flags, drain(stack, int64(0), int64(4), blocks, empty(x, 4)), advance(table, UNIT * u), count)
-    if not good:
-        table[UNIT * u + SLOPE] = np.nan
+    settle(flags, drain(stack, int64(0), int64(4), blocks, empty(x, 4)), advance(table, UNIT * u), count, good)
 
 
 @device(inline=False)

@@ -104,9 +104,10 @@ def expand(arrays, sizes, strip, out):
                 else:
                     fill(out, column + row * room, length, numbers[row])
             column += length
+    copies = max(sizes.fold, sizes.beside)
     for row in range(rows):
-        repeat(advance(out, row * room), column, max(sizes.fold, sizes.beside))
-    narrow_rows(x, out, rows * room)
+        repeat(advance(out, row * room), column, copies)
+    narrow_rows(x, out, room, column * copies)
 
 
 @device(inline=False)

@@ -57,7 +57,7 @@ def rows_chunk(phase, flags, arrays, sizes, stack, partials, q, strip):
                 for u in range(r * all_groups, (r + n) * all_groups):
                     weights, mean = advance(w, u % all_groups * length), table[UNIT * u + ANCHOR]
                     total = span_products(x, dy, u * length, length, int64(0), mean, weights, stack)
-                    settle(flags, total, advance(table, UNIT * u), count)
+                    settle(flags, total, advance(table, UNIT * u), count, True)
             for j in range(g, g + groups):
                 u = r * all_groups + j
                 block = Block(u * length + c0, n, n, all_groups * length, width)
@@ -117,7 +117,7 @@ def rows_backward(phase, flags, x, dy, dx, w, table, sums, grads, work, sizes, c
         for u in range(lo, hi):
             for s in range(spans):
                 push(stack, int64(0), int64(4), s, get(sums, 4 * (u * spans + s), empty(x, 4)))
-            settle(flags, drain(stack, int64(0), int64(4), spans, empty(x, 4)), advance(table, UNIT * u), count)
+            settle(flags, drain(stack, int64(0), int64(4), spans, empty(x, 4)), advance(table, UNIT * u), count, True)
     elif phase == APPLY:
         strips = (length + columns - 1) // columns
         for p in range(lo, hi):
