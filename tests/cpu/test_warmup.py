@@ -191,8 +191,8 @@ def test_one_function(name: str, told: dict[tuple[str, ...], Any]) -> None:
 
 @pytest.mark.parametrize(("dtype", "mode"), WARMED)
 def test_all_functions(dtype: str, mode: str, told: dict[tuple[str, ...], Any]) -> None:
-    """Which is every kernel family, once; beside the fast one the exact, for gradients of given statistics, and beside what reads
-    once what reads twice, for `moments`."""
+    """Which is every kernel family, once; beside the fast one the exact, for gradients of given statistics, and beside the one
+    that reads once one that reads twice, for `moments`."""
     if dtype not in DTYPES:
         pytest.skip("ml_dtypes, which has bfloat16, is not installed")
     one = told[dtype, mode, *NAMES]
