@@ -37,9 +37,9 @@ def warmup(
 ) -> None:
     """Compile what calls of some functions will need, or load it from disk, so that no later call does.
 
-    Weights, running statistics and `stats` may then be of any dtype. docs/start.md says how long it takes. Layers and torch
-    modules call these same functions. It starts Numba's threading layer, so call it after a fork, not before: children that are
-    forked later stay in one thread.
+    Weights and running statistics may then be of any dtype. docs/start.md says how long it takes, and which calls are excepted,
+    those that name a method among them. Layers and torch modules call these same functions. It starts Numba's threading layer,
+    so call it after a fork, not before: children that are forked later stay in one thread.
 
     Parameters
     ----------

@@ -8,7 +8,7 @@ from typing import Any
 import cases
 import numpy as np
 import pytest
-from cases import FLOAT32, Case, call_backward, gradients
+from cases import FLOAT32, MODES, Case, call_backward, gradients
 
 from numbanorm.cpu.launch import GUARD
 
@@ -39,16 +39,17 @@ CASES = [
 ]
 
 
+@pytest.mark.parametrize("exact", MODES)
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
-def test_any_number_of_threads_gives_the_same_bits(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_number_of_threads_gives_the_same_bits(case: Case, exact: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     a, dy = cases.arguments(case, FLOAT32), cases.upstream(case, FLOAT32)
     _, stats = cases.call(case, a, return_stats=True)
     monkeypatch.setattr(GUARD, "threads", lambda: 1)
-    alone = [g.tobytes() for g in gradients(case, a, dy)]
+    alone = [g.tobytes() for g in call_backward(case, a, dy, stats, exact=exact)]
     for threads in THREADS:
         monkeypatch.setattr(GUARD, "threads", lambda n=threads: n)
         for needs in ((True, True, True), (False, True, True), (True, False, False)):
-            found = call_backward(case, a, dy, stats, needs=needs)
+            found = call_backward(case, a, dy, stats, needs=needs, exact=exact)
             for got, expected in zip(found, alone, strict=True):
                 assert got is None or got.tobytes() == expected, (threads, needs)
 

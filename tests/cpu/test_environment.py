@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import product
 from typing import Any
 
 import environments
 import numba
 import numpy as np
 import pytest
-from cases import DTYPES, METHODS, Case
+from cases import DTYPES, METHODS, MODES, Case
 from digest import SHARED
 from environments import ENVIRONMENTS, SMALL, X86, arguments, bits, environment
 from llvmlite import binding, ir
@@ -57,11 +58,11 @@ def check(case: Case, dtype: np.dtype[Any], name: str) -> None:
     """With eps 0, groups of float64 are computed again, see `extreme`."""
     for parameters in (False, True):
         a, dy = arguments(case, dtype, parameters)
-        for method, eps in ((METHODS[0], 1e-5), (METHODS[0], 0.0), (METHODS[1], 1e-5)):
-            expected = bits(case, a, dy, method, eps)
+        for (method, eps), exact in product(((None, 1e-5), (METHODS[0], 1e-5), (METHODS[0], 0.0), (METHODS[1], 1e-5)), MODES):
+            expected = bits(case, a, dy, method, eps, exact=exact)
             with environment(ENVIRONMENTS[name]):
-                found = bits(case, a, dy, method, eps)
-            assert found == expected, (method, eps, parameters)
+                found = bits(case, a, dy, method, eps, exact=exact)
+            assert found == expected, (method, eps, exact, parameters)
 
 
 @every_dtype
@@ -85,9 +86,10 @@ def test_same_bits(case: Case, dtype: np.dtype[Any], name: str) -> None:
 def test_same_bits_the_long_way(case: Case, dtype: np.dtype[Any], name: str) -> None:
     """Where NumPy converts parameters and results, before and after the kernels."""
     a, dy = arguments(case, dtype, parameters=True)
-    expected = bits(case, a, dy, METHODS[0], 1e-5)
-    with environment(ENVIRONMENTS[name]):
-        assert bits(case, a, dy, METHODS[0], 1e-5, backend="cpu") == expected
+    for exact in MODES:
+        expected = bits(case, a, dy, None, 1e-5, exact=exact)
+        with environment(ENVIRONMENTS[name]):
+            assert bits(case, a, dy, None, 1e-5, exact=exact, backend="cpu") == expected
 
 
 @every_environment

@@ -44,7 +44,7 @@ def run(*program: str, minutes: float = 0.08) -> tuple[int, str]:
     """Exit code and the one line of a short soak of three threads."""
     env = os.environ | {"NUMBA_NUM_THREADS": "2"}
     options = ["--minutes", str(minutes), "--threads", "3", "--seed", "3"]
-    found = subprocess.run([sys.executable, *program, *options], env=env, capture_output=True, text=True, timeout=300)
+    found = subprocess.run([sys.executable, *program, *options], env=env, capture_output=True, text=True, timeout=600)
     assert found.stderr == ""
     assert found.stdout.count("\n") == 1
     return found.returncode, found.stdout

@@ -1,6 +1,6 @@
 """After `warmup` no call compiles anything, nor loads it: compiled functions are counted before and after a sweep of calls.
 
-Run as a program with a dtype and names of functions, this file is that sweep: an interpreter can be warmed only once.
+Run as a program with a dtype, a mode and names of functions, this file is that sweep: an interpreter can be warmed only once.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ GIVEN = {"batch_norm": "training", "instance_norm": "use_input_stats"}
 # (n, m, C, t): elements that share a weight in short runs and long, one and many; enough of them for threads, and not
 SIZES = [s for s in product((1, 40), (1, 2), (1, 6, 256, 4096), (1, 15, 16, 127, 128)) if np.prod(s) <= 1 << 17]
 BOTH = (True, False)
+EXACT, FAST = "exact", "fast"
+WARMED = [(dtype, mode) for mode in (FAST, EXACT) for dtype in dtypes.DTYPES if (dtype, mode) != ("float64", EXACT)]
 DTYPES = [name for name, dtype in dtypes.DTYPES.items() if dtype.native or find_spec("ml_dtypes")]
 
 
@@ -80,27 +82,33 @@ def options(norm: str, shape: tuple[int, ...]) -> Iterator[tuple[dict[str, Any],
         yield {"channel_axis": 2}, (channels,) if norm == "batch_norm" else (n, channels), (channels,)
 
 
-def calls(name: str, x: Array, parameters: list[np.dtype[Any]]) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """Arguments of every kind for a function and an x."""
+def calls(
+    name: str, x: Array, parameters: list[np.dtype[Any]], exact: bool
+) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Arguments of every kind for a function and an x, and methods that have the default's kernels: but for float64, one read
+    and two reads have kernels of their own."""
     norm, channels = name.removesuffix("_backward"), x.shape[2]
+    once, twice = (None,), ("two_pass", "welford")
+    methods = (*once, *twice) if x.dtype == np.float64 else twice if norm == "moments" else once
     for told, stats_shape, weight_shape in options(norm, x.shape):
         if norm == "moments":
-            yield from (((x,), {**told, "method": method}) for method in (None, "two_pass", "welford"))
+            yield from (((x,), {**told, "method": method}) for method in methods)
             continue
         weights: list[Any] = [None, *(np.ones(weight_shape, dtype) for dtype in parameters)]
         for weight, own in product(weights, BOTH if norm in GIVEN else (True,)):
-            given = {GIVEN[norm]: own} if norm in GIVEN else {}
+            given = {"exact": exact} | ({GIVEN[norm]: own} if norm in GIVEN else {})
             if name != norm:
-                kind = np.float64 if weight is None else weight.dtype
+                # those that are not float64, the forward function's own, have exact gradients in either mode
+                kind = weight.dtype if exact and weight is not None else np.float64
                 stats = None if norm == "rms_norm" else np.zeros(stats_shape), np.ones(stats_shape, kind)
                 n = 2 if norm == "rms_norm" else 3
                 for needs in product(BOTH, repeat=n) if x.size < 1000 else ((True,) * n, (True, False, False)[:n]):
                     yield (x, x), {"stats": stats, "weight": weight, "needs": needs, **told, **given}
             else:
                 kind = np.float32 if weight is None else weight.dtype
-                tracked = {"running_mean": np.zeros(channels), "running_var": np.ones(channels, kind)} if given else {}
+                tracked = {"running_mean": np.zeros(channels), "running_var": np.ones(channels, kind)} if norm in GIVEN else {}
                 bias = {} if norm == "rms_norm" else {"bias": weight}
-                for method in (None, "two_pass", "welford"):
+                for method in methods:
                     yield (x,), {"weight": weight, "method": method, "return_stats": own, **bias, **told, **given, **tracked}
 
 
@@ -114,13 +122,13 @@ def arrays(dtype: np.dtype[Any], every: int) -> Iterator[Array]:
             yield make(x)
 
 
-def sweep(name: str, dtype: np.dtype[Any], others: list[np.dtype[Any]], every: int) -> set[str]:
+def sweep(name: str, dtype: np.dtype[Any], others: list[np.dtype[Any]], every: int, exact: bool) -> set[str]:
     """Call a function in every way, in one thread and in two; the kernels and threads that it is said to have used."""
     function, used = getattr(numbanorm, name), set()
     for threads in (1, 2):
         numba.set_num_threads(threads)
         for x in arrays(dtype, every):
-            for args, more in calls(name, x, others if x.size < 1000 else []):
+            for args, more in calls(name, x, others if x.size < 1000 else [], exact):
                 try:
                     function(*args, **more)
                 except ValueError as error:
@@ -131,15 +139,15 @@ def sweep(name: str, dtype: np.dtype[Any], others: list[np.dtype[Any]], every: i
     return used
 
 
-def main(word: str, *names: str) -> dict[str, Any]:
-    """Warm functions for a dtype, and count what is compiled before and after the sweep of each."""
+def main(word: str, mode: str, *names: str) -> dict[str, Any]:
+    """Warm functions for a dtype and a mode, and count what is compiled before and after the sweep of each."""
     if find_spec("ml_dtypes"):
         import ml_dtypes  # noqa: F401
-    others = [np.dtype(name) for name in DTYPES]
-    numbanorm.warmup(*(getattr(numbanorm, name) for name in names), dtypes=word)
+    others, exact, every = [np.dtype(name) for name in DTYPES], mode == EXACT or word == "float64", 1 if len(names) == 1 else 5
+    numbanorm.warmup(*(getattr(numbanorm, name) for name in names), dtypes=word, exact=exact)
     before = compiled()
     with event.install_recorder("numba:compile") as recorder:
-        used = {name: sorted(sweep(name, np.dtype(word), others, 1 if len(names) == 1 else 5)) for name in names}
+        used = {name: sorted(sweep(name, np.dtype(word), others, every, exact)) for name in names}
     return {"before": before, "after": compiled(), "events": len(recorder.buffer), "used": used}
 
 
@@ -160,7 +168,8 @@ def swept(words: tuple[str, ...]) -> Any:
 @pytest.fixture(scope="module")
 def told() -> dict[tuple[str, ...], Any]:
     """What `main` says of all functions for each dtype, and of each function for float32; two interpreters at a time."""
-    each = [*((dtype, *NAMES) for dtype in DTYPES), *(("float32", name) for name in NAMES)]
+    each = [(dtype, mode, *NAMES) for dtype, mode in WARMED if dtype in DTYPES]
+    each += [("float32", FAST, name) for name in NAMES]
     with ThreadPoolExecutor(2) as pool:
         return dict(zip(each, pool.map(swept, each), strict=True))
 
@@ -173,21 +182,24 @@ def nothing_left(one: Any) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_one_function(name: str, told: dict[tuple[str, ...], Any]) -> None:
     """No kernel family is compiled that is not needed, and the sweep has seen each, in one thread and in two."""
-    one = told["float32", name]
+    one = told["float32", FAST, name]
     nothing_left(one)
     assert KERNELS & set(one["before"]) == FAMILIES[name]
     named = [f for f in FAMILIES[name] if f.endswith("backward") == name.endswith("backward") and name != "moments"]
     assert set(one["used"][name]) == {f"{family}, {threads}" for family in named for threads in (1, 2)}
 
 
-@pytest.mark.parametrize("dtype", list(dtypes.DTYPES))
-def test_all_functions(dtype: str, told: dict[tuple[str, ...], Any]) -> None:
-    """Which is every kernel family, once."""
+@pytest.mark.parametrize(("dtype", "mode"), WARMED)
+def test_all_functions(dtype: str, mode: str, told: dict[tuple[str, ...], Any]) -> None:
+    """Which is every kernel family, once; beside the fast one the exact, for gradients of given statistics, and beside the one
+    that reads once one that reads twice, for `moments`."""
     if dtype not in DTYPES:
         pytest.skip("ml_dtypes, which has bfloat16, is not installed")
-    one = told[dtype, *NAMES]
+    one = told[dtype, mode, *NAMES]
     nothing_left(one)
-    assert {family: one["before"][family] for family in KERNELS} == dict.fromkeys(KERNELS, 1)
+    of_gradients, more = 1 if mode == EXACT or dtype == "float64" else 2, dtype != "float64"
+    expected = {family: of_gradients + (more and family not in BACKWARD) for family in KERNELS}
+    assert {family: one["before"][family] for family in KERNELS} == expected
 
 
 def test_every_public_function_can_be_warmed() -> None:

@@ -1,4 +1,4 @@
-"""`reference.backward32`, gradients in float32 that no kernel computes yet: how near, where nothing leaves its range."""
+"""Gradients with exact=False, the default: float32 elements, and sums that are float32 for eight terms. How near they are."""
 
 from __future__ import annotations
 
@@ -9,40 +9,66 @@ import cases
 import numpy as np
 import oracle
 import pytest
-from cases import DTYPES, MODES, Case, call, needs_long_double
-from hostile import groups_of, hostile
+from cases import DTYPES, MODES, Arguments, Case, call, call_backward, needs_long_double
+from hostile import KINDS, groups_of, hostile
 from numpy.typing import NDArray
-
-from numbanorm import reference
 
 pytestmark = needs_long_double
 
 Array = NDArray[Any]
 
+FLOAT32 = np.dtype(np.float32)
 NARROW = [dtype for dtype in DTYPES if dtype.itemsize < 8]
-# sets whose products are numbers of float32
-KINDS = ["offset", "large_offset", "lognormal", "outlier", "cancelling"]
+every_narrow = pytest.mark.parametrize("dtype", NARROW, ids=lambda d: d.name)
 # dx has four roundings of 2**-24 of its terms: of x - mean, of u, and of two sums; each is an ulp at most
 DX_ULPS = 4.0
-# a half type's dx is rounded again, by half a unit of its own
+# what is of a half type is rounded again, by half a unit of its own
 HALF_ULPS = 0.51
-# of 2**-24 of the absolute terms: seven sums of eight, and a rounding each of x - mean and of the normalized x
-SUMS = {"dweight": 9.0, "dbias": 7.0}
+# of 2**-24 of the absolute terms: seven sums of eight, and a rounding each of x - mean and of the normalized x, could lose 9;
+# their signs differ, and no more than 3.8 was measured
+SUMS = 4.0
+# half the distance of numbers below the normal ones: what a product that leaves those may lose
+LOST = 2.0**-150
 
 
-def check(case: Case, a: cases.Arguments, dy: Array) -> None:
-    p, center, own = case.its.planned(case.shape, case.told, case.channel_axis), case.its.center, case.training
-    _, stats = call(case, a, method="two_pass", return_stats=True)
-    found = reference.backward32(p, a.x, dy, stats.mean, stats.rstd, a.weight, center=center, given=not own)
+def over_groups(case: Case, a: Array) -> Array:
+    """The largest of each group, for each of its elements."""
+    found = np.array(a)
+    for group in cases.groups_of(case, found):
+        group[...] = group.max()
+    return found
+
+
+def share_of(found: Array, true: oracle.Gradient, allowed: Array) -> float:
+    """Largest error as a share of what is allowed, besides the last rounding to a half type; infinite if nan or inf differ."""
+    wide = oracle.widen(found)
+    if not oracle.same_class(wide, true.value, found.dtype):
+        return np.inf
+    if found.itemsize == 2:
+        allowed = allowed + HALF_ULPS * oracle.spacing(np.abs(wide), found.dtype)
+    with np.errstate(invalid="ignore"):  # infinities, which are where they ought to be
+        return float(np.max(np.abs(wide - true.value) / allowed, where=np.isfinite(wide), initial=0))
+
+
+def dx_share(case: Case, dx: Array, true: oracle.Gradient) -> float:
+    """Of the ulps, each one of the group's largest term, or of 2**-126."""
+    largest = over_groups(case, np.broadcast_to(true.terms, case.shape))
+    return share_of(dx, true, DX_ULPS * oracle.spacing(largest, FLOAT32))
+
+
+def check(case: Case, a: Arguments, dy: Array) -> None:
+    stats = call(case, a, return_stats=True)[1]
+    dx, *sums = call_backward(case, a, dy, stats, exact=False)
     truth = cases.expected_gradients(case, a, dy)
-    dx, exact = found[0].reshape(case.shape), truth.dx
-    assert oracle.ulp_error(dx, exact.value, exact.terms) <= (HALF_ULPS if dx.itemsize == 2 else DX_ULPS)
-    for (name, most), got, true in zip(SUMS.items(), found[1 : 2 + center], truth[1:], strict=False):
-        off = np.abs(oracle.widen(got).reshape(true.value.shape) - true.value)
-        assert (off <= most * 2.0**-24 * true.terms).all(), name
+    assert dx_share(case, dx, truth.dx) <= 1
+    # each product may lose so much: of dy and the normalized x, or of dy and x - mean, which is multiplied by rstd then; what
+    # is stored is rounded there, too
+    lost = case.size // sums[0].size * LOST * np.maximum(1, np.max(stats.rstd)), 0.0
+    for name, got, true, least in zip(("dweight", "dbias"), sums, truth[1:], lost, strict=False):  # RMS norm has no bias
+        assert share_of(got, true, SUMS * 2.0**-24 * true.terms + least + LOST) <= 1, name
 
 
-@pytest.mark.parametrize("dtype", NARROW, ids=lambda d: d.name)
+@every_narrow
 @pytest.mark.parametrize("case", [c for c in cases.TABLE if c.size <= 1 << 17], ids=lambda c: c.name)
 def test_table(case: Case, dtype: np.dtype[Any]) -> None:
     check(case, cases.arguments(case, dtype), cases.upstream(case, dtype))
@@ -50,7 +76,7 @@ def test_table(case: Case, dtype: np.dtype[Any]) -> None:
 
 @pytest.mark.parametrize("of_dy", MODES, ids=["x", "dy"])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("dtype", NARROW, ids=lambda d: d.name)
+@every_narrow
 @pytest.mark.parametrize("case", [c for n in (2, 49, 258, 4099) for c in groups_of(n)], ids=lambda c: c.name)
 def test_hostile_numbers(case: Case, dtype: np.dtype[Any], kind: str, of_dy: bool, rng: np.random.Generator) -> None:
     a, dy, numbers = cases.arguments(case, dtype), cases.upstream(case, dtype), hostile(kind, dtype, rng, case.shape)

@@ -26,6 +26,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import bad_gradients
@@ -34,7 +36,7 @@ import cases
 import layer_cases
 import numba
 import numpy as np
-from cases import DTYPES, METHODS, Arguments, Case, call, call_backward, gradient_of, norm_of
+from cases import ALL_METHODS, DTYPES, METHODS, MODES, Arguments, Case, call, call_backward, gradient_of, norm_of
 from digest import SHARED
 from hostile import KINDS, hostile
 from layouts import LAYOUTS, possible
@@ -42,6 +44,7 @@ from numpy.typing import NDArray
 
 import numbanorm
 import numbanorm.cpu.backend
+from numbanorm import precompile
 from numbanorm.spec import call as spec
 
 Array = NDArray[Any]
@@ -126,7 +129,7 @@ def arguments(case: Case, dtype: np.dtype[Any], rng: Rng) -> Arguments:
 
 def chosen(case: Case, a: Arguments, rng: Rng) -> dict[str, Any]:
     """Options of a norm."""
-    options: dict[str, Any] = {"method": one_of(rng, METHODS), "eps": one_of(rng, (1e-5, 0.1, 0.0))}
+    options: dict[str, Any] = {"method": one_of(rng, ALL_METHODS), "eps": one_of(rng, (1e-5, 0.1, 0.0))}
     if case.norm in ("batch", "instance"):
         options["convention"] = one_of(rng, ("torch", "keras"))
         options["momentum"] = one_of(rng, (0.1, 0.25, 1.0, None))
@@ -139,21 +142,21 @@ def norm(rng: Rng) -> tuple[str, Callable[[], Any]]:
     """A norm and its gradients, in place or not, and all that they write."""
     case, dtype = resized(one_of(rng, TABLE), rng), one_of(rng, DTYPES)
     a, where = arguments(case, dtype, rng), one_of(rng, ("new", "out", "in place"))
-    options, dy = chosen(case, a, rng), placed(numbers(case.shape, dtype, rng), rng)
+    options, exact, dy = chosen(case, a, rng), one_of(rng, MODES), placed(numbers(case.shape, dtype, rng), rng)
 
     def run() -> Any:
         x = a.x.astype(dtype)
         out = {"new": None, "out": placed(np.empty_like(x), rng, writable=True), "in place": x}[where]
-        y, stats = call(case, replace(a, x=x) if out is x else a, **options, out=out, return_stats=True)
+        y, stats = call(case, replace(a, x=x) if out is x else a, **options, exact=exact, out=out, return_stats=True)
         assert out is None or y is out
         y = y.copy()
         needs = (bool(rng.integers(2)), bool(rng.integers(2)), bool(rng.integers(2)))
         upstream = dy.astype(dtype)
         into = None if not needs[0] else upstream if rng.random() < 0.3 else out
-        found = call_backward(case, a, upstream, stats, needs=needs, out=into)
+        found = call_backward(case, a, upstream, stats, needs=needs, exact=exact, out=into)
         return y, stats, found, options.get("num_batches_tracked"), [getattr(a, f.name) for f in fields(a)], dy
 
-    return f"{case.name} {dtype.name} {where} {options}", run
+    return f"{case.name} {dtype.name} {where} {options} exact={exact}", run
 
 
 def explained(rng: Rng) -> tuple[str, Callable[[], Any]]:
@@ -178,7 +181,7 @@ def moments(rng: Rng) -> tuple[str, Callable[[], Any]]:
     """Of any axes, in pieces that are merged."""
     shape = tuple(int(n) for n in rng.integers(1, 40, int(rng.integers(1, 5))))
     axes = tuple(k for k in range(len(shape)) if rng.random() < 0.5)
-    dtype, method = one_of(rng, DTYPES), one_of(rng, METHODS)
+    dtype, method = one_of(rng, DTYPES), one_of(rng, ALL_METHODS)
     x = placed(numbers(shape, dtype, rng), rng)
 
     def run() -> Any:
@@ -191,7 +194,7 @@ def moments(rng: Rng) -> tuple[str, Callable[[], Any]]:
 def layer(rng: Rng) -> tuple[str, Callable[[], Any]]:
     """Two steps of a layer, in training or not."""
     name, dtype, train = one_of(rng, list(layer_cases.CASES)), one_of(rng, DTYPES), bool(rng.integers(2))
-    made, x, dy = layer_cases.made(name, rng, dtype, method=one_of(rng, METHODS))
+    made, x, dy = layer_cases.made(name, rng, dtype, method=one_of(rng, ALL_METHODS), exact=one_of(rng, MODES))
     made.train(train)
 
     def run() -> Any:
@@ -260,11 +263,20 @@ def give_back() -> None:
             libc.mallopt(option, value)
 
 
+def compile_all() -> None:
+    """All kernels: those of both modes, and those of calls that name a method, which `warmup` leaves out."""
+    names = [d.name for d in DTYPES]
+    for exact in MODES:
+        numbanorm.warmup(dtypes=names, exact=exact)
+        for dtype, method, shape in product(DTYPES, METHODS, precompile.SHAPES):
+            numbanorm.batch_norm(np.zeros(shape, dtype), training=True, channel_axis=2, method=method, exact=exact)
+
+
 def compile_elsewhere() -> None:
     """All kernels, in another process: the compiler would keep hundreds of MB in this one, now more and now less of them."""
-    names = [d.name for d in DTYPES]
-    subprocess.run([sys.executable, "-c", f"import ml_dtypes, numbanorm; numbanorm.warmup(dtypes={names})"], check=True)
-    numbanorm.warmup(dtypes=tuple(names))
+    code = f"import sys; sys.path.append({str(Path(__file__).parent)!r}); import soak; soak.compile_all()"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    compile_all()
 
 
 def forget() -> None:
