@@ -6,9 +6,9 @@ With xh = (x - mean) * rstd, u = dy * weight, and sums over the n elements that 
     dx      = rstd * u                                            where the statistics were given
     dweight = sum of dy * xh, dbias = sum of dy                   over all elements that share the weight
 
-Sums are in a fixed order, so gradients keep the promises of the forward pass: the same bits at any thread count. With exact=True
-sums and elements are float64, and gradients rounded once. Otherwise elements of narrower types, and eight terms of a sum at a time,
-are float32, with mh = float32(mean) and slope, shift and offset of a group in float64, then rounded:
+Sums are in a fixed order, so gradients keep the promises of the forward pass: the same bits at any thread count. With
+exact=True sums and elements are float64, and gradients rounded once. Otherwise elements of narrower types, and eight terms of a
+sum at a time, are float32, with mh = float32(mean), and slope, shift and offset of a group in float64, then rounded:
 
     dx      = fma(x - mh, slope, fma(u, rstd, shift))
     dweight = sum of dy * fma(x - mh, rstd, offset)
