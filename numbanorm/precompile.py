@@ -22,7 +22,6 @@ from .spec.tree import LEAST_RUN, SHORT
 # a kernel is chosen by whether one run makes a group, elements share a weight in a long run, and a run is short: these shapes
 # (1, runs, channels, length), of two groups of channels, are every case of the three, and small enough for one thread
 SHAPES = [(1, runs, 2 * k, t) for runs in (1, 2) for k, t in ((1, 2), (SHORT, 2), (1, LEAST_RUN), (1, SHORT))]
-METHODS = (None, "two_pass")  # sums and squares in one read, and one after the other: as "welford" takes them, too
 FUNCTIONS = (
     *(getattr(functional, name) for name in NORMS),
     *(getattr(gradients, f"{name}_backward") for name in NORMS),
@@ -49,8 +48,8 @@ def warmup(
     dtypes : dtype or sequence of dtypes
         Those of x: "float16", "bfloat16", "float32", "float64" or NumPy's dtypes of these names.
     exact : bool
-        True: only what calls with exact=True need. Otherwise all that calls with exact=False do, which are exact ones where
-        float32 has no room for their numbers. `moments` has only one mode.
+        Which of the two modes of norms and backward functions is compiled: that of calls with this `exact`. `moments` has
+        only one.
     backend : {None, "cpu"}
         Kernels for a GPU are compiled for their device at the first call, and kept on disk too.
 
@@ -75,8 +74,7 @@ def warmup(
     exact = checks.flag("exact", exact)
     for dtype in [_float(d) for d in _several(dtypes)]:
         for function in functions or FUNCTIONS:
-            for mode in sorted({exact, True}):
-                _call(function, dtype, mode)
+            _call(function, dtype, exact)
     _compile_parallel()
 
 
@@ -108,8 +106,7 @@ def _call(function: Callable[..., Any], dtype: np.dtype[Any], exact: bool) -> No
         # backend="cpu" keeps a call from the shorter way that Python takes with arguments of the usual kind
         for backend in (None, "cpu"):
             if name not in NORMS:
-                for method in METHODS:
-                    function(x, axis=(1, 3), method=method, backend=backend)
+                function(x, axis=(1, 3), backend=backend)
             else:
                 options = {"exact": exact, "backend": backend}
                 _call_norm(NORMS[name], function, x, options, gradient=name != function.__name__)
@@ -127,8 +124,7 @@ def _call_norm(norm: Norm, function: Callable[..., Any], x: Any, common: dict[st
             for needs in [True] * some, [True] + [False] * (some - 1):
                 function(x, x, stats=stats, needs=needs, **options)
         else:
-            for method in METHODS:
-                function(x, *running, method=method, **options)
+            function(x, *running, **options)
 
 
 def _compile_parallel() -> None:

@@ -52,7 +52,6 @@ GIVEN = {"batch_norm": "training", "instance_norm": "use_input_stats"}
 # (n, m, C, t): elements that share a weight in short runs and long, one and many; enough of them for threads, and not
 SIZES = [s for s in product((1, 40), (1, 2), (1, 6, 256, 4096), (1, 15, 16, 127, 128)) if np.prod(s) <= 1 << 17]
 BOTH = (True, False)
-MODES = ("default", "exact")
 DTYPES = [name for name, dtype in dtypes.DTYPES.items() if dtype.native or find_spec("ml_dtypes")]
 
 
@@ -81,16 +80,14 @@ def options(norm: str, shape: tuple[int, ...]) -> Iterator[tuple[dict[str, Any],
         yield {"channel_axis": 2}, (channels,) if norm == "batch_norm" else (n, channels), (channels,)
 
 
-def calls(
-    name: str, x: Array, parameters: list[np.dtype[Any]], exact: bool
-) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """Arguments of every kind for a function and an x, among them weights that are no float32 numbers."""
+def calls(name: str, x: Array, parameters: list[np.dtype[Any]]) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Arguments of every kind for a function and an x."""
     norm, channels = name.removesuffix("_backward"), x.shape[2]
     for told, stats_shape, weight_shape in options(norm, x.shape):
         if norm == "moments":
             yield from (((x,), {**told, "method": method}) for method in (None, "two_pass", "welford"))
             continue
-        weights: list[Any] = [None, *(np.full(weight_shape, 0.1, dtype) for dtype in parameters)]
+        weights: list[Any] = [None, *(np.ones(weight_shape, dtype) for dtype in parameters)]
         for weight, own in product(weights, BOTH if norm in GIVEN else (True,)):
             given = {GIVEN[norm]: own} if norm in GIVEN else {}
             if name != norm:
@@ -98,14 +95,13 @@ def calls(
                 stats = None if norm == "rms_norm" else np.zeros(stats_shape), np.ones(stats_shape, kind)
                 n = 2 if norm == "rms_norm" else 3
                 for needs in product(BOTH, repeat=n) if x.size < 1000 else ((True,) * n, (True, False, False)[:n]):
-                    yield (x, x), {"stats": stats, "weight": weight, "needs": needs, "exact": exact, **told, **given}
+                    yield (x, x), {"stats": stats, "weight": weight, "needs": needs, **told, **given}
             else:
                 kind = np.float32 if weight is None else weight.dtype
                 tracked = {"running_mean": np.zeros(channels), "running_var": np.ones(channels, kind)} if given else {}
                 bias = {} if norm == "rms_norm" else {"bias": weight}
                 for method in (None, "two_pass", "welford"):
-                    how = {"weight": weight, "method": method, "exact": exact, "return_stats": own}
-                    yield (x,), {**how, **bias, **told, **given, **tracked}
+                    yield (x,), {"weight": weight, "method": method, "return_stats": own, **bias, **told, **given, **tracked}
 
 
 def arrays(dtype: np.dtype[Any], every: int) -> Iterator[Array]:
@@ -118,13 +114,13 @@ def arrays(dtype: np.dtype[Any], every: int) -> Iterator[Array]:
             yield make(x)
 
 
-def sweep(name: str, dtype: np.dtype[Any], others: list[np.dtype[Any]], exact: bool, every: int) -> set[str]:
+def sweep(name: str, dtype: np.dtype[Any], others: list[np.dtype[Any]], every: int) -> set[str]:
     """Call a function in every way, in one thread and in two; the kernels and threads that it is said to have used."""
     function, used = getattr(numbanorm, name), set()
     for threads in (1, 2):
         numba.set_num_threads(threads)
         for x in arrays(dtype, every):
-            for args, more in calls(name, x, others if x.size < 1000 else [], exact):
+            for args, more in calls(name, x, others if x.size < 1000 else []):
                 try:
                     function(*args, **more)
                 except ValueError as error:
@@ -135,16 +131,15 @@ def sweep(name: str, dtype: np.dtype[Any], others: list[np.dtype[Any]], exact: b
     return used
 
 
-def main(word: str, exact: str, *names: str) -> dict[str, Any]:
-    """Warm functions for a dtype and a mode, and count what is compiled before and after the sweep of each."""
+def main(word: str, *names: str) -> dict[str, Any]:
+    """Warm functions for a dtype, and count what is compiled before and after the sweep of each."""
     if find_spec("ml_dtypes"):
         import ml_dtypes  # noqa: F401
     others = [np.dtype(name) for name in DTYPES]
-    mode = exact == "exact"
-    numbanorm.warmup(*(getattr(numbanorm, name) for name in names), dtypes=word, exact=mode)
+    numbanorm.warmup(*(getattr(numbanorm, name) for name in names), dtypes=word)
     before = compiled()
     with event.install_recorder("numba:compile") as recorder:
-        used = {name: sorted(sweep(name, np.dtype(word), others, mode, 1 if len(names) == 1 else 5)) for name in names}
+        used = {name: sorted(sweep(name, np.dtype(word), others, 1 if len(names) == 1 else 5)) for name in names}
     return {"before": before, "after": compiled(), "events": len(recorder.buffer), "used": used}
 
 
@@ -164,8 +159,8 @@ def swept(words: tuple[str, ...]) -> Any:
 
 @pytest.fixture(scope="module")
 def told() -> dict[tuple[str, ...], Any]:
-    """What `main` says of all functions for each dtype and mode, and of each for float32; two interpreters at a time."""
-    each = [*((dtype, mode, *NAMES) for dtype in DTYPES for mode in MODES), *(("float32", "default", name) for name in NAMES)]
+    """What `main` says of all functions for each dtype, and of each function for float32; two interpreters at a time."""
+    each = [*((dtype, *NAMES) for dtype in DTYPES), *(("float32", name) for name in NAMES)]
     with ThreadPoolExecutor(2) as pool:
         return dict(zip(each, pool.map(swept, each), strict=True))
 
@@ -178,41 +173,21 @@ def nothing_left(one: Any) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_one_function(name: str, told: dict[tuple[str, ...], Any]) -> None:
     """No kernel family is compiled that is not needed, and the sweep has seen each, in one thread and in two."""
-    one = told["float32", "default", name]
+    one = told["float32", name]
     nothing_left(one)
     assert KERNELS & set(one["before"]) == FAMILIES[name]
     named = [f for f in FAMILIES[name] if f.endswith("backward") == name.endswith("backward") and name != "moments"]
     assert set(one["used"][name]) == {f"{family}, {threads}" for family in named for threads in (1, 2)}
 
 
-@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("dtype", list(dtypes.DTYPES))
-def test_all_functions(dtype: str, mode: str, told: dict[tuple[str, ...], Any]) -> None:
-    """Every kernel family once for each arithmetic: exact or not and, of what is measured, in one read or not."""
+def test_all_functions(dtype: str, told: dict[tuple[str, ...], Any]) -> None:
+    """Which is every kernel family, once."""
     if dtype not in DTYPES:
         pytest.skip("ml_dtypes, which has bfloat16, is not installed")
-    one = told[dtype, mode, *NAMES]
+    one = told[dtype, *NAMES]
     nothing_left(one)
-    modes = 1 if mode == "exact" else 2
-    each = {family: modes if family in BACKWARD else 2 * modes for family in KERNELS}
-    assert {family: one["before"][family] for family in KERNELS} == (each if dtype != "float64" else dict.fromkeys(KERNELS, 1))
-
-
-# where float32 has no room: a number that it does not have among the weights of elements, groups in gradients
-NO_ROOM = """
-x = np.random.default_rng(0).normal(size=(4, 100)).astype(np.float32)
-numbanorm.warmup(numbanorm.layer_norm, numbanorm.layer_norm_backward)
-before = len(recorder.buffer)
-for w in (np.full(100, 0.1), None):
-    numbanorm.layer_norm(x, 100, w)
-    for rstd in (np.ones(4), np.full(4, 2.0**60), np.ones(4, np.float32)):
-        numbanorm.layer_norm_backward(x, x, 100, (np.zeros(4), rstd), w)
-assert len(recorder.buffer) == before
-"""
-
-
-def test_nothing_is_compiled_where_float32_has_no_room(tmp_path: Path) -> None:
-    assert counted(NO_ROOM, tmp_path)["kernels"] == ["runs"] * 4
+    assert {family: one["before"][family] for family in KERNELS} == dict.fromkeys(KERNELS, 1)
 
 
 def test_every_public_function_can_be_warmed() -> None:
@@ -246,8 +221,8 @@ def counted(work: str, folder: Path, **environment: str) -> Any:
 def test_a_warmed_folder_serves_other_processes(tmp_path: Path) -> None:
     """As one that is filled when an image is built; the parallel path too."""
     first = counted(WARM, tmp_path)
-    assert first["kernels"] == ["runs"] * 2, "results in float32, and exact ones"
-    assert first["files"] >= 3, "two of the kernel, one of what deals its pieces to threads"
+    assert first["kernels"] == ["runs"]
+    assert first["files"] >= 2, "one of the kernel, one of what deals its pieces to threads"
     for work in (CALL, WARM):
         assert counted(work, tmp_path) == {"compiled": 0, "kernels": [], "files": first["files"]}
 
@@ -270,9 +245,9 @@ assert len(recorder.buffer) == before > 0
 
 
 def test_from_several_threads_with_the_cache_switched_off(tmp_path: Path) -> None:
-    """Nothing is written, and the one kernel is compiled once for each mode; a call finds it."""
+    """Nothing is written, and the one kernel is compiled once; a call finds it."""
     told = counted(THREADS, tmp_path, NUMBANORM_CACHE="0")
-    assert (told["kernels"], told["files"]) == (["runs"] * 2, 0)
+    assert (told["kernels"], told["files"]) == (["runs"], 0)
 
 
 FORK = f"""
