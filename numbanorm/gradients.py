@@ -6,8 +6,12 @@ With xh = (x - mean) * rstd, u = dy * weight, and sums over the n elements that 
     dx      = rstd * u                                            where the statistics were given
     dweight = sum of dy * xh, dbias = sum of dy                   over all elements that share the weight
 
-Sums are in a fixed order, so gradients keep the promises of the forward pass: the same bits at any thread count, and with
-exact=True float64 sums, rounded once.
+Sums are in a fixed order, so gradients keep the promises of the forward pass: the same bits at any thread count. With
+exact=True sums and elements are float64, and gradients rounded once. Otherwise elements of narrower types, and eight terms of a
+sum at a time, are float32, with mh = float32(mean), and slope, shift and offset of a group in float64, then rounded:
+
+    dx      = fma(x - mh, slope, fma(u, rstd, shift))
+    dweight = sum of dy * fma(x - mh, rstd, offset)
 """
 
 from __future__ import annotations
@@ -50,9 +54,10 @@ def layer_norm_backward(
         Which of dx, dweight, dbias are wanted; what is not costs neither time nor memory traffic.
     exact : bool
         Whether gradients are the true values computed in float64 and rounded once. If not, those of float32, float16 and
-        bfloat16 may be computed in float32: dx within 4 ulp at the scale of its group's largest term, dweight and dbias
-        within 4 * 2**-24 of the sum of their absolute terms (and rounded to the half types). For float64 it makes no
-        difference.
+        bfloat16 are computed in float32: dx within 4 ulp at the scale of its group's largest term, dweight and dbias within
+        4 * 2**-24 of the sum of their absolute terms (and rounded to the half types). Exact all the same are float64, groups
+        for whose numbers float32 has no room, calls whose `stats` are not float64 or do not depend on x, and those of
+        layer_norm and rms_norm with a weight that has a number that is no float32.
     out : array like x, optional
         Where to write dx; may be x or dy. One that is not C-contiguous costs a copy.
     backend : {None, "cpu", "cuda"}

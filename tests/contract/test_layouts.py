@@ -83,21 +83,23 @@ def test_what_the_gradients_are_made_of_in_any_memory(case: Case, dtype: np.dtyp
     """x and dy in the same memory or not, weight and statistics."""
     a, dy = cases.arguments(case, dtype), cases.upstream(case, dtype)
     _, stats = call(case, a, return_stats=True)
-    expected = [g.tobytes() for g in call_backward(case, a, dy, stats)]
     x, moved, weight = placed(a.x, layout), placed(dy, layout), placed(a.weight, layout)
     read = [v for v in (x, moved, weight) if v is not None]
     before = [v.tobytes() for v in read]
     of_stats = numbanorm.Stats(*(placed(s, layout) for s in stats))
-    for b, upstream, given in (
+    different = (
         (replace(a, x=x), moved, stats),
         (replace(a, x=x), dy, stats),
         (a, moved, stats),
         (replace(a, weight=weight), dy, of_stats),
-    ):
-        found = call_backward(case, b, upstream, given)
-        assert [g.tobytes() for g in found] == expected
-        assert all(g.flags.c_contiguous and g.flags.writeable for g in found)
-        assert not any(np.shares_memory(g, v) for g in found for v in read)
+    )
+    for exact in cases.MODES:
+        expected = [g.tobytes() for g in call_backward(case, a, dy, stats, exact=exact)]
+        for b, upstream, given in different:
+            found = call_backward(case, b, upstream, given, exact=exact)
+            assert [g.tobytes() for g in found] == expected
+            assert all(g.flags.c_contiguous and g.flags.writeable for g in found)
+            assert not any(np.shares_memory(g, v) for g in found for v in read)
     assert [v.tobytes() for v in read] == before
 
 

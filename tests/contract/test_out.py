@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -94,13 +95,13 @@ def test_dx_of_any_layout(case: Case, dtype: np.dtype[Any], layout: str) -> None
     """Into memory of its own, into dy and into x; the other gradients are not concerned."""
     a, upstream = cases.arguments(case, dtype), cases.upstream(case, dtype)
     _, stats = call(case, a, return_stats=True)
-    expected = call_backward(case, a, upstream, stats)
     place = layouts.LAYOUTS[layout]
-    for target in ("out", "dy", "x"):
+    for exact, target in product(cases.MODES, ("out", "dy", "x")):
+        expected = call_backward(case, a, upstream, stats, exact=exact)
         x, dy, out = place(a.x.copy()), place(upstream.copy()), place(np.zeros(case.shape, dtype))
         around = root(out).tobytes()
         into = {"out": out, "dy": dy, "x": x}[target]
-        found = call_backward(case, replace(a, x=x), dy, stats, out=into)
+        found = call_backward(case, replace(a, x=x), dy, stats, exact=exact, out=into)
         assert found[0] is into
         assert all(same_bits(got, g) for got, g in zip(found, expected, strict=True))
         assert target == "x" or same_bits(x, a.x)
@@ -114,11 +115,12 @@ def test_dx_of_any_layout(case: Case, dtype: np.dtype[Any], layout: str) -> None
 def test_dx_over_an_array_that_is_both(case: Case, layout: str) -> None:
     a = cases.arguments(case, FLOAT32)
     _, stats = call(case, a, return_stats=True)
-    expected = call_backward(case, a, a.x.copy(), stats)
-    x = layouts.LAYOUTS[layout](a.x.copy())
-    found = call_backward(case, replace(a, x=x), x, stats, out=x)
-    assert found[0] is x
-    assert all(same_bits(got, g) for got, g in zip(found, expected, strict=True))
+    for exact in cases.MODES:
+        expected = call_backward(case, a, a.x.copy(), stats, exact=exact)
+        x = layouts.LAYOUTS[layout](a.x.copy())
+        found = call_backward(case, replace(a, x=x), x, stats, exact=exact, out=x)
+        assert found[0] is x
+        assert all(same_bits(got, g) for got, g in zip(found, expected, strict=True))
 
 
 @every_family
@@ -168,13 +170,13 @@ STREAMED = [
 def test_out_past_the_cache(case: Case, dtype: np.dtype[Any], request: pytest.FixtureRequest) -> None:
     """Rows that start anywhere in a line, in memory that starts anywhere in one."""
     a = cases.arguments(case, dtype)
-    expected = call(case, a)
+    expected = [call(case, a, exact=exact) for exact in cases.MODES]
     request.getfixturevalue("tiny_cache")
     assert "y is written past the cache" in numbanorm.explain(cases.norm_of(case, a))
-    for shift in (0, 1, 3, 16, 31):
+    for exact, shift in product(cases.MODES, (0, 1, 3, 16, 31)):
         room = np.zeros(case.size + 64, dtype)
         out = room[shift : shift + case.size].reshape(case.shape)
-        assert same_bits(call(case, a, out=out), expected)
+        assert same_bits(call(case, a, exact=exact, out=out), expected[exact])
         out[...] = 0
         assert not room.view(np.uint8).any(), "written beside out"
 
@@ -187,17 +189,16 @@ def test_dx_past_the_cache(case: Case, dtype: np.dtype[Any], request: pytest.Fix
     """As above; dx is dy or x, too, which are read before they are written."""
     a, upstream = cases.arguments(case, dtype), cases.upstream(case, dtype)
     _, stats = call(case, a, return_stats=True)
-    expected, *_ = call_backward(case, a, upstream, stats)
+    expected = [call_backward(case, a, upstream, stats, exact=exact)[0] for exact in cases.MODES]
     request.getfixturevalue("tiny_cache")
-    for shift in (0, 1, 3, 16, 31):
-        for target in ("out", "dy", "x"):
-            room = np.zeros(case.size + 64, dtype)
-            out = room[shift : shift + case.size].reshape(case.shape)
-            out[...] = {"out": 0, "dy": upstream, "x": a.x}[target]
-            x, dy = out if target == "x" else a.x, out if target == "dy" else upstream
-            assert same_bits(call_backward(case, replace(a, x=x), dy, stats, out=out)[0], expected)
-            out[...] = 0
-            assert not room.view(np.uint8).any(), "written beside out"
+    for exact, shift, target in product(cases.MODES, (0, 1, 3, 16, 31), ("out", "dy", "x")):
+        room = np.zeros(case.size + 64, dtype)
+        out = room[shift : shift + case.size].reshape(case.shape)
+        out[...] = {"out": 0, "dy": upstream, "x": a.x}[target]
+        x, dy = out if target == "x" else a.x, out if target == "dy" else upstream
+        assert same_bits(call_backward(case, replace(a, x=x), dy, stats, exact=exact, out=out)[0], expected[exact])
+        out[...] = 0
+        assert not room.view(np.uint8).any(), "written beside out"
 
 
 # views (x, out) of shape (2, 6) that lie between each other and share no element

@@ -93,12 +93,18 @@ def test_ulp() -> None:
 # --------------------------------------------------------------------------------------------------------- who computes
 
 
+# in float32, by direction. The promise is 3 ulp at the scale of y's largest term, which may be the bias, and 4 at that of the
+# largest term of dx's group, or of all terms of dweight together; the bench has the weight, the element's own largest term, and
+# the largest of dweight's, which may be some times smaller
+MOST = {False: 4, True: 20}
+
+
 @pytest.mark.parametrize("name", [OURS, FRESH, EXACT, "numpy"])
 @pytest.mark.parametrize("case", SMALL, ids=lambda c: c.name)
 def test_contenders_that_are_always_there(case: Case, name: str) -> None:
     job = EVERY[name].make(case, data(case), 1)
     error = truth.ulp(picked(case, job.fetch(job.run())), truth.truth(case, data(case)), "float32")
-    assert error <= {"numpy": 50, EXACT: 0.51}.get(name, 4)  # float32: 3 ulp, gradients 4
+    assert error <= {"numpy": 50, EXACT: 0.51}.get(name, MOST[case.backward])
 
 
 @pytest.mark.parametrize("name", [n for n, c in EVERY.items() if c.modules])
@@ -413,10 +419,10 @@ def test_a_run_in_json(ran: tuple[Path, str]) -> None:
             assert figure["note"] == ""
             if name in (OURS, FRESH, EXACT):
                 assert figure["same_bits"] is True
-                assert figure["ulp"] <= (0.51 if name == EXACT else 4)
+                assert figure["ulp"] <= (0.51 if name == EXACT else MOST[case["direction"] == "backward"])
     assert list(found["accuracy"]) == [f"1e+0{k}" for k in range(9)]
     for row in found["accuracy"].values():
-        assert row[OURS] <= 3
+        assert row[OURS] <= MOST[False]
         assert row[EXACT] <= 0.51
     if LONG:  # else the truth itself is no better than a float64
         assert found["accuracy"]["1e+06"]["numpy"] > 1000
