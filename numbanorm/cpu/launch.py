@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import cache
 from typing import Any
 
@@ -9,7 +10,7 @@ from ..runtime.uninterrupted import unbroken
 from ..spec.call import Call
 from .arith.arithmetic import Element
 from .arith.vectors import STORAGE
-from .compile import types
+from .compile import parts_left_to, types
 from .entry.calls import BACKWARD, FORWARD, Program, deal, program, run_backward, run_forward
 from .families.columns import columns
 from .families.columns_backward import columns_backward
@@ -30,7 +31,8 @@ FAMILIES = {k.__name__: k for k in KERNELS}
 
 def compiled(kernel: Any, *signature: Any) -> Any:
     """A kernel for one signature; compiled, or taken from disk, the first time."""
-    kernel.compile(signature)
+    with nullcontext() if kernel is deal else parts_left_to(kernel):  # what runs in threads is no part of it
+        kernel.compile(signature)
     return kernel.overloads[signature]
 
 
