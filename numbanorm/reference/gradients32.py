@@ -23,8 +23,11 @@ def slant32(of_u: Array, of_ud: Array, anchor: Array, rstd: Array, count: float,
     beyond its float32."""
     c1, c2 = of_u / count, of_ud / count
     found = of_averages([c1], [c2], [anchor - single(anchor)], rstd, center)
+    size = np.abs(c1) + np.abs(c2 * rstd)
     known = (np.abs(anchor) < MEAN[True]) & (rstd > 1 / ROOT) & (rstd < ROOT)
-    good = known & within(found.slope[0], SCALE) & within(found.shift[0], SCALE) & within(np.abs(c1) + np.abs(c2 * rstd), SCALE)
+    # what is summed are products of size and size / rstd: none that matters may lose its bits
+    known &= (size == 0) | ((size > np.maximum(rstd, 1.0) / SCALE) & (size < SCALE))
+    good = known & within(found.slope[0], SCALE) & within(found.shift[0], SCALE)
     return found._replace(offset=np.where(known, found.offset, np.nan)), good
 
 

@@ -46,7 +46,7 @@ def forward(
     with np.errstate(all="ignore"):
         if given is None:
             wide = x.astype(np.float64).reshape(plan.B, plan.M, plan.G, plan.K * plan.T)
-            s = measure(plan, wide, eps, center, method, 2 if x.itemsize == 8 else 1, x.itemsize == 2 and not exact)
+            s = measure(plan, wide, eps, center, method, 2 if x.itemsize == 8 else 1)
         else:
             s = of_given(plan, *given, eps)
         w, b = parameter(plan, affine[0], 1.0), parameter(plan, affine[1], -0.0)

@@ -9,10 +9,9 @@ import numpy as np
 from ..spec.plan import Plan
 from ..spec.tree import by_columns
 from .numbers import Array, Number, distance, finite_part, fma, minus, plus, quotient, rounded, times, two_sum
-from .trees import Tree, add32, add_product, add_product32, add_term
+from .trees import Tree, add_product, add_term
 
-# the sum of squares over that about the mean, up to which their difference is exact enough; by whether first sums are float32
-SPREAD = {False: 2.0**10, True: 2.0**6}
+SPREAD = 2.0**10  # the sum of squares over that about the mean, up to which their difference is exact enough
 
 
 class Statistics(NamedTuple):
@@ -60,27 +59,24 @@ def merged_squares(tree: Tree, x: Array, leaves: Number, mean: Array) -> Number:
     return tree.joined(squares_about(about_own, sizes, own, low, about))
 
 
-def one_read(of_x: Array, of_squares: Array, s: Statistics, count: float, eps: float, short: bool) -> Statistics:
+def one_read(of_x: Array, of_squares: Array, s: Statistics, count: float, eps: float) -> Statistics:
     """From the sums of x and of its squares, where their difference loses few bits (method None); elsewhere `s`.
 
     It loses no more than log2(SPREAD) of 53, so the variance is within 2**-42 of itself. A constant, but for zeros, and what is
     far from zero are measured about their mean.
     """
     m2 = fma(-of_x, s.mean, of_squares)
-    near = of_squares <= SPREAD[short] * m2
-    if short:  # a square may leave the range of float32
-        near &= (of_squares > 2.0**-100) & (of_squares < np.inf)
+    near = of_squares <= SPREAD * m2
     rstd = inverse_root(*quotient([m2], count), eps)
     return Statistics(s.mean, s.low, np.where(near, m2, s.m2), np.where(near, rstd, s.rstd))
 
 
-def measure(plan: Plan, x: Array, eps: float, center: bool, method: str | None, limbs: int, short: bool = False) -> Statistics:
-    """The statistics of x, float64 (B, M, G, L). short: whether, read once, the first sums are float32 (16-bit elements)."""
+def measure(plan: Plan, x: Array, eps: float, center: bool, method: str | None, limbs: int) -> Statistics:
+    """The statistics of x, float64 (B, M, G, L)."""
     tree, count = Tree(by_columns(plan), plan.G * plan.K * plan.T), float(plan.count)
     mean = low = np.zeros((plan.B, plan.G))
-    once, narrow = method is None and center and limbs == 1, x.astype(np.float32)
     sums = tree.leaves(add_term, tree.inner([x]), limbs)
-    of_x = [tree.total32(add32, [narrow])] if once and short else tree.joined(sums)
+    of_x = tree.joined(sums)
     if center:
         mean, low = quotient(of_x, count)
     if method == "welford" and center:
@@ -92,10 +88,9 @@ def measure(plan: Plan, x: Array, eps: float, center: bool, method: str | None, 
     square = times([low], [low], limbs)
     high, rest = (high, rest - square[0]) if limbs == 1 else minus([high, rest], square)
     s = Statistics(mean, low, m2, inverse_root(high, rest, eps))
-    if not once:
+    if method is not None or not center or limbs > 1:
         return s
-    of_squares = tree.total32(add_product32, [narrow, narrow]) if short else tree.total(squares, [x], 1)[0]
-    return one_read(of_x[0], of_squares, s, count, eps, short)
+    return one_read(of_x[0], tree.total(squares, [x], 1)[0], s, count, eps)
 
 
 def of_given(plan: Plan, mean: Array, var: Array, eps: float) -> Statistics:

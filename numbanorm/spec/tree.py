@@ -14,8 +14,7 @@ LEAST_RUN = 16  # elements that share a weight, from which on the backward pass 
 LEAST_COLUMNS = 64  # narrower rows are summed side by side
 
 # squares about 0 and about the mean, of which more than this is the ratio: one read of x is not enough for the variance
-TOO_FAR, TOO_FAR_OF_HALVES = 2.0**10, 2.0**6
-LEAST_SQUARES = 2.0**-100  # a sum of squares that begins in float32, where they may be lost, is more
+TOO_FAR = 2.0**10
 SHORT_SUM = 8  # terms that are added in float32 before they are widened, where a sum begins so
 
 # where float64 may have left its range. With rstd below LARGE_STAT, no square that mattered was below the normal numbers

@@ -308,14 +308,13 @@ def test_order_of_the_samples(case: Case, dtype: np.dtype[Any]) -> None:
 @every_dtype
 @pytest.mark.parametrize("case", [c for c in cases.TABLE if c.norm == "batch" and c.size > 600], ids=lambda c: c.name)
 def test_measured_or_normalized(case: Case, dtype: np.dtype[Any]) -> None:
-    """The statistics of a norm are those of `moments` over the same axes, to the bit; of 16-bit elements with exact=True, for
-    else their first sums are float32."""
+    """The statistics of a norm are those of `moments` over the same axes, to the bit."""
     if not case.training:
         case = replace(case, training=True)
     a = cases.arguments(case, dtype)
     axis = case.channel_axis % len(case.shape)
     for method in ALL_METHODS:
-        _, stats = call(case, a, method=method, exact=dtype.itemsize == 2, return_stats=True)
+        _, stats = call(case, a, method=method, return_stats=True)
         m = numbanorm.moments(a.x, tuple(i for i in range(len(case.shape)) if i != axis), method=method)
         assert m.mean.tobytes() == stats.mean.tobytes()
 

@@ -1,8 +1,8 @@
 """Sums and squares in one read: two sums in the trees of `accumulators`, of which each has the bits that it would have alone.
 
 What a group's squares about 0 and its sum give is accepted where 2**10 times its squares about the mean are no less than those
-about 0: at least 42 bits of the variance are then right. (2**6 times, and 20 bits, for 16-bit elements in float32.) It is a
-function of the group alone. Any other group has its squares about the mean taken as well; see `statistics.conclude_moments`.
+about 0: at least 42 bits of the variance are then right. It is a function
+of the group alone. Any other group has its squares about the mean taken as well; see `statistics.conclude_moments`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from llvmlite import ir
 from numba import int64
 from numba.core import cgutils
 
-from ...spec.tree import SHORT_SUM
 from ..compile import device, intrinsic, types
-from .accumulators import TILE, Running, drain, empty, push, running_at, short_sums, slot, take_in, write_back
+from .accumulators import TILE, Running, drain, empty, push, running_at, slot, write_back
 from .arithmetic import Vec, arithmetic_of
-from .stages import Elements, enter, enter_wide
+from .stages import Elements, enter_wide
 from .vectors import F64, I32, I64, broadcast, call, constant, down_rows, integer, prefetch, smaller, take, vector
 
 N = types.intp
@@ -26,7 +25,7 @@ AHEAD = 1024  # elements that sums ask for ahead: (512, 768) 6 % and (4096, 768)
 
 def add_both(b: ir.IRBuilder, acc: tuple[Running, Running], x: Elements, i: Any, n: Any) -> None:
     """Add the 16 elements of x from `i` on, or n of them, and their squares. acc: of sums, and of squares."""
-    v = (enter_wide if x.arithmetic.first == F64 else enter)(b, x, i, n)
+    v = enter_wide(b, x, i, n)
     acc[0].add_term(b, v)
     acc[1].add_product(b, [v], [v])
 
@@ -39,7 +38,7 @@ def fold_both(b: ir.IRBuilder, sums: list[Running], squares: list[Running]) -> A
 
     both = []
     for low, high in (sums, squares):
-        v = b.fadd(low.wide(b)[0], high.wide(b)[0])
+        v = b.fadd(low.now(b)[0], high.now(b)[0])
         both.append(b.fadd(half(v, 0, 8), half(v, 1, 8)))
     for n in (4, 2, 1):
         parts = [[half(v, k, n) for v in both] for k in (0, 1)]
@@ -63,7 +62,7 @@ def tile_moments(tc: Any, x: Any, i: Any, n: Any) -> Any:
         if not of.at_once:  # no call asks for it
             return t.zero()
         xs, i, n = Elements(x, a[0]), a[1], a[2]
-        sums, squares = ([Running(b, of, number=of.first) for _ in range(2)] for _ in range(2))
+        sums, squares = ([Running(b, of) for _ in range(2)] for _ in range(2))
 
         def add(at: Any, rest: Any = None) -> None:
             for half in range(2):
@@ -111,20 +110,17 @@ def add_row_moments(tc: Any, x: Any, block: Any, out: Any, room: Any) -> Any:
         xs, block, out, room = Elements(x, a[0]), cgutils.unpack_tuple(b, a[1]), a[2], a[3]
         if not t.arithmetic.at_once:
             return ctx.get_dummy_value()
-        i, count, together, stride, width = block
-        together = together if t.arithmetic.first == F64 else integer(SHORT_SUM)
+        _, _, together, stride, _ = block
 
         def step(first: Any, c: Any, n: Any, rows: Any) -> None:
             columns = [c, b.add(c, room)]
             sums = running_at(b, t, out, columns, b.icmp_signed("==", first, integer(0)))
-            short = short_sums(b, sums, t.arithmetic.first)
             with rows() as at:
                 prefetch(b, xs.pointer, b.add(at, b.mul(together, stride)))
-                add_both(b, (short[0], short[1]), xs, at, n)
-            take_in(b, sums, short)
+                add_both(b, (sums[0], sums[1]), xs, at, n)
             write_back(b, t, out, columns, sums)
 
-        down_rows(b, (i, count, together, stride, width), step)
+        down_rows(b, block, step)
         return ctx.get_dummy_value()
 
     return types.void(x, block, out, N), codegen

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 
-from ...spec.tree import LARGE_STAT, LEAST_SQUARES
+from ...spec.tree import LARGE_STAT, TOO_FAR
 from ..compile import device, intrinsic, types
 from ..layout import CENTER, LOW, M2, MEAN, RSTD, SQUARES, Stats
 from .accumulators import in_lanes, of_lanes, ratio, value, whole
@@ -73,12 +72,8 @@ def if_accepted(tc: Any, squares: Any, m2: Any, rstd: Any) -> Any:
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
         q, m2, rstd = of_lanes(b, of.split(b, a[0])[0]), a[1], a[2]
-        limit = b.fmul(whole(b, ir.Constant(F64, of.too_far), rstd_type), m2)
-        good = b.fcmp_ordered("<=", q, limit)
-        if of.first != F64:
-            for relation, end in ((">", LEAST_SQUARES), ("<", math.inf)):
-                good = b.and_(good, b.fcmp_ordered(relation, q, whole(b, ir.Constant(F64, end), rstd_type)))
-        return b.select(good, rstd, whole(b, ir.Constant(F64, 0.0), rstd_type))
+        limit = b.fmul(whole(b, ir.Constant(F64, TOO_FAR), rstd_type), m2)
+        return b.select(b.fcmp_ordered("<=", q, limit), rstd, whole(b, ir.Constant(F64, 0.0), rstd_type))
 
     rstd_type = rstd
     return rstd(squares, m2, rstd), codegen
