@@ -352,18 +352,6 @@ def write_back(b: ir.IRBuilder, t: Vec, out: Any, columns: list[Any], sums: list
         write(b, out, column, t.arithmetic.join(b, acc.now(b)), t)
 
 
-def short_sums(b: ir.IRBuilder, sums: list[Running], number: Any) -> list[Running]:
-    """Where up to `SHORT_SUM` terms are added before `take_in`: float32 sums from 0 on, or float64: the sums themselves."""
-    return sums if number == F64 else [Running(b, acc.of, number=number) for acc in sums]
-
-
-def take_in(b: ir.IRBuilder, sums: list[Running], short: list[Running]) -> None:
-    """Add what `short_sums` gave."""
-    if short is not sums:
-        for acc, part in zip(sums, short, strict=True):
-            acc.add_term(b, *part.wide(b))
-
-
 def add_rows(b: ir.IRBuilder, x: Elements, block: Any, out: Any, means: Any = None) -> None:
     """out[c] = sum over the rows of a block of column c, in order.
 

@@ -15,9 +15,10 @@ from numba.core.cgutils import for_range
 
 from ..compile import intrinsic, types
 from ..layout import ANCHOR, OFFSET, ROOT, SHIFT, SHIFT_LOW, SINGLES, SLOPE, SLOPE_LOW
-from .accumulators import running_at, short_sums, take_in, write_back
+from .accumulators import running_at, write_back
 from .arithmetic import PAIRS, Exact, Number, Vec, arithmetic_of
 from .elementwise import aligned, constants_of, down_table, swept
+from .gradient_sums import short_sums, take_in
 from .memory import load, store
 from .stages import Elements, enter, finish
 from .vectors import F32, F64, I64, broadcast, call, fused, integer, prefetch, sixteens_of

@@ -20,7 +20,7 @@ from numba.core import cgutils
 from ...spec.tree import LARGE_RSTD, LARGE_U, SHORT_SUM
 from ..compile import device, intrinsic, types
 from ..layout import ANCHOR, CENTER, OFFSET, ROOT, SHIFT, SHIFT_LOW, SINGLES, SIZE, SLOPE, SLOPE_LOW, UNIT
-from .accumulators import TILE, Running, drain, empty, fold, push, running_at, short_sums, take_in, write_back
+from .accumulators import TILE, Running, drain, empty, fold, push, running_at, write_back
 from .arithmetic import PAIRS, Exact, Number, Vec, arithmetic_of, less_single, negative, single_of
 from .memory import load
 from .stages import Elements, centered, enter
@@ -167,6 +167,18 @@ def span_products(x, dy, i, n, ahead, mean, w, stack):
             return s
         push(stack, int64(0), int64(4), k, s)
     return drain(stack, int64(0), int64(4), tiles, empty(x, 4))
+
+
+def short_sums(b: ir.IRBuilder, sums: list[Running], number: Any) -> list[Running]:
+    """Where up to `SHORT_SUM` terms are added before `take_in`: float32 sums from 0 on, or float64: the sums themselves."""
+    return sums if number == F64 else [Running(b, acc.of, number=number) for acc in sums]
+
+
+def take_in(b: ir.IRBuilder, sums: list[Running], short: list[Running]) -> None:
+    """Add what `short_sums` gave."""
+    if short is not sums:
+        for acc, part in zip(sums, short, strict=True):
+            acc.add_term(b, *part.wide(b))
 
 
 @intrinsic
