@@ -24,6 +24,11 @@ __all__ = ["COMPILES", "describe", "differentiate", "measure", "normalize", "try
 
 Array = np.ndarray[Any, Any]
 Statistics = tuple[Array | None, Array]  # mean, None for 0, and rstd
+READS = {
+    "one_read": "x is read once for its sums and squares",
+    "two_pass": "x is read for its sums, and again for squares about the mean",
+    "welford": "x is read once for the moments of its parts, which are merged",
+}
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -251,8 +256,11 @@ def describe(call: Call, x: Array) -> str:
         if not call.backward:
             streaming = any(step.flags & STREAM for step in s.steps)
             told.append(f"y is written {'past' if streaming else 'through'} the cache")
+            told += [READS[call.method]] if call.center and not call.given else []
     if call.backward and scales(call):
         told.append("dx = dy * weight * rstd by the kernel of the forward pass")
+    if told:
+        told.append("results are float64 numbers rounded once" if part.exact else "results are computed in float32")
     return "cpu, " + ("; ".join(told) or "nothing: no gradient is wanted")
 
 

@@ -193,6 +193,18 @@ def test_explain_names_the_threads() -> None:
     assert f", {every} of {every} threads:" in numbanorm.explain(numbanorm.group_norm, large[None], 1)
 
 
+def test_explain_says_how_numbers_are_computed() -> None:
+    x = np.ones((8, 16), np.float32)
+    assert "read once for its sums and squares; results are computed in float32" in numbanorm.explain(
+        numbanorm.layer_norm, x, 16
+    )
+    told = numbanorm.explain(numbanorm.layer_norm, x, 16, exact=True, method="two_pass")
+    assert "read for its sums, and again" in told
+    assert told.endswith("results are float64 numbers rounded once")
+    assert told == numbanorm.explain(numbanorm.layer_norm, x.astype(np.float64), 16)
+    assert "read" not in numbanorm.explain(numbanorm.rms_norm, x, 16)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_explain_changes_nothing(training: bool) -> None:
     arrays = [np.arange(12.0).reshape(4, 3), np.zeros(3), np.ones(3), np.full(3, 2.0), np.ones(3)]
