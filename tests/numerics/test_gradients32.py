@@ -81,3 +81,20 @@ def test_table(case: Case, dtype: np.dtype[Any]) -> None:
 def test_hostile_numbers(case: Case, dtype: np.dtype[Any], kind: str, of_dy: bool, rng: np.random.Generator) -> None:
     a, dy, numbers = cases.arguments(case, dtype), cases.upstream(case, dtype), hostile(kind, dtype, rng, case.shape)
     check(case, a if of_dy else replace(a, x=numbers), numbers if of_dy else dy)
+
+
+@pytest.mark.parametrize(("of_x", "of_dy"), [(1e-11, 1e-29), (2.0**-39, 2.0**-97), (2.0**-38, 2.0**-92), (1.0, 1e-31)])
+@pytest.mark.parametrize(
+    "case", [Case("instance", (1, 1, 16)), Case("layer", (1, 16)), Case("rms", (3, 40))], ids=lambda c: c.name
+)
+def test_products_that_would_be_no_normal_numbers(case: Case, of_x: float, of_dy: float, rng: np.random.Generator) -> None:
+    """x, dy and the gradients are; dy * (x - mean) in float32 would not be, and would lose its bits."""
+    a = replace(cases.arguments(case, FLOAT32), weight=None, bias=None)
+    x, dy = ((rng.standard_normal(case.shape) * scale).astype(np.float32) for scale in (of_x, of_dy))
+    a = replace(a, x=x)
+    stats = call(case, a, eps=0.0, return_stats=True)[1]
+    dx, *sums = call_backward(case, a, dy, stats, exact=False)
+    truth = cases.expected_gradients(case, a, dy, eps=0.0)
+    assert dx_share(case, dx, truth.dx) <= 1
+    for got, true in zip(sums, truth[1:], strict=False):
+        assert share_of(got, true, SUMS * 2.0**-24 * true.terms) <= 1
