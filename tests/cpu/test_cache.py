@@ -326,6 +326,7 @@ NOBODY = 65534
 ROOT = pytest.mark.skipif(not as_root(), reason="only root can give files to other users")
 
 
+@pytest.mark.long
 @ROOT
 def test_folder_of_another_user(folder: Path, tmp_path: Path) -> None:
     trace = tmp_path / "executed"
@@ -337,6 +338,7 @@ def test_folder_of_another_user(folder: Path, tmp_path: Path) -> None:
     assert not trace.exists()
 
 
+@pytest.mark.long
 @ROOT
 def test_file_of_another_user(folder: Path, tmp_path: Path) -> None:
     trace = tmp_path / "executed"
@@ -387,6 +389,7 @@ def test_another_cpu(folder: Path) -> None:
     assert len(after) == 2 * len(before)
 
 
+@pytest.mark.long
 def test_options_of_numba(folder: Path) -> None:
     """What is compiled to find a fault is not what later processes get."""
     before = contents(folder)
@@ -500,6 +503,7 @@ print(sum(caller.stats.cache_hits.values()))
 """
 
 
+@pytest.mark.long
 def test_many_processes_that_compile_at_once(editable: Path) -> None:
     """Six versions of a kernel in six processes, each beginning with another. With one index for all, Numba can hand out one
     for the other, or lose it."""
@@ -522,6 +526,7 @@ def test_an_edit_after_the_import(editable: Path) -> None:
     assert ask(editable) == [2, 0]
 
 
+@pytest.mark.long
 def test_a_package_in_a_zip_file(editable: Path) -> None:
     """Its source cannot be told, so nothing is kept."""
     archive = shutil.make_archive(str(editable / "package"), "zip", editable, "numbanorm")

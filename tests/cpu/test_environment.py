@@ -204,6 +204,7 @@ def test_threads_that_were_started_in_it(name: str, layer: str, expected: str) -
     assert printed(PROGRAM, name, **two) == expected
 
 
+@pytest.mark.long
 def test_kernels_that_are_compiled_in_it() -> None:
     code = f"""
 import numpy as np, numbanorm

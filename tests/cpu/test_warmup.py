@@ -179,6 +179,7 @@ def nothing_left(one: Any) -> None:
     assert one["events"] == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_one_function(name: str, told: dict[tuple[str, ...], Any]) -> None:
     """No kernel family is compiled that is not needed, and the sweep has seen each, in one thread and in two."""
@@ -189,6 +190,7 @@ def test_one_function(name: str, told: dict[tuple[str, ...], Any]) -> None:
     assert set(one["used"][name]) == {f"{family}, {threads}" for family in named for threads in (1, 2)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("dtype", "mode"), WARMED)
 def test_all_functions(dtype: str, mode: str, told: dict[tuple[str, ...], Any]) -> None:
     """Which is every kernel family, once; beside the fast one the exact, for gradients of given statistics, and beside the one
@@ -230,6 +232,7 @@ def counted(work: str, folder: Path, **environment: str) -> Any:
     return child("-c", COUNT.replace("WORK", work), str(folder), NUMBA_CACHE_DIR=str(folder), **environment)
 
 
+@pytest.mark.long
 def test_a_warmed_folder_serves_other_processes(tmp_path: Path) -> None:
     """As one that is filled when an image is built; the parallel path too."""
     first = counted(WARM, tmp_path)
@@ -256,6 +259,7 @@ assert len(recorder.buffer) == before > 0
 """
 
 
+@pytest.mark.long
 def test_from_several_threads_with_the_cache_switched_off(tmp_path: Path) -> None:
     """Nothing is written, and the one kernel is compiled once; a call finds it."""
     told = counted(THREADS, tmp_path, NUMBANORM_CACHE="0")

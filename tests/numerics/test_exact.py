@@ -90,6 +90,7 @@ def one_group_of(n: int) -> list[Case]:
     ]
 
 
+@pytest.mark.long
 @pytest.mark.slow(gigabytes=4)
 @pytest.mark.parametrize(("n", "kind", "name"), LARGE_SETS)
 def test_largest_group(n: int, kind: str, name: str, rng: np.random.Generator) -> None:

@@ -91,7 +91,14 @@ def test_asv_looks_here() -> None:
     assert (ROOT / settings["benchmark_dir"]).resolve() == FOLDER.resolve()
 
 
-@pytest.mark.parametrize(("file", "suite"), SUITES, ids=[f"{file}-{suite.__name__}" for file, suite in SUITES])
+@pytest.mark.parametrize(
+    ("file", "suite"),
+    [
+        # what is compiled for the first time takes it ten seconds
+        pytest.param(file, suite, id=f"{file}-{suite.__name__}", marks=[pytest.mark.long] if suite.__name__ == "Disk" else [])
+        for file, suite in SUITES
+    ],
+)
 def test_runs(file: str, suite: type) -> None:
     instance, arguments = prepared(suite)
     names = getattr(suite, "param_names", None)

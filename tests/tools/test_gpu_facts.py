@@ -154,6 +154,7 @@ def on_gpu(folder: Path, program: str) -> tuple[int, dict[str, str]]:
     return done.returncode, {line.split()[0]: line for line in lines}
 
 
+@pytest.mark.long
 @needs_bash
 def test_no_failure_stops_the_command(tmp_path: Path) -> None:
     """Nor does a test that ends its process: those after it are run by another."""
