@@ -154,7 +154,7 @@ def main(word: str, mode: str, *names: str) -> dict[str, Any]:
 def child(*command: str, **environment: str) -> Any:
     """What a fresh interpreter of two threads, in which every warning is an error, prints as JSON."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", *command], capture_output=True, text=True, timeout=300, check=False,
+        [sys.executable, "-W", "error", *command], capture_output=True, text=True, timeout=600, check=False,
         env={**os.environ, "NUMBA_NUM_THREADS": "2", **environment},
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
