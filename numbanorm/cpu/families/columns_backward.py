@@ -107,7 +107,6 @@ def expand(arrays, sizes, strip, out):
     copies = max(sizes.fold, sizes.beside)
     for row in range(rows):
         repeat(advance(out, row * room), column, copies)
-    narrow_rows(x, out, room, column * copies)
 
 
 @device(inline=False)
@@ -146,6 +145,7 @@ def columns_backward(phase, flags, x, dy, dx, w, table, sums, grads, work, sizes
             join_columns(flags, arrays, sums, sizes, strip, out, int64(1) if fused else chunks, space)
         if flags & WRITE and phase != JOIN:
             expand(arrays, sizes, strip, space.table)
+            narrow_rows(x, space.table, room, strip.groups * columns * max(sizes.fold, sizes.beside))
             for block in side_by_side(strip, sizes, columns):
                 apply_columns(flags, x, dy, dx, block, space.table, room)
     if phase == REDUCE or (flags & ALONE and flags & PARAMETERS):
