@@ -126,7 +126,7 @@ def normalize(call: Call, x: Array, y: Array, weight: Array | None, bias: Array 
     def compute(call: Call, x: Array, y: Array, weight: Any, bias: Any, eps: float, stats: Array) -> bool:
         run, program = ready(call)
         status = run(x, y, weight, bias, mean, var, stats, program, True, eps, 0.0, 0.0, 0.0)
-        return compute(call.but(exact=True), x, y, weight, bias, eps, stats) if status == TOO_WIDE else status == DONE
+        return compute(exactly(call), x, y, weight, bias, eps, stats) if status == TOO_WIDE else status == DONE
 
     if not compute(call, kept, y, weight, bias, eps, stats):
         for group in scaled_groups(call, kept, weight, bias, eps, stats, compute):
