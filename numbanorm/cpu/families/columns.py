@@ -196,12 +196,13 @@ def columns_total(sums, at, fold, stride, like):
 
 
 @device(inline=False)
-def join_chunks(x, sums, partials, chunks, numbers, stack):
-    """Chunks' sums (chunks, numbers) in pairs -> sums (numbers,)."""
-    for c in range(0, numbers, 16):
-        for q in range(chunks):
-            push(stack, int64(0), int64(16), q, get(partials, q * numbers + c, empty(x, 16)))
-        put(sums, c, drain(stack, int64(0), int64(16), chunks, empty(x, 16)))
+def join_chunks(x, sums, partials, chunks, planes, room, width, stack):
+    """Chunks' sums (chunks, planes, room) in pairs -> sums (planes, room), of which only `width` are there; may be in place."""
+    for start in range(0, planes * room, room):
+        for c in range(start, start + width, 16):
+            for q in range(chunks):
+                push(stack, int64(0), int64(16), q, get(partials, q * planes * room + c, empty(x, 16)))
+            put(sums, c, drain(stack, int64(0), int64(16), chunks, empty(x, 16)))
 
 
 @device(inline=False)
@@ -210,7 +211,7 @@ def join(kind, x, stats, sizes, strip, partials, chunks, space):
     length, fold, all_groups, room, sums = sizes.length, sizes.fold, sizes.groups, sizes.room, partials
     if chunks > 1:
         sums = space.sums
-        join_chunks(x, sums, partials, chunks, 2 * room if kind & AT_ONCE else room, space.stack)
+        join_chunks(x, sums, partials, chunks, int64(2 if kind & AT_ONCE else 1), room, strip.width, space.stack)
     of, both, many, one = kind & BOTH, kind & AT_ONCE and at_once(x), empty(x, 16), empty(x, 1)
     if length == 1 and (fold == 1 or all_groups % 16 == 0):
         for g in range(0, strip.groups, 16):

@@ -39,7 +39,7 @@ from ..layout import (
     Space,
 )
 from .channels import reduce_samples, settle_group
-from .columns import block_at, group_total, side_by_side, strip_at
+from .columns import block_at, group_total, join_chunks, side_by_side, strip_at
 
 
 @device(inline=False)
@@ -65,15 +65,12 @@ def strip_products(x, dy, strip, room, means, stack, out):
 
 @device(inline=False)
 def join_columns(flags, arrays, totals, sizes, strip, partials, chunks, space):
-    """Chunks' sums (chunks, SUMS, room) of a strip -> the sums of its groups' channels, and their tables."""
+    """Chunks' sums (chunks, `sums_of`, room) of a strip -> the sums of its groups' channels, and their tables."""
     x, length, fold, room, sums = arrays.x, sizes.length, sizes.fold, sizes.room, space.sums
     if chunks == 1:
         sums = partials
     else:
-        for c in range(0, sums_of(x) * room, 16):
-            for q in range(chunks):
-                push(space.stack, int64(0), int64(16), q, get(partials, q * SUMS * room + c, empty(x, 16)))
-            put(sums, c, drain(space.stack, int64(0), int64(16), chunks, empty(x, 16)))
+        join_chunks(x, sums, partials, chunks, sums_of(x), room, strip.width, space.stack)
     stride = sizes.groups * sizes.channels * length
     for k in range(strip.groups * sizes.channels):
         at = k * length
@@ -137,7 +134,7 @@ def columns_backward(phase, flags, x, dy, dx, w, table, sums, grads, work, sizes
     whole = phase in (FUSED, JOIN)
     for p in range(lo, hi if phase != REDUCE else lo):
         strip = strip_at(p, whole, sizes, columns)
-        out = column_sums if fused else advance_by(partials, (p * chunks if whole else p) * SUMS * room, one)
+        out = column_sums if fused else advance_by(partials, (p * chunks if whole else p) * sums_of(x) * room, one)
         if phase in (FUSED, MEASURE):
             expand(arrays, sizes, strip, space.table)
             strip_products(x, dy, strip, room, space.table, stack, out)

@@ -29,7 +29,7 @@ from ..layout import (
     GradientArrays,
     RowsGradientSizes,
 )
-from .columns import group_total
+from .columns import group_total, join_chunks
 
 
 @device(inline=False)
@@ -77,10 +77,7 @@ def rows_chunk(phase, flags, arrays, sizes, stack, partials, q, strip):
 def reduce_chunks(x, partials, grads, sizes, chunks, room, lane_sums, stack):
     """dweight and dbias: the pairs of the chunks' sums (chunks, 2, room), then the run tree over what shares a weight."""
     groups, length, t, padded = sizes.groups, sizes.length, sizes.t, sizes.padded
-    for c in range(0, 2 * room, 16):
-        for q in range(chunks):
-            push(stack, int64(0), int64(16), q, get(partials, q * 2 * room + c, empty(x, 16)))
-        put(partials, c, drain(stack, int64(0), int64(16), chunks, empty(x, 16)))
+    join_chunks(x, partials, partials, chunks, int64(2), room, room, stack)
     channels = length // t
     for q in range(2):
         for g in range(groups):
