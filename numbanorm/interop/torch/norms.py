@@ -15,7 +15,7 @@ from ...backends import dispatch
 from ...spec import checks
 from ...spec.dtypes import DTYPES
 from .convert import register
-from .operators import call, no_tangent, normalize
+from .operators import Running, call, no_tangent, normalize, normalize_unseen
 
 TORCH_FLOATS = {getattr(torch, name) for name in DTYPES}
 
@@ -309,10 +309,13 @@ register(MODULES, (layer_norm, rms_norm, group_norm, instance_norm, batch_norm))
 
 def _apply(
     kind: str, input: Tensor, size: list[int], parameters: tuple[Tensor | None, Tensor | None], how: tuple[float | None, bool],
-    running: tuple[Tensor | None, ...] = (None, None, None), own: bool = True, momentum: float | None = 0.0,
+    running: Running = (None, None, None), own: bool = True, momentum: float | None = 0.0,
 ) -> Tensor:  # fmt: skip
     """Check what NumPy cannot see, normalize, and update the running statistics. parameters: weight, bias; how: eps, exact."""
     (weight, bias), (eps, exact) = parameters, how
+    done = normalize_unseen(input, weight, bias, running, (kind, size, own, momentum, eps, exact))
+    if done is not None:
+        return done
     exact = checks.flag("exact", exact)
     _check(input=input, weight=weight, bias=bias, running_mean=running[0], running_var=running[1])
     if eps is None:
