@@ -38,9 +38,16 @@ def unseen(*tensors: Tensor | None) -> bool:
         return False
     if _profiled() or _tracing() is not None:
         return False
-    return all(t is None or (type(t) in PLAIN_TYPES and _keys(t).raw_repr() in PLAIN_KEYS) for t in tensors)
+    for t in tensors:  # noqa: SIM110 - a generator would take 0.4 us more
+        if t is not None and (type(t) not in PLAIN_TYPES or _keys(t).raw_repr() not in PLAIN_KEYS):
+            return False
+    return True
 
 
 def recorded(*tensors: Tensor | None) -> bool:
     """Whether autograd records what becomes of these."""
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors) and not _excluded(_AUTOGRAD)
+    if torch.is_grad_enabled():
+        for t in tensors:
+            if t is not None and t.requires_grad:
+                return not _excluded(_AUTOGRAD)
+    return False

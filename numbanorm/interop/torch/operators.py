@@ -20,12 +20,12 @@ from ... import functional
 from ... import gradients as backward
 from ...spec import checks
 from ...spec.norms import NORMS
-from .eager import recorded, unseen
+from .eager import PLAIN_TYPES, recorded, unseen
 from .higher import differentiate_gradients
 
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 NO_MEAN = torch.empty(0, dtype=torch.float64)
-NAMES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+TRACKED = ("running_mean", "running_var", "num_batches_tracked")
 Running = tuple[Tensor | None, Tensor | None, Tensor | None]  # running_mean, running_var, num_batches_tracked
 # of a call: kind, size, own, momentum, eps, exact
 How = tuple[str, list[int], bool, float | None, float | None, bool]
@@ -37,14 +37,17 @@ def normalized(
     """y, and the arrays (mean, rstd) if they are wanted. Running statistics are updated where they lie."""
     kind, size, own, momentum, eps, exact = how
     layout, axis = _layout(kind, x)
-    x = x.contiguous(memory_format=layout)
+    if not x.is_contiguous(memory_format=layout):
+        x = x.contiguous(memory_format=layout)
     y = torch.empty_like(x, memory_format=layout)
     options = NORMS[kind].options(size, own, axis)
-    if running != (None, None, None):
-        options["momentum"] = momentum
-    for name, t in zip(NAMES, (weight, bias, *running), strict=True):
+    for name, t in zip(TRACKED, running, strict=True):
         if t is not None:
-            options[name] = _array(t)
+            options[name], options["momentum"] = _array(t), momentum
+    if weight is not None:
+        options["weight"] = _array(weight)
+    if bias is not None:
+        options["bias"] = _array(bias)
     norm, y_ = getattr(functional, kind), _array(y, axis)
     result = norm(_array(x, axis), **options, eps=eps, exact=exact, out=y_, return_stats=with_stats)
     return y, result[1] if with_stats else None
@@ -267,24 +270,25 @@ def _layout(kind: str, x: Tensor) -> tuple[Any, int]:
 def _array(t: Tensor, channel_axis: int = 1) -> Any:
     """The memory of a tensor as what the functions take, seen with its channels there: on a device, the tensor itself."""
     t = _plain(t)
-    if t.requires_grad:
-        t = t.detach()
-    if channel_axis == -1:
-        t = t.movedim(1, -1)
     if not t.is_cpu and checks.device_library(t):
-        return t
+        t = t.detach()
+        return t.movedim(1, -1) if channel_axis == -1 else t
     if t.dtype != torch.bfloat16:
-        return t.numpy()
-    try:
-        import ml_dtypes
-    except ImportError:
-        raise ImportError("bfloat16 tensors need ml_dtypes: it is not installed; pip install 'numbanorm[bfloat16]'") from None
-    return t.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        a = t.numpy(force=True) if t.requires_grad else t.numpy()
+    else:
+        try:
+            import ml_dtypes
+        except ImportError:
+            raise ImportError(
+                "bfloat16 tensors need ml_dtypes: it is not installed; pip install 'numbanorm[bfloat16]'"
+            ) from None
+        a = t.detach().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return np.moveaxis(a, 1, -1) if channel_axis == -1 else a
 
 
 def _plain(t: Tensor) -> Tensor:
     """A tensor without the methods of its subclass."""
-    return t if type(t) is Tensor else Tensor.as_subclass(t, Tensor)
+    return t if type(t) in PLAIN_TYPES else Tensor.as_subclass(t, Tensor)
 
 
 def _apart(a: Any) -> Tensor:
@@ -297,4 +301,4 @@ def _tensor(a: Any) -> Tensor:
     if isinstance(a, Tensor):
         return a
     a = a if a.flags.writeable else a.copy()
-    return torch.from_numpy(a.view(np.int16)).view(torch.bfloat16) if a.dtype.name == "bfloat16" else torch.from_numpy(a)
+    return torch.from_numpy(a.view(np.int16)).view(torch.bfloat16) if a.dtype.kind == "V" else torch.from_numpy(a)
