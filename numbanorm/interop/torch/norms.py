@@ -232,7 +232,8 @@ def _state(module: Any, name: str) -> Tensor | None:
         if name in tensors:
             t: Tensor | None = tensors[name]
             return t
-    return getattr(module, name)  # type: ignore[no-any-return]
+    found: Tensor | None = getattr(module, name)
+    return found
 
 
 class _Batch(_BatchNorm):
@@ -273,8 +274,8 @@ class _Instance(_InstanceNorm):
     def _apply_instance_norm(self, input: Tensor) -> Tensor:
         momentum = 0.0 if self.momentum is None else self.momentum
         own = self.training or not self.track_running_stats
-        tensors = (_state(self, name) for name in ("running_mean", "running_var", "weight", "bias"))
-        return instance_norm(input, *tensors, own, momentum, self.eps, exact=self.exact)
+        mean, var, weight, bias = (_state(self, name) for name in ("running_mean", "running_var", "weight", "bias"))
+        return instance_norm(input, mean, var, weight, bias, own, momentum, self.eps, exact=self.exact)
 
 
 class InstanceNorm1d(_Instance, torch.nn.InstanceNorm1d):

@@ -83,9 +83,9 @@ def normalize(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """y, mean, rstd, and copies of the running statistics that have taken in x if its own statistics normalize it."""
     x = _plain(x)
-    copies = [None if t is None else _plain(t).clone() for t in (running_mean, running_var, num_batches_tracked)]
-    y, (mean, rstd) = normalized(x, weight, bias, tuple(copies), (kind, size, own, momentum, eps, exact))
-    updated = (x.new_empty(0) if t is None else t for t in copies[:2])
+    mean_, var_, counter = (None if t is None else _plain(t).clone() for t in (running_mean, running_var, num_batches_tracked))
+    y, (mean, rstd) = normalized(x, weight, bias, (mean_, var_, counter), (kind, size, own, momentum, eps, exact))
+    updated = (x.new_empty(0) if t is None else t for t in (mean_, var_))
     return y, x.new_empty(0, dtype=torch.float64) if mean is None else _apart(mean), _tensor(rstd), *updated
 
 
@@ -107,7 +107,7 @@ def differentiate(
     """dx, dweight, dbias; empty where not needed."""
     dy, x = _plain(dy), _plain(x)
     gradients = differentiated(dy, x, weight, (mean, rstd), (kind, size, own, exact), needs)
-    return tuple(x.new_empty(0) if g is None else g for g in gradients)  # type: ignore[return-value]
+    return tuple(x.new_empty(0) if g is None else g for g in gradients)
 
 
 @differentiate.register_fake
