@@ -1,7 +1,7 @@
 """Whether a call may pass torch by: nothing of torch's wants to see which operations compute it.
 
-A custom operator costs 30 to 150 us a call, most of which asks who wants to see it. In a call of plain tensors in eager mode
-nobody does, and a look at the same places finds that out in a microsecond. What it does not know for sure goes to the operator.
+A custom operator costs 0.1 ms a call, most of which asks who wants to see it. In a call of plain tensors in eager mode
+nobody does, and a look at the same places finds that out in 2 us. What it does not know for sure goes to the operator.
 """
 
 from __future__ import annotations
