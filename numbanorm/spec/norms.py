@@ -28,7 +28,7 @@ class Norm(NamedTuple):
         """The shared arguments, by name."""
         options: dict[str, Any] = {}
         if self.sized:
-            options[self.sized] = tuple(size) if self.sized == "normalized_shape" else size[0]
+            options[self.sized] = size[0] if len(size) == 1 else tuple(size)  # an int is checked in less time
         if self.channels:
             options["channel_axis"] = channel_axis
         return options | ({self.own: own} if self.own else {})

@@ -7,7 +7,8 @@ The functions have the signatures of torch.nn.functional, the modules are subcla
 state_dict and pickling are torch's. Results and gradients are those of the functions for NumPy arrays, to the bit, and work
 with autograd and torch.compile. Tensors are read and written where they lie; batch, group and instance norm read and write
 channels_last tensors as such. What is neither that nor contiguous is copied first, as torch does. Higher derivatives, of any
-order, are computed by torch's operations in float64 and rounded at the end.
+order, are computed by torch's operations in float64 and rounded at the end. Calls of plain tensors on the CPU pass torch's
+dispatcher by, unless a compiler, mode, transform, tracer or profiler wants to see them: docs/torch.md.
 
 The functions, the modules and `convert` take `exact` by name: as for `numbanorm.layer_norm`, False by default.
 

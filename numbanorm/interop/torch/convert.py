@@ -141,11 +141,12 @@ def _forward(ours: Callable[..., Any], theirs: Callable[..., Any]) -> Callable[.
     @functools.wraps(ours)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         for x in (*args, *kwargs.values()):
-            if isinstance(x, torch.fx.Proxy):
+            if isinstance(x, Tensor):
+                if x.is_nested:
+                    return _nested(ours, theirs, self, x)
+            elif isinstance(x, torch.fx.Proxy):
                 path = _path(self, x.tracer)
                 return x.tracer.create_proxy("call_module", path, args, kwargs) if path else ours(self, *args, **kwargs)
-            if isinstance(x, Tensor) and x.is_nested:
-                return _nested(ours, theirs, self, x)
         if _per_sample(self) or _in_onnx_export():
             return theirs(self, *args, **kwargs)
         return ours(self, *args, **kwargs)
@@ -171,12 +172,12 @@ def _path(module: Any, tracer: Any) -> str:
 
 def _per_sample(module: Any) -> bool:
     """Whether torch's per-sample gradients stand in for the parameters. By name: what defines them is dear to import."""
-    return any(type(getattr(module, name, None)).__name__ == "ExpandedWeight" for name in ("weight", "bias"))
+    return any(type(p).__name__ == "ExpandedWeight" for p in module._parameters.values())
 
 
 def _in_onnx_export() -> bool:
     """Whether torch.onnx.export is at work, which knows no operators but torch's. What costs least is asked first."""
-    return bool((torch.compiler.is_exporting() or torch.jit.is_tracing()) and torch.onnx.is_in_onnx_export())
+    return bool((torch.compiler.is_exporting() or torch._C._get_tracing_state()) and torch.onnx.is_in_onnx_export())
 
 
 def _refuse_to_script(name: str, remedy: str) -> Any:

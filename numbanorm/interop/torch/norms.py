@@ -15,7 +15,7 @@ from ...backends import dispatch
 from ...spec import checks
 from ...spec.dtypes import DTYPES
 from .convert import register
-from .operators import call, no_tangent, normalize
+from .operators import Running, call, no_tangent, normalize, normalize_unseen
 
 TORCH_FLOATS = {getattr(torch, name) for name in DTYPES}
 
@@ -226,20 +226,31 @@ def _counted_batch_norm(
     return _apply("batch_norm", input, [], (weight, bias), how, running, training, None)
 
 
+def _state(module: Any, name: str) -> Tensor | None:
+    """A parameter or buffer, in a tenth of the time of torch's __getattr__, which is for what neither is (parametrized)."""
+    for tensors in (module._parameters, module._buffers):
+        if name in tensors:
+            t: Tensor | None = tensors[name]
+            return t
+    found: Tensor | None = getattr(module, name)
+    return found
+
+
 class _Batch(_BatchNorm):
     """torch's forward pass with numbanorm's; the batch is counted when it is done."""
 
     def forward(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)
         tracking = self.training and self.track_running_stats
-        own = self.training or (self.running_mean is None and self.running_var is None)
-        mean, var = (self.running_mean, self.running_var) if tracking or not self.training else (None, None)
+        weight, bias, mean, var = (_state(self, name) for name in ("weight", "bias", "running_mean", "running_var"))
+        own = self.training or (mean is None and var is None)
+        mean, var = (mean, var) if tracking or not self.training else (None, None)
         counter = self.num_batches_tracked if tracking else None
         if self.momentum is None and counter is not None:
-            y = _counted_batch_norm(input, mean, var, self.weight, self.bias, own, (self.eps, self.exact), counter)
+            y = _counted_batch_norm(input, mean, var, weight, bias, own, (self.eps, self.exact), counter)
         else:  # without a counter there is no average, and torch leaves the running statistics as they are
             momentum = self.momentum or 0.0
-            y = batch_norm(input, mean, var, self.weight, self.bias, own, momentum, self.eps, exact=self.exact)
+            y = batch_norm(input, mean, var, weight, bias, own, momentum, self.eps, exact=self.exact)
         if counter is not None:
             counter.add_(1)
         return y
@@ -263,8 +274,8 @@ class _Instance(_InstanceNorm):
     def _apply_instance_norm(self, input: Tensor) -> Tensor:
         momentum = 0.0 if self.momentum is None else self.momentum
         own = self.training or not self.track_running_stats
-        running, parameters = (self.running_mean, self.running_var), (self.weight, self.bias)
-        return instance_norm(input, *running, *parameters, own, momentum, self.eps, exact=self.exact)
+        mean, var, weight, bias = (_state(self, name) for name in ("running_mean", "running_var", "weight", "bias"))
+        return instance_norm(input, mean, var, weight, bias, own, momentum, self.eps, exact=self.exact)
 
 
 class InstanceNorm1d(_Instance, torch.nn.InstanceNorm1d):
@@ -283,21 +294,23 @@ class LayerNorm(torch.nn.LayerNorm):
     """`torch.nn.LayerNorm`, computed by `layer_norm`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps, exact=self.exact)
+        weight, bias = _state(self, "weight"), _state(self, "bias")
+        return layer_norm(input, self.normalized_shape, weight, bias, self.eps, exact=self.exact)
 
 
 class RMSNorm(torch.nn.RMSNorm):
     """`torch.nn.RMSNorm`, computed by `rms_norm`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.normalized_shape, self.weight, self.eps, exact=self.exact)
+        return rms_norm(x, self.normalized_shape, _state(self, "weight"), self.eps, exact=self.exact)
 
 
 class GroupNorm(torch.nn.GroupNorm):
     """`torch.nn.GroupNorm`, computed by `group_norm`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return group_norm(input, self.num_groups, self.weight, self.bias, self.eps, exact=self.exact)
+        weight, bias = _state(self, "weight"), _state(self, "bias")
+        return group_norm(input, self.num_groups, weight, bias, self.eps, exact=self.exact)
 
 
 MODULES = (
@@ -309,10 +322,13 @@ register(MODULES, (layer_norm, rms_norm, group_norm, instance_norm, batch_norm))
 
 def _apply(
     kind: str, input: Tensor, size: list[int], parameters: tuple[Tensor | None, Tensor | None], how: tuple[float | None, bool],
-    running: tuple[Tensor | None, ...] = (None, None, None), own: bool = True, momentum: float | None = 0.0,
+    running: Running = (None, None, None), own: bool = True, momentum: float | None = 0.0,
 ) -> Tensor:  # fmt: skip
     """Check what NumPy cannot see, normalize, and update the running statistics. parameters: weight, bias; how: eps, exact."""
     (weight, bias), (eps, exact) = parameters, how
+    done = normalize_unseen(input, weight, bias, running, (kind, size, own, momentum, eps, exact))
+    if done is not None:
+        return done
     exact = checks.flag("exact", exact)
     _check(input=input, weight=weight, bias=bias, running_mean=running[0], running_var=running[1])
     if eps is None:

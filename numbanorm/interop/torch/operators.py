@@ -1,11 +1,14 @@
-"""The two custom operators behind `numbanorm.interop.torch`: every norm's forward pass, and its backward pass.
+"""Every norm's forward pass and its backward pass, as functions of tensors, and as what torch wants to see of them.
 
-They have no side effects: running statistics come back as new tensors. So autograd and torch.compile take them as they are.
-torch.func's transforms do not: they take the two autograd.Functions that share the operators' formulae.
+That is nothing in most calls: `normalize_unseen` computes at once, and an autograd.Function keeps what the backward pass will
+read. Where torch does want to see them, they are two custom operators. These have no side effects: running statistics come back
+as new tensors. So autograd and torch.compile take them as they are. torch.func's transforms do not: they take the two
+autograd.Functions that share the operators' formulae.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,9 +20,59 @@ from ... import functional
 from ... import gradients as backward
 from ...spec import checks
 from ...spec.norms import NORMS
+from .eager import PLAIN_TYPES, recorded, unseen
 from .higher import differentiate_gradients
 
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+NO_MEAN = torch.empty(0, dtype=torch.float64)
+TRACKED = ("running_mean", "running_var", "num_batches_tracked")
+Running = tuple[Tensor | None, Tensor | None, Tensor | None]  # running_mean, running_var, num_batches_tracked
+# of a call: kind, size, own, momentum, eps, exact
+How = tuple[str, list[int], bool, float | None, float | None, bool]
+
+
+def normalized(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, running: Running, how: How, with_stats: bool = True
+) -> tuple[Tensor, Any]:
+    """y, and the arrays (mean, rstd) if they are wanted. Running statistics are updated where they lie."""
+    kind, size, own, momentum, eps, exact = how
+    layout, axis = _layout(kind, x)
+    if not x.is_contiguous(memory_format=layout):
+        x = x.contiguous(memory_format=layout)
+    y = torch.empty_like(x, memory_format=layout)
+    options = NORMS[kind].options(size, own, axis)
+    for name, t in zip(TRACKED, running, strict=True):
+        if t is not None:
+            options[name], options["momentum"] = _array(t), momentum
+    if weight is not None:
+        options["weight"] = _array(weight)
+    if bias is not None:
+        options["bias"] = _array(bias)
+    norm, y_ = getattr(functional, kind), _array(y, axis)
+    result = norm(_array(x, axis), **options, eps=eps, exact=exact, out=y_, return_stats=with_stats)
+    return y, result[1] if with_stats else None
+
+
+def differentiated(
+    dy: Tensor, x: Tensor, weight: Tensor | None, stats: tuple[Tensor, Tensor], how: tuple[str, list[int], bool, bool],
+    needs: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
+    """dx, dweight, dbias; None where not needed. stats: mean and rstd; how: kind, size, own, exact."""
+    (mean, rstd), (kind, size, own, exact), norm = stats, how, NORMS[how[0]]
+    layout, axis = _layout(kind, x)
+    x, dy = x.contiguous(memory_format=layout), dy.contiguous(memory_format=layout)
+    dx = torch.empty_like(x, memory_format=layout) if needs[0] else None
+    gradients = getattr(backward, f"{kind}_backward")(
+        *(_array(dy, axis), _array(x, axis)),
+        **norm.options(size, own, axis),
+        stats=(_array(mean) if norm.center else None, _array(rstd)),
+        weight=None if weight is None else _array(weight),
+        needs=tuple(needs[: 1 + len(norm.parameters)]),
+        exact=exact,
+        out=None if dx is None else _array(dx, axis),
+    )
+    dweight, dbias = (*gradients, None)[1:3]
+    return dx, None if dweight is None else _tensor(dweight), None if dbias is None else _apart(dbias)
 
 
 @torch.library.custom_op("numbanorm::normalize", mutates_args=(), device_types=("cpu", "cuda"))
@@ -30,17 +83,9 @@ def normalize(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """y, mean, rstd, and copies of the running statistics that have taken in x if its own statistics normalize it."""
     x = _plain(x)
-    layout, axis = _layout(kind, x)
-    x = x.contiguous(memory_format=layout)
-    y = torch.empty_like(x, memory_format=layout)
-    parameters = {"weight": weight, "bias": bias}
-    tracked = {"running_mean": running_mean, "running_var": running_var, "num_batches_tracked": num_batches_tracked}
-    running = {name: _plain(t).clone() for name, t in tracked.items() if t is not None}
-    arrays = {name: _array(t) for name, t in (parameters | running).items() if t is not None}
-    options = NORMS[kind].options(size, own, axis) | ({"momentum": momentum} if running else {})
-    norm = getattr(functional, kind)
-    _, (mean, rstd) = norm(_array(x, axis), **arrays, **options, eps=eps, exact=exact, out=_array(y, axis), return_stats=True)
-    updated = (running.get(name, x.new_empty(0)) for name in ("running_mean", "running_var"))
+    mean_, var_, counter = (None if t is None else _plain(t).clone() for t in (running_mean, running_var, num_batches_tracked))
+    y, (mean, rstd) = normalized(x, weight, bias, (mean_, var_, counter), (kind, size, own, momentum, eps, exact))
+    updated = (x.new_empty(0) if t is None else t for t in (mean_, var_))
     return y, x.new_empty(0, dtype=torch.float64) if mean is None else _apart(mean), _tensor(rstd), *updated
 
 
@@ -61,20 +106,8 @@ def differentiate(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """dx, dweight, dbias; empty where not needed."""
     dy, x = _plain(dy), _plain(x)
-    layout, axis = _layout(kind, x)
-    x, dy = x.contiguous(memory_format=layout), dy.contiguous(memory_format=layout)
-    dx = torch.empty_like(x, memory_format=layout) if needs[0] else x.new_empty(0)
-    gradients = getattr(backward, f"{kind}_backward")(
-        *(_array(dy, axis), _array(x, axis)),
-        **NORMS[kind].options(size, own, axis),
-        stats=(_array(mean) if NORMS[kind].center else None, _array(rstd)),
-        weight=None if weight is None else _array(weight),
-        needs=tuple(needs[: 1 + len(NORMS[kind].parameters)]),
-        exact=exact,
-        out=_array(dx, axis) if needs[0] else None,
-    )
-    dweight, dbias = (*gradients, None)[1:3]
-    return dx, x.new_empty(0) if dweight is None else _tensor(dweight), x.new_empty(0) if dbias is None else _apart(dbias)
+    gradients = differentiated(dy, x, weight, (mean, rstd), (kind, size, own, exact), needs)
+    return tuple(x.new_empty(0) if g is None else g for g in gradients)
 
 
 @differentiate.register_fake
@@ -93,15 +126,21 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.save_for_backward(x if needs_weight or (needs_x and ctx.own) else None, weight, *output[1:3])
 
 
-def _backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients of x, weight and bias; recorded for the next derivative where autograd records."""
+    (x, weight, *stats), needs = ctx.saved_tensors, ctx.needs_input_grad[:3]
+    x = dy if x is None else x
+    if not torch.is_grad_enabled() and unseen(dy, x, weight, *stats):
+        return differentiated(dy, x, weight, stats, (ctx.kind, ctx.size, ctx.own, ctx.exact), needs)
     with torch._C.DisableTorchFunctionSubclass():  # torch's own backward passes do not ask subclasses either
         no_tangent("the result's gradient", dy)
-        x, *rest = ctx.saved_tensors
-        needs = ctx.needs_input_grad[:3]
-        how = (ctx.kind, ctx.size, ctx.own, list(needs), ctx.exact)
-        gradients = call(differentiate, dy, dy if x is None else x, *rest, *how)
-    return *(g if n else None for g, n in zip(gradients, needs, strict=True)), *(None,) * 9
+        gradients = call(differentiate, dy, x, weight, *stats, ctx.kind, ctx.size, ctx.own, list(needs), ctx.exact)
+    return tuple(g if n else None for g, n in zip(gradients, needs, strict=True))
+
+
+def _backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients of the operator's arguments."""
+    return *_gradients(ctx, dy), *(None,) * 9
 
 
 def _save_second(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -120,6 +159,51 @@ def _backward_second(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None,
         p = norm.planned(tuple(saved[0].shape), ctx.size, 1)
         gradients = differentiate_gradients(upstream, saved, p, norm.center, ctx.own)
     return *gradients, *(None,) * 7
+
+
+class Numbanorm(torch.autograd.Function):
+    """What was computed unseen, for autograd: results are made before, so that a refusal of arguments leaves no trace."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, made: tuple[Tensor, Tensor, Tensor], how: How
+    ) -> Tensor:
+        y, mean, rstd = made
+        ctx.kind, ctx.size, ctx.own, _, _, ctx.exact = how
+        needs_x, needs_weight = ctx.needs_input_grad[:2]
+        ctx.save_for_backward(x if needs_weight or (needs_x and ctx.own) else None, weight, mean, rstd)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        return *_gradients(ctx, dy), None, None
+
+
+def normalize_unseen(x: Tensor, weight: Tensor | None, bias: Tensor | None, running: Running, how: How) -> Tensor | None:
+    """y of plain tensors that torch need not see; None if it must, or for the operator's way to say what is wrong."""
+    if x is None or not unseen(x, weight, bias, *running):
+        return None
+    if bias is not None and (weight is None or weight.dtype != bias.dtype):
+        return None
+    updated = [t for t in running[:2] if t is not None] if how[2] else []
+    if any(
+        t.requires_grad or t.is_inference() or not t.is_contiguous() for t in updated
+    ):  # torch knows which may be written to
+        return None
+    records, counter = recorded(x, weight, bias), running[2]
+    if counter is not None:
+        running = (*running[:2], counter.clone())  # the module counts
+    try:
+        y, stats = normalized(x, weight, bias, running, how, records)
+    except (TypeError, ValueError):
+        return None
+    for t in updated:
+        torch.autograd.graph.increment_version(t)
+    if not records:
+        return y
+    mean, rstd = stats
+    result: Tensor = Numbanorm.apply(x, weight, bias, (y, NO_MEAN if mean is None else _tensor(mean), _tensor(rstd)), how)
+    return result
 
 
 class Normalize(torch.autograd.Function):
@@ -185,23 +269,26 @@ def _layout(kind: str, x: Tensor) -> tuple[Any, int]:
 
 def _array(t: Tensor, channel_axis: int = 1) -> Any:
     """The memory of a tensor as what the functions take, seen with its channels there: on a device, the tensor itself."""
-    t = _plain(t).detach()
-    if channel_axis == -1:
-        t = t.movedim(1, -1)
-    if checks.device_library(t):
-        return t
+    t = _plain(t)
+    if not t.is_cpu and checks.device_library(t):
+        t = t.detach()
+        return t.movedim(1, -1) if channel_axis == -1 else t
     if t.dtype != torch.bfloat16:
-        return t.numpy()
-    try:
-        import ml_dtypes
-    except ImportError:
-        raise ImportError("bfloat16 tensors need ml_dtypes: it is not installed; pip install 'numbanorm[bfloat16]'") from None
-    return t.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        a = t.numpy(force=True) if t.requires_grad else t.numpy()
+    else:
+        try:
+            import ml_dtypes
+        except ImportError:
+            raise ImportError(
+                "bfloat16 tensors need ml_dtypes: it is not installed; pip install 'numbanorm[bfloat16]'"
+            ) from None
+        a = t.detach().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return np.moveaxis(a, 1, -1) if channel_axis == -1 else a
 
 
 def _plain(t: Tensor) -> Tensor:
     """A tensor without the methods of its subclass."""
-    return t if type(t) is Tensor else Tensor.as_subclass(t, Tensor)
+    return t if type(t) in PLAIN_TYPES else Tensor.as_subclass(t, Tensor)
 
 
 def _apart(a: Any) -> Tensor:
@@ -214,4 +301,4 @@ def _tensor(a: Any) -> Tensor:
     if isinstance(a, Tensor):
         return a
     a = a if a.flags.writeable else a.copy()
-    return torch.from_numpy(a.view(np.int16)).view(torch.bfloat16) if a.dtype.name == "bfloat16" else torch.from_numpy(a)
+    return torch.from_numpy(a.view(np.int16)).view(torch.bfloat16) if a.dtype.kind == "V" else torch.from_numpy(a)
