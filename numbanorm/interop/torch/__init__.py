@@ -9,6 +9,8 @@ with autograd and torch.compile. Tensors are read and written where they lie; ba
 channels_last tensors as such. What is neither that nor contiguous is copied first, as torch does. Higher derivatives, of any
 order, are computed by torch's operations in float64 and rounded at the end.
 
+`convert` also takes RMS norms of the library transformers, and keeps their order of roundings.
+
 The functions, the modules and `convert` take `exact` by name: as for `numbanorm.layer_norm`, False by default.
 
 Where they are not like torch's:
@@ -24,7 +26,7 @@ Where they are not like torch's:
 - Where torch has to see through the modules (ONNX export, jagged tensors, per-sample gradients) torch computes: docs/torch.md.
 """
 
-from .convert import convert, revert
+from .convert import RECOGNIZERS, convert, revert
 from .norms import (
     MODULES,
     BatchNorm1d,
@@ -42,6 +44,7 @@ from .norms import (
     layer_norm,
     rms_norm,
 )
+from .recognized import recognize
 from .report import report
 
 __all__ = [
@@ -66,3 +69,4 @@ __all__ = [
 
 for _module in MODULES:
     _module.__module__ = __name__  # where users know them: pickles of whole modules name it
+RECOGNIZERS.append(recognize)
