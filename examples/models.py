@@ -1,7 +1,7 @@
 """Whole models with torch's norm layers and with numbanorm's: whether they compute the same, and how long they take.
 
     pip install 'numbanorm[examples]'
-    python models.py                      # half an hour on two cores; --rounds says how often each is timed
+    python models.py                      # five minutes on two cores; --rounds says how often each is timed
     python models.py --models bert,unet   # some of them
     python models.py --small              # the smallest sizes: under a minute, most of it imports and compiling
     python models.py --help
@@ -44,6 +44,9 @@ SEED, LEARNING_RATE, WARM_UP, VOCABULARY = 0, 1e-4, 2, 1000
 # of the difference's Euclidean norm to that of what torch's layers give. Both round to 24 bits at each of some tens of layers;
 # a gradient has gone through all of them twice
 BOUNDS = {"outputs": 1e-5, "gradients": 1e-4, "running": 1e-5}
+# of the residual network's gradients: where ReLU and max pooling choose between numbers that are equal but for rounding, a
+# gradient goes another way. torch's own in float32 are 4e-3 from those in float64
+CHOOSING = {"resnet": 1e-2}
 FAILED = 1
 
 Model = tuple[nn.Module, dict[str, Tensor]]  # with what it is called with
@@ -239,13 +242,14 @@ def row(name: str, build: Callable[[bool], Model], options: argparse.Namespace) 
     own, got = Run(model, inputs), Run(convert(copy.deepcopy(model)), inputs)
     layers = report(got.model)
     differences = compare(own, got)
-    held = all(differences[what] <= bound for what, bound in BOUNDS.items())
+    bounds = BOUNDS | ({"gradients": CHOOSING[name]} if name in CHOOSING else {})
+    held = all(differences[what] <= bound for what, bound in bounds.items())
     line = f"{name:8} {sum(n.converted for n in layers):3} of {len(layers):<3}"
     line += "".join(f"{differences[what]:11.1e}" for what in BOUNDS)
     for times in measure(own, got, options.rounds).values():
         theirs, ours = np.median(times, axis=0)
         low, middle, high = np.quantile(times[:, 1] / times[:, 0], (0.25, 0.5, 0.75))
-        line += f"{theirs:10,.1f}{ours:10,.1f}  {middle:.2f} ({low:.2f} to {high:.2f})"
+        line += f"{theirs:14,.1f}{ours:11,.1f}  {middle:.2f} ({low:.2f} to {high:.2f})"
     print(line + ("" if held else "  beyond its bound"), flush=True)
     return held
 
@@ -281,9 +285,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(
             f"torch {torch.__version__}, {torch.get_num_threads()} threads, OMP_WAIT_POLICY={WAITING}; {options.rounds} rounds"
         )
-        bounds = ", ".join(f"{what} {bound:.0e}" for what, bound in BOUNDS.items())
+        bounds = ", ".join(f"{what} {bound:.0e}" for what, bound in (*BOUNDS.items(), *CHOOSING.items()))
         print(f"differences: Euclidean norms, relative; at most {bounds}. Milliseconds: medians; ratio: median (quartiles)\n")
-        ends = "".join(f"{mode + ', torch':>10}{'numbanorm':>10}  {'ratio':20}" for mode in ("eval", "train"))
+        ends = "".join(f"{mode + ': torch':>14}{'numbanorm':>11}  {'ratio':19}" for mode in ("eval", "train"))
         print(f"{'model':8} {'converted':10}" + "".join(f"{what:>11}" for what in BOUNDS) + ends)
         held = [row(name, MODELS[name], options) for name in options.models]
     except CommandError as error:

@@ -74,22 +74,23 @@ def computed(layer: Any, x: Any) -> list[Any]:
     return [y.detach(), *(g for g in torch.autograd.grad(y, leaves, upstream, allow_unused=True) if g is not None)]
 
 
-def steps(a: Any, b: Any) -> Any:
-    """How many numbers of a half type lie between those of two tensors, of one sign where that matters."""
-    return (a.view(torch.int16).int() - b.view(torch.int16).int()).abs()
+def close(own: list[Any], got: list[Any], types: Any = ()) -> None:
+    """y and gradients; types: those of x and weight.
 
-
-def close(own: list[Any], got: list[Any]) -> None:
-    """y: float32 within a few units; a half type equal but where float32's last bits decide it, one in 200, and next to it."""
-    for k, (a, b) in enumerate(zip(own, got, strict=True)):
+    y of float32 alone is within a few units of its last place. Where a half type is rounded to, results are equal, but for
+    those, fewer than one in 200, where the last bits of float32 decide: there is a step of that type before the weight, or two
+    after. A gradient of weight is a sum of 128 terms, which the module adds in its own order, and of a half type rounds first.
+    """
+    step = max((torch.finfo(t).eps for t in types if t in HALVES), default=0.0)
+    for a, b in zip(own, got, strict=True):
         assert (a.dtype, a.shape) == (b.dtype, b.shape)
-        if k == 0 and a.dtype in HALVES:
-            apart = steps(a, b)
-            assert apart.max() <= 2  # a step before the weight can be two after it
-            assert (apart > 0).sum() <= apart.numel() / 200
-        else:  # dweight: sums of 128 terms, which the module adds in its own order, and of a half type rounds first
-            rtol = {torch.float32: 1e-6, torch.float64: 1e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}[a.dtype]
-            torch.testing.assert_close(b, a, rtol=rtol, atol=rtol * a.abs().max().item() * (k + 1))
+    y, our_y = own[0].double(), got[0].double()
+    apart = (y - our_y).abs() / y.abs()
+    assert apart.max() <= 2 * step + 1e-6
+    assert (apart > 1e-6).sum() <= apart.numel() / 200
+    for a, b in zip(own[1:], got[1:], strict=True):
+        rtol = max(4 * step, 2e-6)
+        torch.testing.assert_close(b, a, rtol=rtol, atol=rtol * a.abs().max().item())
 
 
 @pytest.mark.parametrize("weight", TYPES, ids=str)
@@ -99,7 +100,7 @@ def test_results_are_the_modules_own(cls: Any, dtype: Any, weight: Any) -> None:
     """Every place of rounding, and the type of the result, with any two types."""
     layer, x = norm(cls, weight), torch.randn(SHAPE).mul(3).to(dtype)
     own = computed(layer, x)
-    close(own, computed(ours.convert(layer), x))
+    close(own, computed(ours.convert(layer), x), (dtype, weight))
     assert ours.report(layer)[0].converted
 
 
@@ -119,7 +120,7 @@ def test_weight_of_halves_is_rounded_where_the_module_does() -> None:
     first, once = (norm(cls, torch.bfloat16) for cls in (fake.LlamaRMSNorm, fake.MoshiRMSNorm))
     once.load_state_dict(first.state_dict())
     ours.convert(torch.nn.ModuleList([first, once]))
-    assert (steps(first(x), once(x)) > 0).float().mean() > 0.1
+    assert (first(x) != once(x)).float().mean() > 0.1
 
 
 def test_converted_is_the_same_object() -> None:
@@ -303,6 +304,7 @@ def test_weight_that_is_spread_out_is_the_modules_own() -> None:
     assert same(ours.convert(layer)(x), expected)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_compiled_exported_and_traced() -> None:
     model, x = ours.convert(torch.nn.Sequential(norm(fake.LlamaRMSNorm), norm(fake.GemmaRMSNorm))), torch.randn(SHAPE)
     expected = model(x)
@@ -344,7 +346,7 @@ def test_classes_of_the_library(model: str, library: Any) -> None:
     for kind in TYPES:
         layer, x = norm(cls, kind), torch.randn(SHAPE).to(kind)
         own = computed(layer, x)
-        close(own, computed(pickle.loads(pickle.dumps(ours.convert(layer))), x))
+        close(own, computed(pickle.loads(pickle.dumps(ours.convert(layer))), x), (kind,))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

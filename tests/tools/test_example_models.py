@@ -36,10 +36,10 @@ models = loaded()
 
 def test_table(capsys: pytest.CaptureFixture[str]) -> None:
     """All norm layers are converted, and the differences are within their bounds."""
-    assert models.main(["--small", "--rounds", "1"]) == 0
+    assert models.main(["--small", "--rounds", "1", "--models", "llama,resnet"]) == 0
     head, *rows = capsys.readouterr().out.splitlines()[3:]
     assert head.split()[:5] == ["model", "converted", "outputs", "gradients", "running"]
-    assert [row.split()[0] for row in rows] == list(models.MODELS)
+    assert [row.split()[0] for row in rows] == ["llama", "resnet"]
     for row in rows:
         _, converted, _, every, *numbers = row.split()
         assert converted == every

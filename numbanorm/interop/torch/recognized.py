@@ -43,7 +43,7 @@ def _before_weight(module: Any, x: Tensor, eps: float) -> Tensor:
     """Rounded to x's type, and again when torch has multiplied by the weight; of float32 these are one rounding here."""
     if x.dtype.itemsize > 2 and torch.promote_types(x.dtype, module.weight.dtype) == x.dtype:
         return _once(module, x, eps)
-    return module.weight * _unweighted(module, x, eps)  # type: ignore[no-any-return]
+    return module.weight * _unweighted(module, x, eps)
 
 
 def _to_weight(module: Any, x: Tensor, eps: float) -> Tensor:
@@ -52,7 +52,7 @@ def _to_weight(module: Any, x: Tensor, eps: float) -> Tensor:
     if x.dtype != kind:
         x = x.to(torch.promote_types(x.dtype, torch.float32))
     if kind.itemsize == 2:
-        return module.weight * _unweighted(module, x, eps).to(kind)  # type: ignore[no-any-return]
+        return module.weight * _unweighted(module, x, eps).to(kind)
     return _before_weight(module, x, eps)
 
 

@@ -79,7 +79,7 @@ def _kind(m: Any) -> str:
 
 def _looks_like_a_norm(m: Any) -> bool:
     """Whether this is a norm layer, by its class, or by its class's name and its attributes."""
-    if isinstance(m, NORMS) or type(m) in THEIRS or ours_of(type(m)) or FROZEN in _kind(m):
+    if isinstance(m, NORMS) or _known(type(m)) or FROZEN in _kind(m):
         return True
     if "Norm" not in _kind(m):
         return False
@@ -90,7 +90,7 @@ def _why_not(m: Any) -> str:
     """Why a layer's own class does not compute with numbanorm; empty if it does."""
     cls: Any = type(m)
     ours = next((base for base in cls.__mro__ if base in THEIRS), None)
-    known = next((base for base in cls.__mro__ if ours_of(base)), None)
+    known = _known(cls)
     if isinstance(m, torch.jit.ScriptModule):
         return "compiled by TorchScript"
     if "forward" in vars(m):
@@ -115,6 +115,11 @@ def _why_not(m: Any) -> str:
         return "its forward is none that convert knows" if _of_transformers(cls) else "not a class of torch.nn's"
     own = "with a forward of its own" if cls.forward is not known.forward else "which may compute something else"
     return f"subclass of {'transformers' if _of_transformers(known) else 'torch.nn'}.{known.__name__}, {own}"
+
+
+def _known(cls: type) -> Any:
+    """The class that convert knows of a class and its bases; None if there is none."""
+    return next((base for base in cls.__mro__ if ours_of(base)), None)
 
 
 def _of_transformers(cls: type) -> bool:
