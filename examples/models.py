@@ -1,7 +1,7 @@
 """Whole models with torch's norm layers and with numbanorm's: whether they compute the same, and how long they take.
 
     pip install 'numbanorm[examples]'
-    python models.py                      # five minutes on two cores; --rounds says how often each is timed
+    python models.py                      # three minutes on two cores; --rounds says how often each is timed
     python models.py --models bert,unet   # some of them
     python models.py --small              # the smallest sizes: under a minute, most of it imports and compiling
     python models.py --help
@@ -285,7 +285,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(
             f"torch {torch.__version__}, {torch.get_num_threads()} threads, OMP_WAIT_POLICY={WAITING}; {options.rounds} rounds"
         )
-        bounds = ", ".join(f"{what} {bound:.0e}" for what, bound in (*BOUNDS.items(), *CHOOSING.items()))
+        bounds = ", ".join(f"{what} {bound:.0e}" for what, bound in BOUNDS.items())
+        bounds += "".join(f" ({bound:.0e} of {name}'s gradients)" for name, bound in CHOOSING.items())
         print(f"differences: Euclidean norms, relative; at most {bounds}. Milliseconds: medians; ratio: median (quartiles)\n")
         ends = "".join(f"{mode + ': torch':>14}{'numbanorm':>11}  {'ratio':19}" for mode in ("eval", "train"))
         print(f"{'model':8} {'converted':10}" + "".join(f"{what:>11}" for what in BOUNDS) + ends)
