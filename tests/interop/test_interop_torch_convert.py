@@ -272,6 +272,16 @@ class Named(nn.Module):  # type: ignore[misc,name-defined]
     NormOfNothing = 1
 
 
+class FrozenBatchNorm2d(nn.Module):  # type: ignore[misc,name-defined]
+    """As in torchvision."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.eps = 1e-5
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, torch.ones(size))
+
+
 def patched() -> Any:
     layer = nn.LayerNorm(4)
     layer.forward = lambda x: x
@@ -292,6 +302,11 @@ REASONS: dict[str, tuple[Callable[[], Any], str]] = {
     "llama": (lambda: LlamaRMSNorm(4), "not a class of torch.nn's"),
     "lazy": (lambda: nn.LazyBatchNorm1d(), "lazy; call convert after its first call"),
     "sync": (lambda: nn.SyncBatchNorm(4), "its statistics are those of all processes"),
+    "frozen": (lambda: FrozenBatchNorm2d(4), "frozen: multiplies and adds, and takes no statistics"),
+    "response": (
+        lambda: nn.LocalResponseNorm(4),
+        "divides by sums over neighbouring channels, which no norm of numbanorm does",
+    ),
     "parametrized": (parametrized, "parametrized; call convert before it is"),
     "quantized": (lambda: torch.ao.nn.quantized.BatchNorm2d(4), "quantized"),
     "scripted": (lambda: torch.jit.script(nn.LayerNorm(4)), "compiled by TorchScript"),

@@ -10,6 +10,8 @@ channels_last tensors as such. What is neither that nor contiguous is copied fir
 order, are computed by torch's operations in float64 and rounded at the end. Calls of plain tensors on the CPU pass torch's
 dispatcher by, unless a compiler, mode, transform, tracer or profiler wants to see them: docs/torch.md.
 
+`convert` also takes RMS norms of the library transformers, and keeps their order of roundings.
+
 The functions, the modules and `convert` take `exact` by name: as for `numbanorm.layer_norm`, False by default.
 
 Where they are not like torch's:
@@ -25,7 +27,7 @@ Where they are not like torch's:
 - Where torch has to see through the modules (ONNX export, jagged tensors, per-sample gradients) torch computes: docs/torch.md.
 """
 
-from .convert import convert, revert
+from .convert import RECOGNIZERS, convert, revert
 from .norms import (
     MODULES,
     BatchNorm1d,
@@ -43,6 +45,7 @@ from .norms import (
     layer_norm,
     rms_norm,
 )
+from .recognized import recognize
 from .report import report
 
 __all__ = [
@@ -67,3 +70,4 @@ __all__ = [
 
 for _module in MODULES:
     _module.__module__ = __name__  # where users know them: pickles of whole modules name it
+RECOGNIZERS.append(recognize)

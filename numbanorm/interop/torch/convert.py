@@ -17,6 +17,7 @@ from ...spec import checks
 
 OURS: dict[type, Any] = {}
 THEIRS: dict[type, Any] = {}
+RECOGNIZERS: list[Callable[[type], None]] = []  # asked for classes that are in neither: each may register one
 # what a TransformerEncoderLayer asks before torch computes it, its norms included, by one operator from the parameters
 FUSES = "activation_relu_or_gelu"
 SAVED = "_numbanorm_saved_activation"
@@ -31,10 +32,12 @@ def convert(module: torch.nn.Module, exact: bool = False) -> torch.nn.Module:
     ----------
     module : torch.nn.Module
         A model, changed in place, or a single norm layer. Layers whose class is exactly torch's BatchNorm1d/2d/3d,
-        InstanceNorm1d/2d/3d, LayerNorm, GroupNorm or RMSNorm are converted, wherever they are. What is not is left
-        alone: subclasses of yours, layers whose forward was replaced on the instance, parametrized layers, SyncBatchNorm,
-        and lazy layers (convert after the first call); `report` lists them. A TransformerEncoderLayer with converted
-        norms is no longer computed by torch's one operator for evaluation, which would not call them.
+        InstanceNorm1d/2d/3d, LayerNorm, GroupNorm or RMSNorm are converted, wherever they are, and RMS norms of the
+        library transformers whose forward is one that is known: LlamaRMSNorm, T5LayerNorm, GemmaRMSNorm and those that
+        compute as they do, with their roundings. What is not is left alone: subclasses of yours, layers whose forward
+        was replaced on the instance, parametrized layers, SyncBatchNorm, and lazy layers (convert after the first
+        call); `report` lists them. A TransformerEncoderLayer with converted norms is no longer computed by torch's one
+        operator for evaluation, which would not call them.
     exact : bool
         As for `numbanorm.layer_norm`: the `exact` of the layers that are converted. True also sets that of layers which were
         converted before.
@@ -52,7 +55,7 @@ def convert(module: torch.nn.Module, exact: bool = False) -> torch.nn.Module:
     exact = checks.flag("exact", exact)
     for m in module.modules():
         if "forward" not in vars(m):
-            m.__class__ = OURS.get(type(m), type(m))
+            m.__class__ = ours_of(type(m)) or type(m)
             if exact and type(m) in THEIRS:
                 m.exact = True
     for m in module.modules():
@@ -68,8 +71,8 @@ def revert(module: torch.nn.Module) -> torch.nn.Module:
     Parameters
     ----------
     module : torch.nn.Module
-        Changed in place: layers of this module's classes get torch's class again. From one that was parametrized since,
-        take the parametrizations first.
+        Changed in place: layers of this module's classes get the class again that they had. From one that was parametrized
+        since, take the parametrizations first.
 
     Returns
     -------
@@ -84,6 +87,14 @@ def revert(module: torch.nn.Module) -> torch.nn.Module:
             setattr(m, FUSES, getattr(m, SAVED))
             delattr(m, SAVED)
     return module
+
+
+def ours_of(theirs: type) -> Any:
+    """The class of numbanorm's that stands for this one; None for what is not converted."""
+    if theirs not in OURS and theirs not in THEIRS:
+        for recognize in RECOGNIZERS:
+            recognize(theirs)
+    return OURS.get(theirs)
 
 
 def fused_norms(m: Any) -> tuple[Any, ...]:
@@ -127,10 +138,10 @@ def _constructor(theirs: Any) -> Callable[..., None]:
 
 
 def _extra_repr(theirs: Any) -> Callable[[Any], str]:
-    """torch's words, and `exact` where it is set."""
+    """torch's words, if there are any, and `exact` where it is set."""
 
     def extra_repr(self: Any) -> str:
-        return str(theirs.extra_repr(self)) + (", exact=True" if self.exact else "")
+        return ", ".join(filter(None, (str(theirs.extra_repr(self)), "exact=True" * self.exact)))
 
     return extra_repr
 

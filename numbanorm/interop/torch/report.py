@@ -10,9 +10,11 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import is_parametrized
 
 from ...backends import dispatch
-from .convert import OURS, THEIRS, fused_norms
+from .convert import THEIRS, fused_norms, ours_of
+from .recognized import TRANSFORMERS
 
-NORMS = (_NormBase, torch.nn.LayerNorm, torch.nn.GroupNorm, torch.nn.RMSNorm)
+FROZEN = "FrozenBatchNorm"  # torchvision's, and those of others
+NORMS = (_NormBase, torch.nn.LayerNorm, torch.nn.GroupNorm, torch.nn.RMSNorm, torch.nn.LocalResponseNorm)
 
 
 class NormLayer(NamedTuple):
@@ -77,7 +79,7 @@ def _kind(m: Any) -> str:
 
 def _looks_like_a_norm(m: Any) -> bool:
     """Whether this is a norm layer, by its class, or by its class's name and its attributes."""
-    if isinstance(m, NORMS):
+    if isinstance(m, NORMS) or _known(type(m)) or FROZEN in _kind(m):
         return True
     if "Norm" not in _kind(m):
         return False
@@ -88,15 +90,15 @@ def _why_not(m: Any) -> str:
     """Why a layer's own class does not compute with numbanorm; empty if it does."""
     cls: Any = type(m)
     ours = next((base for base in cls.__mro__ if base in THEIRS), None)
-    known = next((base for base in cls.__mro__ if base in OURS), None)
+    known = _known(cls)
     if isinstance(m, torch.jit.ScriptModule):
         return "compiled by TorchScript"
     if "forward" in vars(m):
         return "its forward was replaced on the instance"
     if ours is not None:
         return "" if cls.forward is ours.forward else f"subclass of {ours.__name__} with a forward of its own"
-    if cls in OURS:
-        return "still torch's; call convert"
+    if cls is known:
+        return "still transformers'; call convert" if _of_transformers(cls) else "still torch's; call convert"
     if isinstance(m, LazyModuleMixin):
         return "lazy; call convert after its first call"
     if is_parametrized(m):
@@ -105,10 +107,24 @@ def _why_not(m: Any) -> str:
         return "its statistics are those of all processes"
     if cls.__module__.startswith("torch.ao."):
         return "quantized"
+    if isinstance(m, torch.nn.LocalResponseNorm):
+        return "divides by sums over neighbouring channels, which no norm of numbanorm does"
+    if FROZEN in cls.__name__:
+        return "frozen: multiplies and adds, and takes no statistics"
     if known is None:
-        return "not a class of torch.nn's"
+        return "its forward is none that convert knows" if _of_transformers(cls) else "not a class of torch.nn's"
     own = "with a forward of its own" if cls.forward is not known.forward else "which may compute something else"
-    return f"subclass of torch.nn.{known.__name__}, {own}"
+    return f"subclass of {'transformers' if _of_transformers(known) else 'torch.nn'}.{known.__name__}, {own}"
+
+
+def _known(cls: type) -> Any:
+    """The class that convert knows of a class and its bases; None if there is none."""
+    return next((base for base in cls.__mro__ if ours_of(base)), None)
+
+
+def _of_transformers(cls: type) -> bool:
+    """Whether a class is of the library transformers."""
+    return cls.__module__.startswith(TRANSFORMERS)
 
 
 def _why_not_always(m: Any, owner: torch.nn.Module | None) -> str:
