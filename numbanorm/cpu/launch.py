@@ -74,4 +74,4 @@ def prepare(s: Schedule, call: Call, places: int, count: int, times: int) -> tup
     family = family_address(s.family, STORAGE[call.dtype.name], not call.exact, at_once)
     addresses = family, dealer(call.backward) if shared else 0
     run = entry(run_backward, BACKWARD) if call.backward else entry(run_forward, FORWARD)
-    return Launch(run) if shared else run, program(s, addresses, call, places, count, times)
+    return Launch(run, call.plan.size) if shared else run, program(s, addresses, call, places, count, times)

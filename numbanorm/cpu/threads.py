@@ -24,13 +24,16 @@ from ..runtime.uninterrupted import LOCK
 
 TBB = {"win32": "tbb12.dll", "darwin": "libtbb.12.dylib"}.get(sys.platform, "libtbb.so.12")
 
-# A thread of GNU OpenMP that waits spins for 15 ms and keeps others from its core; 10000 rounds are half a millisecond,
-# longer than from one call to the next, and short beside the 4 ms that the system gives each process in turn.
-SPIN = {"GOMP_SPINCOUNT": "10000"}
+# A thread of GNU OpenMP that waits spins for 15 ms and keeps others from its core; 100000 rounds are 5 ms, a little more than
+# the 4 ms after which Linux moves a thread that was woken on the caller's core to a free one. With half a millisecond it stayed
+# there for dozens of calls, each of which waited for the caller's spinning to end (0.6 ms, for 0.1).
+SPIN = {"GOMP_SPINCOUNT": "100000"}
 CHOSEN = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # by the user, who knows better
 # a launch that takes more than LATE times its own least, and SLACK, waited for a core. Data in memory takes up to twice as
-# long as in the cache
-LATE, SLACK = 3.0, 1e-4
+# long as in the cache. COLD in place of SLACK where no launch ended SOON before: then threads sleep, and the first of them may
+# have to be moved to another core
+LATE, SLACK, COLD, SOON = 3.0, 3e-4, 5e-3, 1e-3
+RATE = 2e-9  # seconds an element: the least of a launch is at most this, or one that waits from the first would never be late
 LONGEST = 0.2  # seconds in one thread before another launch finds out whether cores are free again
 
 
@@ -67,8 +70,8 @@ class Launch:
 
     __slots__ = ("least", "run")
 
-    def __init__(self, run: Any) -> None:
-        self.run, self.least = run, float("inf")
+    def __init__(self, run: Any, size: int) -> None:
+        self.run, self.least = run, RATE * size
 
     def __call__(self, *args: Any) -> Any:
         start = perf_counter()
@@ -77,12 +80,13 @@ class Launch:
         else:
             with GUARD.lock:
                 done = self.run(*args)
-        self.judge(perf_counter() - start)
+        self.judge(start, perf_counter())
         return done
 
-    def judge(self, seconds: float) -> None:
+    def judge(self, start: float, end: float) -> None:
         """Tell the guard whether this launch waited for cores that others keep busy."""
-        late = seconds > LATE * self.least + SLACK
+        seconds, slack = end - start, SLACK if start - GUARD.ended < SOON else COLD
+        GUARD.ended, late = end, seconds > LATE * self.least + slack
         self.least = self.least * 1.05 if late else min(self.least, seconds)  # what is always late is how long it takes
         if late:
             GUARD.wait(seconds)
@@ -98,6 +102,7 @@ class Guard:
         self.layer = ""
         self.serial = False
         self.pause = self.resume = 0.0  # how long calls stay in one thread, for cores are busy, and until when
+        self.ended = 0.0  # when the last launch did
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self.after_fork)
 

@@ -14,10 +14,11 @@ import pytest
 import numbanorm
 from numbanorm.cpu import backend as cpu
 from numbanorm.cpu import threads
-from numbanorm.cpu.threads import GUARD, LONGEST, SLACK, Launch
+from numbanorm.cpu.threads import COLD, GUARD, LONGEST, SLACK, SOON, Launch
 from numbanorm.spec.call import Call
 
 USUAL = 4e-3  # seconds of a launch that finds its cores free
+SIZE = 10**9  # elements, of which no launch is sure to be late
 LATE = 2.5  # in place of the package's own, which other tests are spared
 
 
@@ -48,6 +49,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     monkeypatch.setattr(GUARD, "layer", "omp")
     monkeypatch.setattr(GUARD, "pause", 0.0)
     monkeypatch.setattr(GUARD, "resume", 0.0)
+    monkeypatch.setattr(GUARD, "ended", clock.now)
     return clock
 
 
@@ -58,14 +60,14 @@ def launched(launch: Launch, clock: Clock, seconds: float) -> None:
 
 
 def test_what_takes_as_long_as_ever_waits_for_nobody(clock: Clock) -> None:
-    launch = Launch(None)
+    launch = Launch(None, SIZE)
     for seconds in (5 * USUAL, USUAL, 2 * USUAL, LATE * USUAL, USUAL):
         launched(launch, clock, seconds)
         assert not GUARD.waits()
 
 
 def test_a_late_launch_keeps_calls_in_one_thread_for_as_long_as_it_lost(clock: Clock) -> None:
-    launch = Launch(None)
+    launch = Launch(None, SIZE)
     launched(launch, clock, USUAL)
     launched(launch, clock, 3 * USUAL)
     assert GUARD.waits()
@@ -76,17 +78,18 @@ def test_a_late_launch_keeps_calls_in_one_thread_for_as_long_as_it_lost(clock: C
 
 
 def test_each_time_in_vain_twice_as_long_up_to_a_limit(clock: Clock) -> None:
-    launch, pauses = Launch(None), []
+    launch, pauses = Launch(None, SIZE), []
     launched(launch, clock, USUAL)
     for _ in range(8):
         launched(launch, clock, 4 * USUAL)
         pauses.append(GUARD.pause)
         clock.now += GUARD.pause
+        GUARD.ended = clock.now
     np.testing.assert_allclose(pauses, np.minimum(4 * USUAL * 2.0 ** np.arange(8), LONGEST))
 
 
 def test_launches_in_time_shorten_the_next_pause(clock: Clock) -> None:
-    launch = Launch(None)
+    launch = Launch(None, SIZE)
     launched(launch, clock, USUAL)
     launched(launch, clock, 4 * USUAL)
     before = GUARD.pause
@@ -97,22 +100,39 @@ def test_launches_in_time_shorten_the_next_pause(clock: Clock) -> None:
 
 def test_what_is_always_late_is_how_long_it_takes(clock: Clock) -> None:
     """A launch that was quick once, by luck, is not late for ever."""
-    launch = Launch(None)
+    launch = Launch(None, SIZE)
     launched(launch, clock, USUAL / 10)
     late = 0
     for _ in range(100):
         launched(launch, clock, USUAL)
         late += GUARD.waits()
         clock.now += LONGEST
+        GUARD.ended = clock.now
     assert 0 < late < 40
     assert not GUARD.waits()
 
 
 def test_noise_of_a_short_launch_is_not_late(clock: Clock) -> None:
-    launch = Launch(None)
+    launch = Launch(None, SIZE)
     launched(launch, clock, SLACK / 10)
     launched(launch, clock, SLACK)
     assert not GUARD.waits()
+
+
+def test_threads_that_slept_may_take_longer_to_come(clock: Clock) -> None:
+    launch = Launch(None, SIZE)
+    launched(launch, clock, SLACK)
+    clock.now += 2 * SOON
+    launched(launch, clock, 0.9 * COLD)
+    assert not GUARD.waits()
+    launched(launch, clock, 0.9 * COLD)
+    assert GUARD.waits()
+
+
+def test_what_waits_from_the_first_is_late(clock: Clock) -> None:
+    launch = Launch(None, 100_000)
+    launched(launch, clock, USUAL)
+    assert GUARD.waits()
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["free", "busy"])
@@ -154,10 +174,10 @@ print("layer", GUARD.layer)
 
 @pytest.mark.parametrize(
     ("chosen", "spin"),
-    [({}, "'10000'"), ({"GOMP_SPINCOUNT": "77"}, "'77'"), ({"OMP_WAIT_POLICY": "active"}, "'30000000000'")],
+    [({}, "'100000'"), ({"GOMP_SPINCOUNT": "77"}, "'77'"), ({"OMP_WAIT_POLICY": "active"}, "'30000000000'")],
     ids=["default", "count", "policy"],
 )
-def test_waiting_threads_spin_for_half_a_millisecond_unless_told(chosen: dict[str, str], spin: str) -> None:
+def test_waiting_threads_spin_for_five_milliseconds_unless_told(chosen: dict[str, str], spin: str) -> None:
     """GNU OpenMP prints, as it is loaded, what it found in the environment."""
     unset = {k: v for k, v in os.environ.items() if k not in threads.CHOSEN}
     environment = {**unset, **chosen, "OMP_DISPLAY_ENV": "VERBOSE", "NUMBA_THREADING_LAYER": "omp", "NUMBA_NUM_THREADS": "2"}
