@@ -14,7 +14,6 @@ from .jobs import FRESH, OURS, Contender
 from .truth import Truth, known, truth, ulp
 from .workers import FailedError, Prepared, Worker
 
-PAUSE = 0.02  # seconds: the threads of the contender before spin on a core for some milliseconds when their work is done
 ROUND = 0.02  # seconds of calls in a round, about
 PATIENCE = 4.0  # seconds for a contender and case, after LEAST rounds
 LEAST = 3
@@ -119,19 +118,26 @@ def _bits(case: Case, worker: Worker) -> str:
 
 
 def _in_turn(workers: Mapping[str, Worker], once: Mapping[str, float], figures: dict[str, Figure], rounds: int) -> None:
-    """The machine's speed drifts, so each round asks all of them; who is slow is asked less often."""
+    """The machine's speed drifts, so each round asks all of them; who is slow is asked less often. The others are halted."""
     spent = dict.fromkeys(workers, 0.0)
-    for number in range(rounds):
-        for name, worker in workers.items():
-            if figures[name].note or (number >= LEAST and spent[name] > PATIENCE):
-                continue
-            time.sleep(PAUSE)
-            start = time.perf_counter()
-            try:
-                figures[name].times.append(worker.time(max(1, min(200, int(ROUND / max(once[name], 1e-9))))))
-            except FailedError as error:
-                figures[name].note, figures[name].times = str(error), []
-            spent[name] += time.perf_counter() - start
+    for worker in workers.values():
+        worker.stop()
+    try:
+        for number in range(rounds):
+            for name, worker in workers.items():
+                if figures[name].note or (number >= LEAST and spent[name] > PATIENCE):
+                    continue
+                start = time.perf_counter()
+                worker.resume()
+                try:
+                    figures[name].times.append(worker.time(max(1, min(200, int(ROUND / max(once[name], 1e-9))))))
+                except FailedError as error:
+                    figures[name].note, figures[name].times = str(error), []
+                worker.stop()
+                spent[name] += time.perf_counter() - start
+    finally:
+        for worker in workers.values():
+            worker.resume()
 
 
 def accuracy(case: Case, workers: Mapping[str, Worker]) -> dict[str, float | None]:

@@ -10,7 +10,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +20,8 @@ from .jobs import Contender, Job, UnsupportedError
 
 # read when a library is imported, which the process does after it has started
 THREADS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC")
+
+PAUSE = 0.02  # seconds for those threads to sleep, where a process cannot be halted
 
 
 class FailedError(Exception):
@@ -72,8 +74,25 @@ class Worker:
     def release(self) -> None:
         self._ask("release")
 
+    def stop(self) -> None:
+        """Halt the process, whose threads may spin on a core for some milliseconds when their work is done."""
+        if hasattr(signal, "SIGSTOP"):
+            self._signal(signal.SIGSTOP)
+        else:
+            time.sleep(PAUSE)
+
+    def resume(self) -> None:
+        if hasattr(signal, "SIGCONT"):
+            self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        if self.process.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(self.process.pid, number)
+
     def close(self) -> None:
         """End the process, whatever it is doing."""
+        self.resume()  # or it would not hear of its end
         self.pipe.close()
         self.process.terminate()
         self.process.join()

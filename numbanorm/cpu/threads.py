@@ -33,7 +33,7 @@ CHOSEN = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # by the user, who knows better
 # long as in the cache. COLD in place of SLACK where no launch ended SOON before: then threads sleep, and the first of them may
 # have to be moved to another core
 LATE, SLACK, COLD, SOON = 3.0, 3e-4, 5e-3, 1e-3
-RATE = 2e-9  # seconds an element: the least of a launch is at most this, or one that waits from the first would never be late
+RATE = 1e-9  # seconds an element: the least of a launch is at most this, or one that waits from the first would never be late
 LONGEST = 0.2  # seconds in one thread before another launch finds out whether cores are free again
 
 

@@ -24,11 +24,17 @@ class Norm(NamedTuple):
         """Names of what it multiplies with and adds."""
         return ("weight", "bias") if self.center else ("weight",)
 
+    def which(self, size: Any, channel_axis: int) -> tuple[Shape, int]:
+        """What says which axes share a mean, as calls are looked up by it."""
+        if type(size) is not tuple or len(size) != 1 or type(size[0]) is not int:  # what most are
+            size = plan.as_shape(self.sized, size) if self.sized else ()
+        return size, channel_axis if self.channels else 0
+
     def options(self, size: Sequence[int], own: bool, channel_axis: int) -> dict[str, Any]:
         """The shared arguments, by name."""
         options: dict[str, Any] = {}
         if self.sized:
-            options[self.sized] = size[0] if len(size) == 1 else tuple(size)  # an int is checked in less time
+            options[self.sized] = tuple(size) if self.sized == "normalized_shape" else size[0]
         if self.channels:
             options["channel_axis"] = channel_axis
         return options | ({self.own: own} if self.own else {})

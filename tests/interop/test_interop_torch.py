@@ -31,8 +31,7 @@ from torch_norms import (
 )
 
 import numbanorm
-from numbanorm import functional
-from numbanorm import gradients as backward
+from numbanorm.interop.torch import operators
 
 ONES = torch.ones(2, 6, 4)
 
@@ -112,17 +111,20 @@ def test_gradient_of_a_bias_without_weight_has_its_own_dtype() -> None:
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """Addresses of x and out (or dy, x, out), and `needs`, of every call of batch, group, instance and layer norm."""
     calls: list[tuple[Any, ...]] = []
-    for name in ("batch_norm", "group_norm", "instance_norm", "layer_norm"):
-        for module, function, n in ((functional, name, 1), (backward, f"{name}_backward", 2)):
-            original = getattr(module, function)
 
-            def spy(*args: Any, original: Any = original, n: int = n, **options: Any) -> Any:
-                arrays = (*args[:n], options["out"])
-                assert all(a is None or a.flags.c_contiguous for a in arrays)
-                calls.append((*(a if a is None else a.__array_interface__["data"][0] for a in arrays), options.get("needs")))
-                return original(*args, **options)
+    def watch(function: str, arrays_of: Any) -> None:
+        original = getattr(operators, function)
 
-            monkeypatch.setattr(module, function, spy)
+        def spy(*args: Any) -> Any:
+            arrays, needs = arrays_of(*args)
+            assert all(a is None or a.flags.c_contiguous for a in arrays)
+            calls.append((*(a if a is None else a.__array_interface__["data"][0] for a in arrays), needs))
+            return original(*args)
+
+        monkeypatch.setattr(operators, function, spy)
+
+    watch("forward", lambda kind, x, which, affine, how, running: ((x, how[2]), None))
+    watch("backward", lambda kind, dy, x, which, stats, weight, how, own: ((dy, x, how[2]), how[0]))
     return calls
 
 

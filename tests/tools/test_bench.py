@@ -208,6 +208,7 @@ class Fake:
     digest: str = ""
     closed: bool = False
     calls: int = 0
+    halted: bool = False
 
     def prepare(self, case: Case) -> Prepared:
         if math.isnan(self.seconds):
@@ -215,11 +216,18 @@ class Fake:
         return Prepared(self.seconds, self.digest, list(self.results))
 
     def time(self, calls: int) -> float:
+        assert not self.halted, "the one that is timed runs"
         self.calls += 1
         return self.seconds * (1 + 0.1 * (self.calls % 3 - 1))  # 1.0, 1.1, 0.9: the median is the first
 
+    def stop(self) -> None:
+        self.halted = True
+
+    def resume(self) -> None:
+        self.halted = False
+
     def release(self) -> None:
-        pass
+        assert not self.halted
 
     def close(self) -> None:
         self.closed = True
@@ -241,8 +249,7 @@ DIGESTS = {OURS: ("a", "a"), "torch": ("b", "c")}
 
 
 @pytest.fixture
-def fakes(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    monkeypatch.setattr(measure, "PAUSE", 0.0)
+def fakes() -> dict[str, Any]:
     return {n: Fake(EVERY[n], s, digest=DIGESTS.get(n, ("", ""))[0]) for n, s in SECONDS.items()}
 
 
@@ -442,7 +449,6 @@ def faked(monkeypatch: pytest.MonkeyPatch) -> list[Fake]:
         made.append(Fake(contender, SECONDS.get(contender.name, 1.0) / threads))
         return made[-1]
 
-    monkeypatch.setattr(measure, "PAUSE", 0.0)
     monkeypatch.setattr(command, "Worker", worker)
     monkeypatch.setattr(command, "MEANS", ())
     monkeypatch.setattr(command, "contenders", lambda: tuple(EVERY[n] for n in (*command.ALWAYS, "numpy", "scipy")))

@@ -53,7 +53,7 @@ def layer_norm(
     """
     if has_torch_function_variadic(input, weight, bias):
         return handle_torch_function(layer_norm, (input, weight, bias), input, normalized_shape, weight, bias, eps, exact=exact)
-    return _apply("layer_norm", input, list(normalized_shape), (weight, bias), (eps, exact))
+    return _apply("layer_norm", input, normalized_shape, (weight, bias), (eps, exact))
 
 
 def rms_norm(
@@ -89,7 +89,7 @@ def rms_norm(
     """
     if has_torch_function_variadic(input, weight):
         return handle_torch_function(rms_norm, (input, weight), input, normalized_shape, weight, eps, exact=exact)
-    return _apply("rms_norm", input, list(normalized_shape), (weight, None), (eps, exact))
+    return _apply("rms_norm", input, normalized_shape, (weight, None), (eps, exact))
 
 
 def group_norm(
@@ -125,7 +125,7 @@ def group_norm(
     """
     if has_torch_function_variadic(input, weight, bias):
         return handle_torch_function(group_norm, (input, weight, bias), input, num_groups, weight, bias, eps, exact=exact)
-    return _apply("group_norm", input, [num_groups], (weight, bias), (eps, exact))
+    return _apply("group_norm", input, (num_groups,), (weight, bias), (eps, exact))
 
 
 def instance_norm(
@@ -168,7 +168,7 @@ def instance_norm(
     if has_torch_function_variadic(*tensors):
         return handle_torch_function(instance_norm, tensors, *tensors, use_input_stats, momentum, eps, exact=exact)
     running = (running_mean, running_var, None)
-    return _apply("instance_norm", input, [], (weight, bias), (eps, exact), running, use_input_stats, momentum)
+    return _apply("instance_norm", input, (), (weight, bias), (eps, exact), running, use_input_stats, momentum)
 
 
 def batch_norm(
@@ -211,7 +211,7 @@ def batch_norm(
     if has_torch_function_variadic(*tensors):
         return handle_torch_function(batch_norm, tensors, *tensors, training, momentum, eps, exact=exact)
     running = (running_mean, running_var, None)
-    return _apply("batch_norm", input, [], (weight, bias), (eps, exact), running, training, momentum)
+    return _apply("batch_norm", input, (), (weight, bias), (eps, exact), running, training, momentum)
 
 
 def _counted_batch_norm(
@@ -223,7 +223,7 @@ def _counted_batch_norm(
     if has_torch_function_variadic(*tensors):
         return handle_torch_function(_counted_batch_norm, tensors, *tensors, training, how, num_batches_tracked)
     running = (running_mean, running_var, num_batches_tracked)
-    return _apply("batch_norm", input, [], (weight, bias), how, running, training, None)
+    return _apply("batch_norm", input, (), (weight, bias), how, running, training, None)
 
 
 def _state(module: Any, name: str) -> Tensor | None:
@@ -321,8 +321,8 @@ register(MODULES, (layer_norm, rms_norm, group_norm, instance_norm, batch_norm))
 
 
 def _apply(
-    kind: str, input: Tensor, size: list[int], parameters: tuple[Tensor | None, Tensor | None], how: tuple[float | None, bool],
-    running: Running = (None, None, None), own: bool = True, momentum: float | None = 0.0,
+    kind: str, input: Tensor, size: Sequence[int], parameters: tuple[Tensor | None, Tensor | None],
+    how: tuple[float | None, bool], running: Running = (None, None, None), own: bool = True, momentum: float | None = 0.0,
 ) -> Tensor:  # fmt: skip
     """Check what NumPy cannot see, normalize, and update the running statistics. parameters: weight, bias; how: eps, exact."""
     (weight, bias), (eps, exact) = parameters, how
@@ -335,7 +335,7 @@ def _apply(
         eps = torch.finfo(torch.float64 if input.dtype == torch.float64 else torch.float32).eps
     if bias is not None and weight is None:
         weight = torch.ones_like(bias)  # for its dtype, which dbias has
-    y, _, _, *updated = call(normalize, input, weight, bias, *running, kind, size, own, momentum, eps, exact)
+    y, _, _, *updated = call(normalize, input, weight, bias, *running, kind, list(size), own, momentum, eps, exact)
     if own:
         for old, new in zip(running[:2], updated, strict=True):
             if old is not None:
