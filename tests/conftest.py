@@ -47,6 +47,7 @@ MOST = 20  # cases of one test that the plain run takes: a property is not shown
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help=f"long tests too, and all cases; else {MOST} of each test")
+    parser.addoption("--rest", action="store_true", help="with --full: only what a run without it leaves out")
 
 
 def sample(items: list[pytest.Item]) -> list[pytest.Item]:
@@ -72,8 +73,10 @@ def free_gigabytes() -> float:
 @pytest.hookimpl(trylast=True)  # of what -k and -m leave
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A slow test runs when it is asked for by NUMBANORM_SLOW=1, or where the memory it names is free."""
-    if not config.getoption("--full") and not any("::" in argument for argument in config.args):  # a test that is named
-        kept = sample(items)
+    full, rest = config.getoption("--full"), config.getoption("--rest")
+    if (rest or not full) and not any("::" in argument for argument in config.args):  # a test that is named
+        first = set(sample(items))
+        kept = [item for item in items if (item in first) is not full]
         config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
         items[:] = kept
     for item in items:

@@ -144,12 +144,12 @@ def test_rows_of_one_are_x_whatever_their_stride() -> None:
 @pytest.fixture
 def tiny_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A machine on which everything exceeds the cache, so that y is written past it, in lines of 64 bytes."""
-    forward, backward = (import_module(f"numbanorm.cpu.schedule.{name}") for name in ("forward", "backward"))
+    modules = [import_module(f"numbanorm.cpu.schedule.{name}") for name in ("forward", "backward", "machine")]
 
     def forget() -> None:
         numbanorm.cpu.backend.prepared.cache_clear()
 
-    for module in (forward, backward):
+    for module in modules:
         monkeypatch.setattr(module, "cache_bytes", lambda level: 1024)
     forget()
     yield
@@ -162,7 +162,19 @@ STREAMED = [
     Case("instance", (2, 3, 5003)),
     Case("batch", (7, 3, 2100)),
     Case("batch", (3, 4, 2005), training=False),
+    Case("batch", (90, 64)),
+    Case("batch", (7, 9, 9, 48), channel_axis=-1),
+    Case("batch", (60, 36), training=False, channel_axis=-1),
+    Case("group", (2, 45, 96), groups=4, channel_axis=-1),
 ]
+SHIFTS = (0, 1, 3, 4, 8, 16, 31)  # elements after the beginning of a line
+
+
+def room_for(case: Case, dtype: np.dtype[Any], shift: int) -> tuple[Array, Array]:
+    """Zeros, and a part of them that can hold a result and lies so many elements after the beginning of a cache line."""
+    room = np.zeros(case.size + 128, dtype)
+    first = -(room.ctypes.data // room.itemsize) % (64 // room.itemsize) + shift
+    return room, room[first : first + case.size].reshape(case.shape)
 
 
 @every_dtype
@@ -173,9 +185,8 @@ def test_out_past_the_cache(case: Case, dtype: np.dtype[Any], request: pytest.Fi
     expected = [call(case, a, exact=exact) for exact in cases.MODES]
     request.getfixturevalue("tiny_cache")
     assert "y is written past the cache" in numbanorm.explain(cases.norm_of(case, a))
-    for exact, shift in product(cases.MODES, (0, 1, 3, 16, 31)):
-        room = np.zeros(case.size + 64, dtype)
-        out = room[shift : shift + case.size].reshape(case.shape)
+    for exact, shift in product(cases.MODES, SHIFTS):
+        room, out = room_for(case, dtype, shift)
         assert same_bits(call(case, a, exact=exact, out=out), expected[exact])
         out[...] = 0
         assert not room.view(np.uint8).any(), "written beside out"
@@ -183,7 +194,15 @@ def test_out_past_the_cache(case: Case, dtype: np.dtype[Any], request: pytest.Fi
 
 @every_dtype
 @pytest.mark.parametrize(
-    "case", [*STREAMED, Case("batch", (40, 3000)), Case("group", (2, 6, 999), groups=2)], ids=lambda c: c.name
+    "case",
+    [
+        *STREAMED,
+        Case("batch", (40, 3000)),
+        Case("group", (2, 6, 999), groups=2),
+        Case("layer", (40, 96)),
+        Case("rms", (60, 40)),
+    ],
+    ids=lambda c: c.name,
 )
 def test_dx_past_the_cache(case: Case, dtype: np.dtype[Any], request: pytest.FixtureRequest) -> None:
     """As above; dx is dy or x, too, which are read before they are written."""
@@ -191,9 +210,8 @@ def test_dx_past_the_cache(case: Case, dtype: np.dtype[Any], request: pytest.Fix
     _, stats = call(case, a, return_stats=True)
     expected = [call_backward(case, a, upstream, stats, exact=exact)[0] for exact in cases.MODES]
     request.getfixturevalue("tiny_cache")
-    for exact, shift, target in product(cases.MODES, (0, 1, 3, 16, 31), ("out", "dy", "x")):
-        room = np.zeros(case.size + 64, dtype)
-        out = room[shift : shift + case.size].reshape(case.shape)
+    for exact, shift, target in product(cases.MODES, SHIFTS, ("out", "dy", "x")):
+        room, out = room_for(case, dtype, shift)
         out[...] = {"out": 0, "dy": upstream, "x": a.x}[target]
         x, dy = out if target == "x" else a.x, out if target == "dy" else upstream
         assert same_bits(call_backward(case, replace(a, x=x), dy, stats, exact=exact, out=out)[0], expected[exact])

@@ -85,3 +85,9 @@ def test_sizes_of_caches(
             (tmp_path / name / file).write_text(fact)
     monkeypatch.setattr(machine, "CACHES", tmp_path)
     assert tuple(machine.cache_bytes.__wrapped__(level) for level in (1, 2, 3)) == found
+
+
+@pytest.mark.parametrize(("size", "most"), [(8 << 20, 8 << 20), (260 << 20, 32 << 20)])
+def test_a_call_keeps_what_it_may_expect_of_the_last_cache(size: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cache_bytes", lambda level: size)
+    assert (machine.kept(most), machine.kept(most + 1)) == (True, False)

@@ -27,7 +27,7 @@ from numbanorm.spec import plan
 
 Array = NDArray[Any]
 
-SCHEDULES = [importlib.import_module(f"numbanorm.cpu.schedule.{name}") for name in ("forward", "backward")]
+SCHEDULES = [importlib.import_module(f"numbanorm.cpu.schedule.{name}") for name in ("forward", "backward", "machine")]
 
 # what runs code for them: AVX2; AVX without fused multiply-add; SSE2, or what else is the least
 CPUS = {"haswell": "avx2", "sandybridge": "avx", "generic": ""}

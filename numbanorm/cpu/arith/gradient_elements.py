@@ -17,11 +17,11 @@ from ..compile import intrinsic, types
 from ..layout import ANCHOR, OFFSET, ROOT, SHIFT, SHIFT_LOW, SINGLES, SLOPE, SLOPE_LOW
 from .accumulators import running_at, write_back
 from .arithmetic import PAIRS, Exact, Number, Vec, arithmetic_of
-from .elementwise import aligned, constants_of, down_table, swept
+from .elementwise import LINE, aligned, constants_of, down_table, past_rows, swept
 from .gradient_sums import short_sums, take_in
-from .memory import load, store
+from .memory import Past, load, store
 from .stages import Elements, enter, finish
-from .vectors import F32, F64, I64, broadcast, call, fused, integer, prefetch, sixteens_of
+from .vectors import F32, F64, I64, LANES, broadcast, call, fused, integer, prefetch, sixteens_of
 
 N, R = types.intp, types.float64
 
@@ -67,7 +67,7 @@ def gradient_run(tc: Any, x: Any, dy: Any, dx: Any, span: Any, w: Any, table: An
             values = [(enter(b, xs, place, n), enter(b, dys, place, n)) for place in at]
             for place, (v, g) in zip(at, values, strict=True):
                 d = of.distance(b, v, unit.mean)
-                finish(b, dxs, place, of.slanted(b, d, unit.slope, ([g], scale), unit.shift), n, streaming)
+                finish(b, dxs, place, of.slanted(b, d, unit.slope, ([g], scale), unit.shift), n, Past(streaming))
 
         aligned(b, streaming, dxs, i, n, step)
         return ctx.get_dummy_value()
@@ -129,8 +129,8 @@ def product_error(tc: Any, x: Any, y: Any) -> Any:
 
 
 @intrinsic
-def gradient_columns(tc: Any, x: Any, dy: Any, dx: Any, block: Any, parameters: Any, room: Any) -> Any:
-    """dx for the columns and rows of a block.
+def gradient_columns(tc: Any, x: Any, dy: Any, dx: Any, block: Any, streaming: Any, parameters: Any, room: Any) -> Any:
+    """dx for the columns and rows of a block. streaming: see `past_rows`.
 
     parameters: float64 (`rows_of_parameters`, room): mean; scale, slope, shift; their low parts. See `narrow_rows`.
     """
@@ -142,13 +142,14 @@ def gradient_columns(tc: Any, x: Any, dy: Any, dx: Any, block: Any, parameters: 
         #         e = i + r * stride + c
         #         dx[e] = (x[e] - mean[c]) * slope[c] + (dy[e] * scale[c] + shift[c])
         xs, dys, dxs = map(Elements, (x, dy, dx), a)
+        past = past_rows(b, dxs, *a[3:5])
 
         def at_element(known: Any, at: Any, n: Any) -> None:
             scale, slope, shift = (known[k::3] for k in (1, 2, 3))
             d = of.distance(b, enter(b, xs, at, n), known[0])
-            finish(b, dxs, at, of.slanted(b, d, slope, ([enter(b, dys, at, n)], scale), shift), n)
+            finish(b, dxs, at, of.slanted(b, d, slope, ([enter(b, dys, at, n)], scale), shift), n, past)
 
-        table, room, rows = a[4], a[5], 1 + 3 * of.parts
+        table, room, rows = a[5], a[6], 1 + 3 * of.parts
         if of.single:
             table = b.bitcast(b.gep(table, [b.mul(room, integer(rows))]), F32.as_pointer())
 
@@ -158,7 +159,7 @@ def gradient_columns(tc: Any, x: Any, dy: Any, dx: Any, block: Any, parameters: 
         down_table(b, a[3], known_at, at_element)
         return ctx.get_dummy_value()
 
-    return types.void(x, dy, dx, block, parameters, N), codegen
+    return types.void(x, dy, dx, block, types.boolean, parameters, N), codegen
 
 
 @intrinsic
@@ -167,7 +168,7 @@ def gradient_rows(tc: Any, wanted: Any, x: Any, dy: Any, dx: Any, block: Any, w:
 
     w: float64 (width,). units: (table, apart), of which row r has its statistics from table[r * apart] on, see `layout`.
     sums: (float64 (2, room), room), which grow by dy * (d * rstd + offset) and dy, row by row.
-    wanted: (dx, sums, sums that begin at 0), three booleans.
+    wanted: (dx, sums, sums that begin at 0, dx past the caches: see `past_rows`), four booleans.
     """
     of = arithmetic_of(x.dtype)
     t = Vec(arithmetic=of)
@@ -179,8 +180,11 @@ def gradient_rows(tc: Any, wanted: Any, x: Any, dy: Any, dx: Any, block: Any, w:
         #         if keep: dx[e] = d * slope[r] + (dy[e] * w[c] * rstd[r] + shift[r])
         #         if add: sums[c], sums[room + c] += dy[e] * (d * rstd[r] + offset[r]), dy[e]
         xs, dys, dxs = map(Elements, (x, dy, dx), a[1:4])
-        (keep, add, fresh), (i, rows, _, stride, width) = (cgutils.unpack_tuple(b, v) for v in (a[0], a[4]))
+        (keep, add, fresh, streaming), (i, rows, _, stride, width) = (cgutils.unpack_tuple(b, v) for v in (a[0], a[4]))
         w, (table, apart), (sums, room) = a[5], *(cgutils.unpack_tuple(b, v) for v in a[6:])
+        together = 2 if of.single else 1  # vectors
+        whole = together * LANES * dxs.stored.bitwidth // 8 >= LINE
+        past = past_rows(b, dxs, a[4], streaming, LINE) if whole else None
 
         def step(cs: list[Any], n: Any) -> None:
             weights, places = [of.parameter(b, w, c, n) for c in cs], [[c, b.add(c, room)] for c in cs]
@@ -194,7 +198,7 @@ def gradient_rows(tc: Any, wanted: Any, x: Any, dy: Any, dx: Any, block: Any, w:
                     d, g = of.distance(b, enter(b, xs, at, n), unit.mean), enter(b, dys, at, n)
                     with b.if_then(keep):
                         u = of.multiply(b, [g], [weight])
-                        finish(b, dxs, at, of.slanted(b, d, unit.slope, (u, [unit.rstd]), unit.shift), n)
+                        finish(b, dxs, at, of.slanted(b, d, unit.slope, (u, [unit.rstd]), unit.shift), n, past)
                     with b.if_then(add):
                         h = unit.offset
                         for part in reversed(d):
@@ -206,7 +210,7 @@ def gradient_rows(tc: Any, wanted: Any, x: Any, dy: Any, dx: Any, block: Any, w:
                     take_in(b, total, acc)
                     write_back(b, t, sums, place, total)
 
-        swept(b, integer(0), width, 2 if of.single else 1, step)
+        swept(b, integer(0), width, together, step)
         return ctx.get_dummy_value()
 
     return types.void(wanted, x, dy, dx, block, w, units, sums), codegen

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba.core import cgutils
@@ -59,20 +59,27 @@ def put_first(b: ir.IRBuilder, element: Any, p: Any, i: Any, values: Any, n: Any
     call(b, masked("store", element), ir.VoidType(), args)
 
 
-def put_whole(b: ir.IRBuilder, element: Any, places: list[Any], values: list[Any], streaming: Any) -> None:
-    """Vectors as they are to be stored. Where `streaming` (a run-time flag) holds they go past the caches, and lie aligned."""
+class Past(NamedTuple):
+    """Whether stores go past the caches."""
+
+    flag: Any  # at run time
+    align: int | None = None  # bytes of which every address is a multiple then; None: those of a vector
+
+
+def put_whole(b: ir.IRBuilder, element: Any, places: list[Any], values: list[Any], streaming: Past | None) -> None:
+    """Vectors as they are to be stored."""
     align = element.bitwidth // 8
     if streaming is None:
         store_all(b, values, places, align)
         return
-    with b.if_else(streaming) as (past, through):
+    with b.if_else(streaming.flag) as (past, through):
         with past:
-            store_all(b, values, places, values[0].type.count * align, past_caches=True)
+            store_all(b, values, places, streaming.align or values[0].type.count * align, past_caches=True)
         with through:
             store_all(b, values, places, align)
 
 
-def store(b: ir.IRBuilder, element: Any, p: Any, i: Any, v: Any, n: Any = None, streaming: Any = None) -> None:
+def store(b: ir.IRBuilder, element: Any, p: Any, i: Any, v: Any, n: Any = None, streaming: Past | None = None) -> None:
     """16 float64 to `i` on, rounded once; with `n` only that many. `streaming`: see `put_whole`."""
     if n is not None:
         put_first(b, element, p, i, narrow(b, v, element), n)
@@ -83,7 +90,7 @@ def store(b: ir.IRBuilder, element: Any, p: Any, i: Any, v: Any, n: Any = None, 
     put_whole(b, element, places, [narrow(b, piece, element) for piece in pieces], streaming)
 
 
-def store_single(b: ir.IRBuilder, element: Any, p: Any, i: Any, v: Any, n: Any = None, streaming: Any = None) -> None:
+def store_single(b: ir.IRBuilder, element: Any, p: Any, i: Any, v: Any, n: Any = None, streaming: Past | None = None) -> None:
     """`store` of float32."""
     rounded = from_single(b, v, element)
     if n is not None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from llvmlite import ir
 
 from .arithmetic import Exact, Number, arithmetic_of, stored_as
+from .memory import Past
 from .vectors import first_lanes, like
 
 
@@ -44,6 +45,6 @@ def centered(b: ir.IRBuilder, of: Exact, v: Any, mean: Any, n: Any) -> Number:
     return d if n is None else [b.select(first_lanes(b, n), part, like(part, 0.0)) for part in d]
 
 
-def finish(b: ir.IRBuilder, y: Elements, i: Any, result: Any, n: Any = None, streaming: Any = None) -> None:
-    """The 16 elements of y from `i` on, rounded once; with `n` only that many. `streaming`: see `vectors.store`."""
+def finish(b: ir.IRBuilder, y: Elements, i: Any, result: Any, n: Any = None, streaming: Past | None = None) -> None:
+    """The 16 elements of y from `i` on, rounded once; with `n` only that many. `streaming`: see `memory.store`."""
     y.arithmetic.store(b, y.stored, y.pointer, i, result, n, streaming)

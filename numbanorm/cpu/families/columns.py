@@ -53,6 +53,7 @@ from ..layout import (
     OWN,
     PIECE,
     SQUARES,
+    STREAM,
     TALL,
     WRITE,
     Arrays,
@@ -330,4 +331,4 @@ def columns(phase, flags, x, y, w, b, stats, work, kept, sizes, count, eps, lo, 
                 if mixed:
                     mixed_columns(x, y, block, space.table, room)
                 else:
-                    affine_columns(x, y, block, space.table, room)
+                    affine_columns(x, y, block, boolean(flags & STREAM), space.table, room)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from numba import int64
+from numba import boolean, int64
 
 from ..arith.accumulators import advance_by, drain, empty, get, push, put
 from ..arith.elementwise import affine_columns
@@ -32,6 +32,7 @@ from ..layout import (
     SHIFT_LOW,
     SLOPE,
     SLOPE_LOW,
+    STREAM,
     UNIT,
     WRITE,
     ColumnsGradientSizes,
@@ -110,11 +111,11 @@ def expand(arrays, sizes, strip, out):
 def apply_columns(flags, x, dy, dx, block, parameters, room):
     """dx for the columns and rows of a block."""
     if flags & OWN:
-        gradient_columns(x, dy, dx, block, parameters, room)
+        gradient_columns(x, dy, dx, block, boolean(flags & STREAM), parameters, room)
     else:  # given statistics: dx = dy * scale, whatever x is, and a zero has the sign that the forward kernels give it
         for c in range(block.width):
             parameters[c], parameters[c + 2 * room] = 0.0, math.copysign(0.0, -parameters[c + room])
-        affine_columns(dy, dx, block, parameters, room)
+        affine_columns(dy, dx, block, boolean(flags & STREAM), parameters, room)
 
 
 @kernel()

@@ -23,6 +23,7 @@ from ..layout import (
     MEASURE,
     PARAMETERS,
     REDUCE,
+    STREAM,
     UNIT,
     WRITE,
     Block,
@@ -63,7 +64,7 @@ def rows_chunk(phase, flags, arrays, sizes, stack, partials, q, strip):
                 block = Block(u * length + c0, n, n, all_groups * length, width)
                 weights, units = advance(w, j * length + c0), (advance(table, UNIT * u), apart)
                 sums = advance_by(here, (j - g) * padded, one), own
-                gradient_rows((write, add, r == k * step), x, dy, dx, block, weights, units, sums)
+                gradient_rows((write, add, r == k * step, boolean(flags & STREAM)), x, dy, dx, block, weights, units, sums)
         if add and not even:
             for c in range(0, wide, 16):
                 push(levels, c, wide, k - k0, get(acc, c, empty(x, 16)))

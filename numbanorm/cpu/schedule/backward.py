@@ -37,7 +37,7 @@ from .forward import (
     span_for,
     strips_for,
 )
-from .machine import cache_bytes
+from .machine import cache_bytes, kept
 
 WIDEST = 65536  # columns whose sums a thread keeps while it walks down the rows
 AHEAD = 1024  # elements of a run up to which the next one is asked for
@@ -48,7 +48,7 @@ Steps = tuple[Step, ...]
 
 def cut_backward(plan: Plan, itemsize: int, flags: int, threads: int) -> Schedule:
     """Cut `plan` for `threads` threads; flags: WRITE if dx is wanted, PARAMETERS if dweight or dbias is, and flags for both."""
-    if flags & STREAM and 3 * plan.size * itemsize <= cache_bytes(3):
+    if flags & STREAM and kept(3 * plan.size * itemsize):
         flags &= ~STREAM
     schedule = {"columns": columns_schedule, "rows": rows_schedule, "runs": runs_schedule}
     return schedule[gradient_family(plan)](plan, itemsize, flags, threads)

@@ -28,7 +28,7 @@ from ..layout import (
     RunsSizes,
     Step,
 )
-from .machine import cache_bytes
+from .machine import cache_bytes, kept
 
 SERIAL = 32768  # elements below which waking the threads (about 10 us) costs more than it saves: threads is 1
 STREAM_RUN = 1024  # elements of a run from which on streaming pays although its ends are not aligned
@@ -51,7 +51,7 @@ class Schedule:
 
 def cut(plan: Plan, itemsize: int, flags: int, affine: bool, threads: int) -> Schedule:
     """Cut `plan` for `threads` threads; `flags`: flags of `layout`, STREAM allowed or not."""
-    if flags & STREAM and 2 * plan.size * itemsize <= cache_bytes(3):
+    if flags & STREAM and kept(2 * plan.size * itemsize):
         flags &= ~STREAM
     measured = bool(flags & (CENTER | SQUARES))
     if by_columns(plan) and (measured or plan.T < LEAST_RUN):
@@ -193,7 +193,6 @@ def strips_for(plan: Plan, itemsize: int, measured: bool, threads: int) -> Strip
 def columns_schedule(plan: Plan, itemsize: int, flags: int, affine: bool, threads: int) -> Schedule:
     """Strips of columns, or chunks of their rows."""
     groups, length = plan.G, plan.K * plan.T
-    flags &= ~STREAM
     c = strips_for(plan, itemsize, bool(flags & (CENTER | SQUARES)), threads)
     parts = parts_of(itemsize)
     sums = 2 if flags & AT_ONCE else 1
