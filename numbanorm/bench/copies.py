@@ -31,7 +31,12 @@ def past_caches(tc: Any, y: Any, x: Any, lo: Any, hi: Any) -> Any:
         to, source, start, stop = a
         with cgutils.for_range_slice(b, start, stop, vectors.integer(vectors.LANES), intp=vectors.I64) as (i, _):
             memory.store(
-                b, types.float64, to, i, memory.load(b, types.float64, source, i), streaming=ir.Constant(vectors.I1, 1)
+                b,
+                types.float64,
+                to,
+                i,
+                memory.load(b, types.float64, source, i),
+                streaming=memory.Past(ir.Constant(vectors.I1, 1)),
             )
         return ctx.get_dummy_value()
 
