@@ -42,7 +42,7 @@ def has_home() -> bool:
     return os.access(folder, os.W_OK)
 
 
-MOST = 20  # cases of one test that the plain run takes: a property is not shown by thousands that are alike
+MOST = 10  # cases of one test that the plain run takes: a property is not shown by thousands that are alike
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

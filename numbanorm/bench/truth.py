@@ -74,8 +74,10 @@ def _forward(case: Case, numbers: Data, plain: bool) -> Truth:
     xh, _ = _normalized(case, x, mean, var, 0.0 if plain else EPS)
     if plain:
         return Truth(xh, np.ones_like(xh))
-    y = xh * weight if case.norm == "rms" else xh * weight + bias
-    return Truth(y, np.broadcast_to(np.abs(weight), y.shape))
+    scaled = xh * weight
+    if case.norm == "rms":
+        return Truth(scaled, np.maximum(np.abs(scaled), np.abs(weight)))
+    return Truth(scaled + bias, np.maximum(np.maximum(np.abs(scaled), np.abs(weight)), np.abs(bias)))
 
 
 def _gradients(case: Case, numbers: Data) -> list[Truth]:
