@@ -93,7 +93,7 @@ def test_ulp() -> None:
 # --------------------------------------------------------------------------------------------------------- who computes
 
 
-# in float32, by direction. The promise is 3 ulp at the scale of y's largest term, and 4 at that of the largest term of dx's group,
+# in float32, by direction. The promise is 3 ulp at the scale of y's largest term, and 4 at that of the largest of dx's group,
 # or of all terms of dweight together; for gradients the bench has the element's own largest term, and the largest of dweight's,
 # which may be some times smaller
 MOST = {False: 3, True: 20}
