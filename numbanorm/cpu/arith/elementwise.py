@@ -17,7 +17,7 @@ from numba.core.cgutils import for_range, for_range_slice
 from ..compile import intrinsic, types
 from .arithmetic import EXACT, FAST, Exact, arithmetic_of, stored_as
 from .conversions import from_single, narrow
-from .memory import Past, load, put_first, repeat_row, store
+from .memory import Past, load, pointed, put_first, repeat_row, store
 from .stages import Elements, enter, finish
 from .vectors import (
     F32,
@@ -182,15 +182,14 @@ def fits_channel(tc: Any, x: Any, mean: Any, low: Any, rstd: Any, w: Any, bias: 
 
 @intrinsic
 def own_parameters(tc: Any, x: Any, w: Any, b: Any, n: Any) -> Any:
-    """n weights and biases as `affine_run` takes those of single elements, from the float64 that stand before them."""
+    """n weights and biases as `pointwise_run` takes single elements: the float64, or what two addresses behind say."""
     of = arithmetic_of(x.dtype)
     pointer = types.CPointer(types.float32) if of.single else w
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
         _, weights, biases, n = a
         if of.single:
-            weights = b.bitcast(b.gep(weights, [b.add(n, n)]), F32.as_pointer())
-            biases = b.gep(weights, [n])
+            weights, biases = (pointed(b, weights, b.add(b.add(n, n), integer(k))) for k in range(2))
         return ctx.make_tuple(b, sig.return_type, [weights, biases])
 
     return types.UniTuple(pointer, 2)(x, w, b, N), codegen

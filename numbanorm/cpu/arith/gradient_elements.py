@@ -19,7 +19,7 @@ from .accumulators import running_at, write_back
 from .arithmetic import PAIRS, Exact, Number, Vec, arithmetic_of
 from .elementwise import LINE, aligned, constants_of, down_table, past_rows, swept
 from .gradient_sums import short_sums, take_in
-from .memory import Past, load, store
+from .memory import Past, load, pointed, store
 from .stages import Elements, enter, finish
 from .vectors import F32, F64, I64, LANES, broadcast, call, fused, integer, prefetch, sixteens_of
 
@@ -116,10 +116,10 @@ def narrow_rows(tc: Any, x: Any, table: Any, room: Any, n: Any) -> Any:
 
 @intrinsic
 def own_weights(tc: Any, x: Any, w: Any, n: Any) -> Any:
-    """n weights as the arithmetic of x takes those of single elements, from the float64 that stand before them."""
+    """n weights as the arithmetic of x takes those of single elements: the float64, or what the address behind says."""
     of = arithmetic_of(x.dtype)
     pointer = types.CPointer(types.float32) if of.single else w
-    return pointer(x, w, N), lambda ctx, b, sig, a: b.bitcast(b.gep(a[1], [a[2]]), F32.as_pointer()) if of.single else a[1]
+    return pointer(x, w, N), lambda ctx, b, sig, a: pointed(b, *a[1:]) if of.single else a[1]
 
 
 @intrinsic

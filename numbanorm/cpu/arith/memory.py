@@ -159,3 +159,20 @@ def repeat(tc: Any, p: Any, n: Any, copies: Any) -> Any:
 def as_single(tc: Any, p: Any) -> Any:
     """The same memory as float32."""
     return types.CPointer(types.float32)(p), lambda ctx, b, sig, a: b.bitcast(a[0], F32.as_pointer())
+
+
+@intrinsic
+def point(tc: Any, p: Any, i: Any, single: Any) -> Any:
+    """Write the address of float32 numbers in place of the float64 p[i]."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        p, i, single = a
+        b.store(single, b.bitcast(b.gep(p, [i]), single.type.as_pointer()))
+        return ctx.get_dummy_value()
+
+    return types.void(p, types.intp, single), codegen
+
+
+def pointed(b: ir.IRBuilder, p: Any, i: Any) -> Any:
+    """What `point` wrote."""
+    return b.load(b.bitcast(b.gep(p, [i]), F32.as_pointer().as_pointer()))

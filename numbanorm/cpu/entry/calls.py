@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import carray, float32, float64, int16, int64, prange, uint8, uint16
+from numba import carray, float64, int64, prange, uint8
 from numba.core import cgutils
 
 from ...spec.call import Call
@@ -25,7 +25,7 @@ from ...spec.sources import GIVEN, OWN, TRACKED
 from ...spec.sources import RSTD as RSTD_ALONE
 from ..arith.environment import call_by_default, default_environment
 from ..arith.gradient_sums import gradients_in_range, has_room
-from ..arith.memory import as_single, convert, fill
+from ..arith.memory import as_single, fill
 from ..arith.statistics import in_range, unknown
 from ..arith.vectors import advance, keep, named, pointer
 from ..compile import device, intrinsic, kernel, types
@@ -48,6 +48,7 @@ from .objects import (
     same_or_apart,
     there,
 )
+from .parameters import is_wide, narrow, narrowed, point_to_singles, read, widen
 
 Program = np.ndarray[Any, np.dtype[np.int64]]
 DONE, REFUSED, OUT_OF_RANGE, TOO_WIDE = 0, 1, 2, 3
@@ -67,7 +68,7 @@ class Head(NamedTuple):
     runs: int  # of a group
     members: int  # elements that share a mean; 1 where the variance is given, 0 where rstd is
     source: int  # see `spec.sources`
-    single: int  # whether results are computed in float32; 2 where parameters are wanted as float32, too
+    single: int  # whether results are computed in float32; 2 where parameters are wanted as float32, by their address
     times: int  # how often each weight is written down
     nbytes: int  # of x
     shapes: int  # where they stand: (ndim, *sizes) of the parameters and of the statistics
@@ -144,34 +145,6 @@ def work_space(n):
 
 
 @device(inline=False)
-def widen(a, ids, n, out):
-    """n elements of an array of any of the dtypes -> out, float64."""
-    code = code_of(a, ids)
-    if code == 0:
-        convert(elements(a, float32), n, out)
-    elif code == 1:
-        convert(elements(a, float64), n, out)
-    elif code == 2:
-        convert(elements(a, uint16), n, out)
-    else:
-        convert(elements(a, int16), n, out)
-
-
-@device(inline=False)
-def narrow(values, n, a, ids):
-    """n float64 -> elements of an array of any of the dtypes, rounded once."""
-    code = code_of(a, ids)
-    if code == 0:
-        convert(values, n, elements(a, float32))
-    elif code == 1:
-        convert(values, n, elements(a, float64))
-    elif code == 2:
-        convert(values, n, elements(a, uint16))
-    else:
-        convert(values, n, elements(a, int16))
-
-
-@device(inline=False)
 def bytes_of(p, n, ids):
     """Memory of n parameters, none if they are None."""
     if not there(p):
@@ -233,33 +206,6 @@ def acceptable_gradients(x, dy, dx, w, mean, rstd, grads, words, h):
 
 
 @device(inline=False)
-def read(a, ids, n, missing, out):
-    """n parameters -> out, float64; `missing` stands for those of None."""
-    if there(a):
-        widen(a, ids, n, out)
-    else:
-        fill(out, 0, n, missing)
-
-
-@device(inline=False)
-def is_wide(a, ids):
-    """Whether a parameter may be no float32: it is float64."""
-    return there(a) and code_of(a, ids) == 1
-
-
-@device(inline=False)
-def halve(p, n, wide):
-    """Write n float64 as float32 behind them. Whether these are the same numbers, which is looked at if some may be `wide`."""
-    single = as_single(advance(p, n))
-    convert(p, n, single)
-    if wide:
-        for k in range(n):
-            if float64(single[k]) != p[k] and p[k] == p[k]:
-                return False
-    return True
-
-
-@device(inline=False)
 def track(batch, running, ids, channels, samples, n, old, new, own):
     """running (C,) = old * running + new * batch / n; batch: (samples * C,), averaged over the samples in their order."""
     if there(running):
@@ -287,9 +233,10 @@ def forward(x, y, w, b, mean, var, stats, program, checked, eps, n, old, new):
     guarded = h.source in (OWN, TRACKED) and h.nbytes == 8 * units * h.members  # float64, and not given
     if not checked and (not acceptable(x, y, w, b, mean, var, words, h) or (guarded and in_place(x, y))):
         return REFUSED
-    space = work_space(3 * places + h.work + h.kept + 4 * units)
+    space = work_space(3 * places + 2 + h.work + h.kept + 4 * units)
     weights = pointer(space)
-    biases, rest, table = advance(weights, places), advance(weights, 3 * places), elements(stats, float64)
+    biases, own, table = advance(weights, places), advance(weights, 2 * places), elements(stats, float64)
+    rest = advance(own, places + 2)
     if not there(stats):
         table = advance(rest, h.work + h.kept)
         fill(table, 0, 4 * units, 0.0)
@@ -301,9 +248,12 @@ def forward(x, y, w, b, mean, var, stats, program, checked, eps, n, old, new):
         widen(var, ids, units, advance(table, RSTD * units))
     read(w, ids, places, 1.0, weights)
     read(b, ids, places, -0.0, biases)
-    if h.single == 2 and not halve(weights, 2 * places, is_wide(w, ids) or is_wide(b, ids)):
-        keep(space)
-        return TOO_WIDE
+    if h.single == 2:
+        room = as_single(advance(own, 2))
+        fine = point_to_singles(w, ids, weights, places, own, room)
+        if not (fine and point_to_singles(b, ids, biases, places, advance(own, 1), advance(room, places))):
+            keep(space)
+            return TOO_WIDE
     args = (weights, biases, carray(table, (4, units)), rest, advance(rest, h.work), advance(words, STEPS + 4 * h.steps))
     run_steps(words, h, (elements(x, uint8), elements(y, uint8), *args, float64(h.members), eps), advance(table, RSTD * units))
     if guarded:
@@ -331,17 +281,24 @@ def backward(x, dy, dx, w, mean, rstd, grads, program, checked):
         return REFUSED
     if not checked and (guarded or h.single) and (in_place(x, dx) or in_place(dy, dx)):
         return REFUSED
-    space = work_space(2 * (h.times + 1) * places + UNIT * units + h.work + h.kept)
+    space = work_space(2 * (h.times + 1) * places + 1 + UNIT * units + h.work + h.kept)
     weights, anchors, roots = pointer(space), elements(mean, float64), elements(rstd, float64)
-    total = advance(weights, 2 * h.times * places)
+    own = advance(weights, h.times * places)
+    total = advance(own, h.times * places + 1)
     table = advance(total, 2 * places)
     read(w, ids, places, 1.0, weights if h.times == 1 else total)
     if h.times > 1:
         for k in range(places):
             fill(weights, k * h.times, h.times, total[k])
-    if h.single == 2 and not halve(weights, h.times * places, is_wide(w, ids)):
-        keep(space)
-        return TOO_WIDE
+    if h.single == 2:
+        room, n = as_single(advance(own, 1)), h.times * places
+        if h.times == 1:
+            fine = point_to_singles(w, ids, weights, n, own, room)
+        else:
+            fine = narrowed(weights, n, own, room, is_wide(w, ids))
+        if not fine:
+            keep(space)
+            return TOO_WIDE
     for u in range(units):
         table[UNIT * u + ANCHOR] = anchors[u] if there(mean) else 0.0
         table[UNIT * u + ROOT] = roots[u]
