@@ -51,14 +51,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def sample(items: list[pytest.Item]) -> list[pytest.Item]:
-    """At most MOST cases of each test that is not long: by their names, so that every value of a short axis comes up."""
+    """At most MOST cases of each test that are not long: by their names, so that every value of a short axis comes up."""
     of_test: dict[str, list[pytest.Item]] = {}
     for item in items:
-        of_test.setdefault(item.nodeid.partition("[")[0], []).append(item)
+        if item.get_closest_marker("long") is None:
+            of_test.setdefault(item.nodeid.partition("[")[0], []).append(item)
     chosen = set[pytest.Item]()
     for cases in of_test.values():
-        if cases[0].get_closest_marker("long") is None:
-            chosen.update(sorted(cases, key=lambda case: zlib.crc32(case.nodeid.encode()))[:MOST])
+        chosen.update(sorted(cases, key=lambda case: zlib.crc32(case.nodeid.encode()))[:MOST])
     return [item for item in items if item in chosen]
 
 

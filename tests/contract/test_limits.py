@@ -150,7 +150,7 @@ def test_channels_of_64_axes(shape: tuple[int, ...], rng: np.random.Generator) -
         assert y.tobytes() == numbanorm.layer_norm(x, shape[1:]).tobytes()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [pytest.param(m, marks=[pytest.mark.long] * (m == "welford")) for m in METHODS])
 @pytest.mark.parametrize("family", ["runs", "columns"])
 def test_more_elements_than_a_float_counts(family: str, method: str) -> None:
     """A sum of 2**24 ones in float32 would stay there."""

@@ -196,8 +196,8 @@ def expected() -> str:
     return printed(PROGRAM, "default", NUMBA_NUM_THREADS="1")
 
 
-@pytest.mark.parametrize("layer", ["omp", "workqueue"])
-@pytest.mark.parametrize("name", ["flush", "up"])
+@pytest.mark.parametrize("layer", ["omp", pytest.param("workqueue", marks=pytest.mark.long)])
+@pytest.mark.parametrize("name", ["flush", pytest.param("up", marks=pytest.mark.long)])
 def test_threads_that_were_started_in_it(name: str, layer: str, expected: str) -> None:
     """They have the environment of whoever called first."""
     two = {"NUMBA_NUM_THREADS": "2", "NUMBA_THREADING_LAYER": layer}

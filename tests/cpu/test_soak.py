@@ -72,6 +72,7 @@ def test_ends_well() -> None:
     assert int(told[1]) == 3 * soak.CALLS * int(told[2])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "says"),
     [

@@ -524,6 +524,7 @@ def test_scaling(capsys: pytest.CaptureFixture[str]) -> None:
     assert "| rms (16, 64) | numbanorm | 2,000.0 | 1,000.0 | 2.00 |" in out
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="Ctrl-C reaches a group of processes as here on POSIX only")
 def test_ctrl_c_leaves_no_process() -> None:
     typed = ["bench", "--sizes", "1e3", "--norms", "layer", "--rounds", "100000", "--peers", "none"]
