@@ -150,6 +150,18 @@ class Span(NamedTuple):
     stride: int  # from one to the next
 
 
+class Pieces(NamedTuple):
+    """Pieces of a span that have constants of their own: the channels of a run or of several, or whole runs."""
+
+    unit: int  # of the first
+    group: int  # its place in the sample
+    channels: int  # of a unit
+    groups: int  # of a sample
+    size: int  # elements of a piece, of which there may be fewer in the span
+    at: int  # element of its run with which the span begins
+    pointwise: int  # whether each element has a parameter of its own
+
+
 class Strip(NamedTuple):
     """Neighbouring groups of a sample, or a chunk of their rows, as columns are summed: `fold` runs side by side a row."""
 

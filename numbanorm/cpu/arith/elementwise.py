@@ -73,20 +73,6 @@ def constants_of(x: Any) -> Any:
     return types.UniTuple(types.float32 if of.number == F32 else types.float64, of.constants)
 
 
-@intrinsic
-def joined(tc: Any, x: Any, mean: Any, low: Any, rstd: Any, w: Any, b: Any) -> Any:
-    """Constants for `affine_run`, of elements that share a weight."""
-    of, result = arithmetic_of(x.dtype), constants_of(x)
-    return result(x, R, R, R, R, R), lambda ctx, b, sig, a: ctx.make_tuple(b, result, of.joined(b, *a[1:]))
-
-
-@intrinsic
-def apart(tc: Any, x: Any, mean: Any, low: Any, rstd: Any) -> Any:
-    """Constants for `pointwise_run`, of a group."""
-    of, result = arithmetic_of(x.dtype), constants_of(x)
-    return result(x, R, R, R), lambda ctx, b, sig, a: ctx.make_tuple(b, result, of.apart(b, *a[1:]))
-
-
 def write_run(b: ir.IRBuilder, arrays: tuple[Elements, Elements], span: Any, result_of: Any) -> None:
     """y = result_of(elements of x, their place in the run, n) over a span; see `swept`. arrays: x, y."""
     # for r in range(runs):
@@ -110,7 +96,7 @@ def write_run(b: ir.IRBuilder, arrays: tuple[Elements, Elements], span: Any, res
 
 @intrinsic
 def affine_run(tc: Any, x: Any, y: Any, span: Any, known: Any) -> Any:
-    """y = (x - mean) * scale + shift for the elements of a span, with what `joined` gave."""
+    """y = (x - mean) * scale + shift for the elements of a span, with constants of `joined`, see `put_constants`."""
     of = arithmetic_of(x.dtype)
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
@@ -123,7 +109,7 @@ def affine_run(tc: Any, x: Any, y: Any, span: Any, known: Any) -> Any:
 
 @intrinsic
 def pointwise_run(tc: Any, x: Any, y: Any, span: Any, known: Any, w: Any, b: Any) -> Any:
-    """y = (x - mean) * rstd * w + b for the elements of a span, with what `apart` gave, and a weight and a bias for each."""
+    """y = (x - mean) * rstd * w + b for the elements of a span, with those of `apart`, and a weight and a bias for each."""
     of = arithmetic_of(x.dtype)
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
@@ -164,13 +150,6 @@ def plain_run(tc: Any, x: Any, y: Any, span: Any, group: Any, w: Any, b: Any) ->
         return ctx.get_dummy_value()
 
     return types.void(x, y, span, types.UniTuple(R, 3), w, b), codegen
-
-
-@intrinsic
-def fits(tc: Any, x: Any, mean: Any, m2: Any, rstd: Any, own: Any) -> Any:
-    """Whether the arithmetic of x has room for the constants of a group; own: whether the statistics are x's."""
-    of = arithmetic_of(x.dtype)
-    return types.boolean(x, R, R, R, types.boolean), lambda ctx, b, sig, a: of.fits(b, *a[1:])
 
 
 @intrinsic
@@ -284,18 +263,20 @@ def constant_rows(b: ir.IRBuilder, of: Exact, table: Any, room: Any) -> list[tup
 def put_constants(tc: Any, x: Any, table: Any, room: Any, at: Any, n: Any, numbers: Any, own: Any) -> Any:
     """Constants for `affine_columns` of n columns from `at` on. Whether float64 has to be taken for one.
 
-    numbers: mean, low, m2, rstd, weight, bias, of all n columns; or vectors, for a column each, n <= 16. own: see `fits`.
+    numbers: mean, low, m2, rstd, weight, bias, of all n columns; or vectors, for a column each, n <= 16. Without the last two
+    constants for `pointwise_run`. own: whether the statistics are x's, whose differences are then bounded by m2.
     """
     of = arithmetic_of(x.dtype)
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        # for k in range(at, at + n): table[:, k] = joined(...)
+        # for k in range(at, at + n): table[:, k] = joined(...), or apart(...)
         _, table, room, at, n, numbers, own = a
-        mean, low, m2, rstd, weight, bias = cgutils.unpack_tuple(b, numbers)
-        values, bad = EXACT.joined(b, mean, low, rstd, weight, bias), ir.Constant(I1, 0)
+        mean, low, m2, rstd, *joint = cgutils.unpack_tuple(b, numbers)
+        known = (mean, low, rstd, *joint)
+        values, bad = EXACT.joined(b, *known) if joint else EXACT.apart(b, *known), ir.Constant(I1, 0)
         if of.single:
-            single = FAST.joined(b, mean, low, rstd, weight, bias)
-            good = b.and_(FAST.fits(b, mean, m2, rstd, own), FAST.fits_channel(b, mean, low, rstd, weight, bias))
+            single, good = FAST.joined(b, *known) if joint else FAST.apart(b, *known), FAST.fits(b, mean, m2, rstd, own)
+            good = b.and_(good, FAST.fits_channel(b, *known)) if joint else good
             single[0] = b.select(good, single[0], like(single[0], math.nan))
             values, bad = values + single, some_lane(b, b.not_(good), n)
         values = [v if isinstance(v.type, ir.VectorType) else broadcast(b, v) for v in values]
@@ -312,6 +293,32 @@ def some_lane(b: ir.IRBuilder, mask: Any, n: Any) -> Any:
     if not isinstance(mask.type, ir.VectorType):
         return mask
     return b.icmp_unsigned("!=", b.bitcast(b.and_(mask, first_lanes(b, n)), I16), ir.Constant(I16, 0))
+
+
+@intrinsic
+def constants_at(tc: Any, x: Any, table: Any, room: Any, k: Any) -> Any:
+    """The constants of column k of a table, for `affine_run` and `pointwise_run`: a tuple of numbers."""
+    of, result = arithmetic_of(x.dtype), constants_of(x)
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        rows = constant_rows(b, of, *a[1:3])[-of.constants :]
+        return ctx.make_tuple(b, result, [b.load(b.gep(row, [a[3]])) for _, row in rows])
+
+    return result(x, table, N, N), codegen
+
+
+@intrinsic
+def has_no_room(tc: Any, x: Any, table: Any, room: Any, k: Any) -> Any:
+    """Whether float64 has to be taken for column k of a table: see `put_constants`."""
+    of = arithmetic_of(x.dtype)
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        if not of.single:
+            return ir.Constant(I1, 0)
+        mean = b.load(b.gep(constant_rows(b, of, *a[1:3])[EXACT.constants][1], [a[3]]))
+        return b.fcmp_unordered("uno", mean, mean)
+
+    return types.boolean(x, table, N, N), codegen
 
 
 @intrinsic

@@ -31,9 +31,9 @@ from ..arith.accumulators import (
     tile_sum,
 )
 from ..arith.arithmetic import at_once
-from ..arith.elementwise import affine_run, apart, fits, fits_channel, joined, own_parameters, plain_run, pointwise_run
+from ..arith.elementwise import affine_run, constants_at, has_no_room, own_parameters, plain_run, pointwise_run, put_constants
 from ..arith.moments import get_moments, span_moments, sum_and_squares
-from ..arith.statistics import conclude, conclude_moments, rows_of, unknown
+from ..arith.statistics import conclude, conclude_moments, get_lanes, rows_of, unknown
 from ..arith.vectors import advance, named
 from ..compile import device, kernel
 from ..layout import (
@@ -53,6 +53,7 @@ from ..layout import (
     STREAM,
     WRITE,
     Arrays,
+    Pieces,
     RunsSizes,
     Span,
 )
@@ -109,33 +110,69 @@ def first_run(u, sizes):
     return (u // sizes.groups * sizes.runs * sizes.groups + u % sizes.groups) * sizes.length
 
 
-@device(inline=False)
-def apply_span(flags, arrays, span, at, u, first, t, pointwise):
-    """Normalize a span of a run of unit u, which starts `at` elements into the run; a parameter serves t elements of the run.
+@device()
+def next_piece(u, g, c, pieces):
+    """Unit, its place among the groups of a sample, and channel of the piece behind."""
+    if c + 1 < pieces.channels:
+        return u, g, c + 1
+    return u + 1, g + 1 if g + 1 < pieces.groups else 0, 0
 
-    The run's parameters start at `first`; pointwise: whether each element has its own.
+
+@device(inline=False)
+def apply_span(flags, arrays, span, pieces, table):
+    """Normalize a span in pieces, each with constants of its own, which are made for sixteen at a time: see `layout.Pieces`.
+
+    One by one they took longer than a run of 64 elements. table: float64, ten rows of 16 for what goes into `put_constants`
+    and comes out.
     """
     x, y, w, b, own, stats = arrays
-    mean, low, rstd = stats.mean[u], stats.low[u], stats.rstd[u]
-    good = fits(x, mean, stats.m2[u], rstd, boolean(flags & OWN))
-    if pointwise:
-        if good:
-            pointwise_run(x, y, span, apart(x, mean, low, rstd), advance(own[0], first + at), advance(own[1], first + at))
+    size, at, pointwise, of_x, like = pieces.size, pieces.at, pieces.pointwise, boolean(flags & OWN), empty(x, 16)
+    c, done, constants = at // size if at else 0, 0, advance(table, 6 * 16)
+    left, at = (at + span.n - 1) // size + 1 - c, at - c * size  # pieces; elements of the first that are not in the span
+    u, g = pieces.unit, pieces.group
+    ahead = u, g, c
+    while left > 0:
+        n = min(16, left)
+        for j in range(n):
+            v, h, k = ahead
+            table[j], table[16 + j], table[32 + j], table[48 + j] = stats.mean[v], stats.low[v], stats.m2[v], stats.rstd[v]
+            if not pointwise:
+                table[64 + j], table[80 + j] = w[h * pieces.channels + k], b[h * pieces.channels + k]
+            ahead = next_piece(v, h, k, pieces)
+        mean, low = get_lanes(table, 0, n, like), get_lanes(table, 16, n, like)
+        m2, rstd = get_lanes(table, 32, n, like), get_lanes(table, 48, n, like)
+        if pointwise:
+            mixed = put_constants(x, constants, 16, 0, n, (mean, low, m2, rstd), of_x)
         else:
-            plain_run(x, y, span, (mean, low, rstd), advance(w, first + at), advance(b, first + at))
-        return
-    k = at // t if at else 0
-    done = 0
-    while done < span.n:
-        size = min(span.n, (k + 1) * t - at) - done
-        part = Span(span.i + done, size, span.ahead, span.streaming, span.runs, span.stride)
-        weight, bias = w[first + k], b[first + k]
-        if good and fits_channel(x, mean, low, rstd, weight, bias):
-            affine_run(x, y, part, joined(x, mean, low, rstd, weight, bias))
-        else:
-            plain_run(x, y, part, (mean, low, rstd), weight, bias)
-        done += size
-        k += 1
+            joint = get_lanes(table, 64, n, like), get_lanes(table, 80, n, like)
+            mixed = put_constants(x, constants, 16, 0, n, (mean, low, m2, rstd, *joint), of_x)
+        for j in range(n):
+            part = Span(span.i + done, min(size - at, span.n - done), span.ahead, span.streaming, span.runs, span.stride)
+            known, plain = constants_at(x, constants, 16, j), mixed and has_no_room(x, constants, 16, j)
+            if pointwise:
+                k = g * size + at
+                if plain:
+                    plain_run(x, y, part, (stats.mean[u], stats.low[u], stats.rstd[u]), advance(w, k), advance(b, k))
+                else:
+                    pointwise_run(x, y, part, known, advance(own[0], k), advance(own[1], k))
+            elif plain:
+                k = g * pieces.channels + c
+                plain_run(x, y, part, (stats.mean[u], stats.low[u], stats.rstd[u]), w[k], b[k])
+            else:
+                affine_run(x, y, part, known)
+            done += part.n
+            at = 0
+            u, g, c = next_piece(u, g, c, pieces)
+        left -= n
+
+
+@device()
+def pieces_of(sizes, u, at):
+    """Pieces of a span that begins `at` elements into a run of unit u."""
+    groups, length, t = sizes.groups, sizes.length, sizes.t
+    if t == 1 and length > 1:
+        return Pieces(u, u % groups, int64(1), groups, length, at, int64(1))
+    return Pieces(u, u % groups, length // t, groups, t, at, int64(0))
 
 
 @device()
@@ -182,11 +219,8 @@ def whole_rows(flags, arrays, sizes, kept, stack, lo, hi):
     A batch of short rows goes through each pass together, so that one row's division and square root are waited for while
     the next row is summed (128 elements: 96 ns a row became 65). kept: the moments of the tiles of a batch.
     """
-    x, stats, groups, length, t = arrays.x, arrays.stats, sizes.groups, sizes.length, sizes.t
-    merged, streaming, pointwise = flags & MERGED, boolean(flags & STREAM), t == 1 and length > 1
-    per_group, batch, totals = length // t, rows_together(length), advance_by(stack, STACK, empty(x, 1))
-    ahead = batch * sizes.ahead
-    g = lo % groups
+    x, stats, length, merged = arrays.x, arrays.stats, sizes.length, flags & MERGED
+    batch, totals = rows_together(length), advance_by(stack, STACK, empty(x, 1))
     for u in range(lo, hi, batch):
         n = min(batch, hi - u)
         if flags & AT_ONCE and at_once(x):
@@ -198,34 +232,23 @@ def whole_rows(flags, arrays, sizes, kept, stack, lo, hi):
                 rows_one_by_one(CENTER | merged, arrays, sizes, kept, stack, u, n)
             rows_one_by_one(flags & SQUARES | merged, arrays, sizes, kept, stack, u, n)
         if flags & WRITE:
-            for r in range(u, u + n):
-                span = Span(r * length, length, ahead, streaming, int64(1), int64(1))
-                apply_span(flags, arrays, span, int64(0), r, g * per_group, t, pointwise)
-                g = g + 1 if g + 1 < groups else 0
+            span = Span(u * length, n * length, batch * sizes.ahead, boolean(flags & STREAM), int64(1), int64(1))
+            apply_span(flags, arrays, span, pieces_of(sizes, u, int64(0)), stack)
 
 
 @device(inline=False)
-def apply_spans(flags, arrays, sizes, lo, hi):
-    """Normalize spans lo .. hi - 1, counted as they lie in memory."""
-    runs, groups, length, t, ahead, span, _, _ = sizes
-    spans = (length + span - 1) // span
-    run, s = lo // spans, lo % spans
-    g = run % groups
-    unit = run // (runs * groups) * groups  # of group 0 of this sample
-    left = runs * groups - run % (runs * groups)  # runs of this sample
-    for _ in range(lo, hi):
-        i, n = run * length + s * span, min(span, length - s * span)
-        part = Span(i, n, ahead, boolean(flags & STREAM), int64(1), int64(1))
-        apply_span(flags, arrays, part, s * span, unit + g, g * (length // t), t, t == 1 and length > 1)
-        s += 1
-        if s == spans:
-            s = 0
-            run += 1
-            g = g + 1 if g + 1 < groups else 0
-            left -= 1
-            if left == 0:
-                left = runs * groups
-                unit += groups
+def apply_spans(flags, arrays, sizes, table, lo, hi):
+    """Normalize spans lo .. hi - 1, counted as they lie in memory. table: see `apply_span`."""
+    runs, groups, length, _, ahead, span, _, _ = sizes
+    spans, p = (length + span - 1) // span, lo
+    while p < hi:
+        run, e = p // spans, p % spans * span
+        together = min(hi - p, groups - run % groups) if spans == 1 else 1  # runs of neighbouring units
+        n = together * length if spans == 1 else min(span, length - e)
+        part = Span(run * length + e, n, ahead, boolean(flags & STREAM), int64(1), int64(1))
+        unit = run // (runs * groups) * groups + run % groups
+        apply_span(flags, arrays, part, pieces_of(sizes, unit, e), table)
+        p += together
 
 
 @device(inline=False)
@@ -267,8 +290,9 @@ def conclude_group(flags, arrays, partials, group, spans, stack, u):
 @device(inline=False)
 def whole_groups(flags, arrays, sizes, slot, kept, stack, lo, hi):
     """Units lo .. hi - 1, each all at once. kept: the moments of the tiles of one unit a slot."""
-    stats, group, groups, length, t = arrays.stats, sizes.runs, sizes.groups, sizes.length, sizes.t
-    first, merged = slot * group * ((length + TILE - 1) // TILE), flags & MERGED
+    stats, group, groups, length = arrays.stats, sizes.runs, sizes.groups, sizes.length
+    first, merged, batch = slot * group * ((length + TILE - 1) // TILE), flags & MERGED, rows_together(group * length)
+    done = lo
     for u in range(lo, hi):
         if flags & AT_ONCE and at_once(arrays.x):
             sum_group(int64(BOTH | AT_ONCE), arrays, sizes, first, stack, u, kept)
@@ -278,9 +302,12 @@ def whole_groups(flags, arrays, sizes, slot, kept, stack, lo, hi):
             if flags & CENTER and not at_once(arrays.x):
                 sum_group(CENTER | merged, arrays, sizes, first, stack, u, kept)
             sum_group(flags & SQUARES | merged, arrays, sizes, first, stack, u, kept)
-        if flags & WRITE:
-            span = Span(first_run(u, sizes), length, sizes.ahead, boolean(flags & STREAM), group, groups * length)
-            apply_span(flags, arrays, span, int64(0), u, u % groups * (length // t), t, t == 1 and length > 1)
+        n = u + 1 - done
+        if flags & WRITE and (n == batch or u + 1 == hi or (u + 1) % groups == 0):
+            i = first_run(done, sizes)
+            span = Span(i, n * length, n * sizes.ahead, boolean(flags & STREAM), group, groups * length)
+            apply_span(flags, arrays, span, pieces_of(sizes, done, int64(0)), stack)
+            done = u + 1
 
 
 @kernel()
@@ -318,4 +345,4 @@ def runs(phase, flags, x, y, w, b, stats, work, kept, sizes, count, eps, lo, hi,
                 own = advance_by(partials, lanes * u * group * spans, one)
                 conclude_group(flags, arrays, own, group, spans, stack, u)
     else:
-        apply_spans(flags, arrays, sizes, lo, hi)
+        apply_spans(flags, arrays, sizes, stack, lo, hi)
