@@ -247,11 +247,6 @@ class Fast(Exact):
         off = b.fadd(less_single(b, mean, high), low)
         return [high, *in_two_singles(b, scale), single_of(b, fused(b, b.fneg(off), scale, bias))]
 
-    def apart(self, b: ir.IRBuilder, mean: Any, low: Any, rstd: Any) -> list[Any]:
-        high = single_of(b, mean)
-        off = b.fadd(less_single(b, mean, high), low)
-        return [high, *in_two_singles(b, rstd), single_of(b, b.fneg(b.fmul(off, rstd)))]
-
     def affine(self, b: ir.IRBuilder, x: Any, *known: Any) -> Any:
         mean, scale, low, shift = known
         d = b.fsub(x, mean)

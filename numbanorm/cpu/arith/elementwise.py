@@ -260,23 +260,24 @@ def constant_rows(b: ir.IRBuilder, of: Exact, table: Any, room: Any) -> list[tup
 
 
 @intrinsic
-def put_constants(tc: Any, x: Any, table: Any, room: Any, at: Any, n: Any, numbers: Any, own: Any) -> Any:
+def put_constants(tc: Any, x: Any, table: Any, room: Any, at: Any, n: Any, numbers: Any, own: Any, apart: Any) -> Any:
     """Constants for `affine_columns` of n columns from `at` on. Whether float64 has to be taken for one.
 
-    numbers: mean, low, m2, rstd, weight, bias, of all n columns; or vectors, for a column each, n <= 16. Without the last two
-    constants for `pointwise_run`. own: whether the statistics are x's, whose differences are then bounded by m2.
+    numbers: mean, low, m2, rstd, weight, bias, of all n columns; or vectors, for a column each, n <= 16. own: whether the
+    statistics are x's, whose differences are then bounded by m2; apart: whether the constants are for `pointwise_run`, and
+    weight and bias 1 and -0.
     """
     of = arithmetic_of(x.dtype)
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        # for k in range(at, at + n): table[:, k] = joined(...), or apart(...)
-        _, table, room, at, n, numbers, own = a
-        mean, low, m2, rstd, *joint = cgutils.unpack_tuple(b, numbers)
-        known = (mean, low, rstd, *joint)
-        values, bad = EXACT.joined(b, *known) if joint else EXACT.apart(b, *known), ir.Constant(I1, 0)
+        # for k in range(at, at + n): table[:, k] = joined(...)
+        _, table, room, at, n, numbers, own, apart = a
+        mean, low, m2, rstd, weight, bias = cgutils.unpack_tuple(b, numbers)
+        values, bad = EXACT.joined(b, mean, low, rstd, weight, bias), ir.Constant(I1, 0)
         if of.single:
-            single, good = FAST.joined(b, *known) if joint else FAST.apart(b, *known), FAST.fits(b, mean, m2, rstd, own)
-            good = b.and_(good, FAST.fits_channel(b, *known)) if joint else good
+            single = FAST.joined(b, mean, low, rstd, weight, bias)
+            good = FAST.fits_channel(b, mean, low, rstd, weight, bias)
+            good = b.and_(b.or_(good, apart if good.type == I1 else broadcast(b, apart)), FAST.fits(b, mean, m2, rstd, own))
             single[0] = b.select(good, single[0], like(single[0], math.nan))
             values, bad = values + single, some_lane(b, b.not_(good), n)
         values = [v if isinstance(v.type, ir.VectorType) else broadcast(b, v) for v in values]
@@ -285,7 +286,7 @@ def put_constants(tc: Any, x: Any, table: Any, room: Any, at: Any, n: Any, numbe
                 put_first(b, element, row, b.add(at, k), v, left)
         return bad
 
-    return types.boolean(x, table, N, N, N, numbers, types.boolean), codegen
+    return types.boolean(x, table, N, N, N, numbers, types.boolean, types.boolean), codegen
 
 
 def some_lane(b: ir.IRBuilder, mask: Any, n: Any) -> Any:

@@ -258,12 +258,12 @@ def expand(flags, arrays, sizes, strip, out):
             mean, low = get_lanes(stats.mean, u + g, n, like), get_lanes(stats.low, u + g, n, like)
             m2, rstd = get_lanes(stats.m2, u + g, n, like), get_lanes(stats.rstd, u + g, n, like)
             weights, biases = get_lanes(w, first + g, n, like), get_lanes(b, first + g, n, like)
-            mixed |= put_constants(x, out, room, g, n, (mean, low, m2, rstd, weights, biases), own)
+            mixed |= put_constants(x, out, room, g, n, (mean, low, m2, rstd, weights, biases), own, False)
     else:
         for g in range(groups):
             mean, low, m2, rstd = stats.mean[u + g], stats.low[u + g], stats.m2[u + g], stats.rstd[u + g]
             for column in range(g * length, (g + 1) * length, t):
-                mixed |= put_constants(x, out, room, column, t, (mean, low, m2, rstd, w[first], b[first]), own)
+                mixed |= put_constants(x, out, room, column, t, (mean, low, m2, rstd, w[first], b[first]), own, False)
                 first += 1
     repeat_constants(x, out, room, groups * length, max(sizes.fold, sizes.beside))
     return mixed

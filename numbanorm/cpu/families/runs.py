@@ -136,16 +136,13 @@ def apply_span(flags, arrays, span, pieces, table):
         for j in range(n):
             v, h, k = ahead
             table[j], table[16 + j], table[32 + j], table[48 + j] = stats.mean[v], stats.low[v], stats.m2[v], stats.rstd[v]
-            if not pointwise:
-                table[64 + j], table[80 + j] = w[h * pieces.channels + k], b[h * pieces.channels + k]
+            place = h * pieces.channels + k
+            table[64 + j], table[80 + j] = (1.0, -0.0) if pointwise else (w[place], b[place])
             ahead = next_piece(v, h, k, pieces)
         mean, low = get_lanes(table, 0, n, like), get_lanes(table, 16, n, like)
         m2, rstd = get_lanes(table, 32, n, like), get_lanes(table, 48, n, like)
-        if pointwise:
-            mixed = put_constants(x, constants, 16, 0, n, (mean, low, m2, rstd), of_x)
-        else:
-            joint = get_lanes(table, 64, n, like), get_lanes(table, 80, n, like)
-            mixed = put_constants(x, constants, 16, 0, n, (mean, low, m2, rstd, *joint), of_x)
+        numbers = (mean, low, m2, rstd, get_lanes(table, 64, n, like), get_lanes(table, 80, n, like))
+        mixed = put_constants(x, constants, 16, 0, n, numbers, of_x, boolean(pointwise))
         for j in range(n):
             part = Span(span.i + done, min(size - at, span.n - done), span.ahead, span.streaming, span.runs, span.stride)
             known, plain = constants_at(x, constants, 16, j), mixed and has_no_room(x, constants, 16, j)
