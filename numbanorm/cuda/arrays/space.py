@@ -60,7 +60,7 @@ class Device:
                 raise TypeError(self._elsewhere(name, value, a.device))
             if not a.contiguous and not self.kind.strided:
                 raise ValueError(not_contiguous(name, a))
-            if a.address % a.itemsize:
+            if a.address & 7 and a.address % a.itemsize:  # no element has more than 8 bytes
                 raise ValueError(f"{name} must be aligned to its elements: got {a.dtype} at {a.address:#x}; "
                                  f"pass {self.kind.copy.format(name)}")  # fmt: skip
         self.seen[name] = a
