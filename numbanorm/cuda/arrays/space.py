@@ -216,8 +216,19 @@ class Device:
         stats = self.kernels.normalize(call, x, y, w, b, eps, known)
         return self.kind.result(y), stats
 
-    def try_backward(self, *arguments: Any) -> None:
-        """Nothing: there are kernels to launch, and time to look at the arguments one by one."""
+    def try_backward(self, call: Call, x: DeviceArray, dy: Any, stats: Any, weight: Any, out: Any) -> tuple[Any, ...] | None:
+        """Likewise: a new dx, of arrays that kernels can take as they lie."""
+        plan = call.plan
+        if out is not None or not x.contiguous or plan.size == 0 or (weight is None and getattr(stats, "weighted", False)):
+            return None
+        dy_ = self.like("dy", dy, x)
+        mean, rstd = self.stats(stats, plan.stats_shape, call.center)
+        w = self.parameter("weight", weight, plan.weight_shape)
+        if not (dy_.contiguous and rstd.contiguous and all([a is None or a.contiguous for a in (mean, w)])):
+            return None
+        dx = self.kind.empty_like(x) if call.write else None
+        grads = self.differentiate(call, x, dy_, dx, w, (mean, rstd))
+        return (None if dx is None else self.kind.result(dx), *grads[: 2 if call.center else 1])
 
     def differentiate(
         self, call: Call, x: DeviceArray, dy: DeviceArray, dx: DeviceArray | None, weight: DeviceArray | None,
