@@ -224,7 +224,7 @@ class Device:
         dy_ = self.like("dy", dy, x)
         mean, rstd = self.stats(stats, plan.stats_shape, call.center)
         w = self.parameter("weight", weight, plan.weight_shape)
-        if not (dy_.contiguous and rstd.contiguous and all([a is None or a.contiguous for a in (mean, w)])):
+        if not (dy_.contiguous and rstd.contiguous and (mean is None or mean.contiguous) and (w is None or w.contiguous)):
             return None
         dx = self.kind.empty_like(x) if call.write else None
         grads = self.differentiate(call, x, dy_, dx, w, (mean, rstd))
