@@ -6,7 +6,7 @@ turn over many rounds; a time is the median over the rounds. `graph` is the same
 one call costs the host. `of copy` is the copy's time over numbanorm's, the other ratios are the contender's over numbanorm's:
 above 1, numbanorm is faster. `ulp` is the largest error of all results, at the scale of their terms.
 
-    python benchmarks/gpu.py [--json FILE] [--quick] [--only REGEX] [--rounds 31] [--seconds 540] [--device cuda]
+    python benchmarks/gpu.py [--json FILE] [--quick] [--only REGEX] [--contenders A,B] [--seconds 540] [--device cuda]
 
 Exits with 1 where a result of numbanorm was wrong or failed, with 2 where nothing could be run.
 """
@@ -89,7 +89,9 @@ def check(name: str, case: Case, c: contenders.Contender, d: problems.Data, trut
     return entry | ({"error": "wrong: " + ", ".join(wrong)} if wrong else {})
 
 
-def prepare(case: Case, d: problems.Data, clock: Clock, absent: dict[str, None]) -> tuple[dict[str, Run], dict[str, Any]]:
+def prepare(
+    case: Case, d: problems.Data, clock: Clock, absent: dict[str, None], names: list[str]
+) -> tuple[dict[str, Run], dict[str, Any]]:
     """The contenders that are right, warm, and what was found of each."""
     import torch
 
@@ -99,6 +101,8 @@ def prepare(case: Case, d: problems.Data, clock: Clock, absent: dict[str, None])
     runs: dict[str, Run] = {}
     entries: dict[str, Any] = {}
     for name, make in contenders.MAKERS.items():
+        if names and name not in names:
+            continue
         try:
             c = make(case, d)
             entries[name] = check(name, case, c, d, truth)
@@ -116,15 +120,15 @@ def prepare(case: Case, d: problems.Data, clock: Clock, absent: dict[str, None])
     return runs, entries
 
 
-def row_of(case: Case, rounds: int, clock: Clock, absent: dict[str, None]) -> dict[str, Any]:
+def row_of(case: Case, args: argparse.Namespace, clock: Clock, absent: dict[str, None]) -> dict[str, Any]:
     """Check and time a case."""
     sets = max(2, min(MOST_SETS, -(-2 * clock.cache() // case.inputs)))
     row = {**asdict(case), "name": case.name, "layout": case.layout, "direction": case.direction, "bytes": case.bytes}
     row |= {"sets": sets, "cold": clock.gpu and sets * case.inputs >= 2 * clock.cache()}
     d = problems.data(case, sets, clock.device)
     try:
-        runs, row["contenders"] = prepare(case, d, clock, absent)
-        for name, times in measure(runs, sets, rounds, clock).items():
+        runs, row["contenders"] = prepare(case, d, clock, absent, args.contenders)
+        for name, times in measure(runs, sets, args.rounds, clock).items():
             row["contenders"][name] |= times | {"tbs": case.bytes / times["us"] * 1e-6}
     finally:
         d.clear()
@@ -218,7 +222,7 @@ def run_all(chosen: list[Case], args: argparse.Namespace, clock: Clock, deadline
                 if time.monotonic() >= deadline:
                     raise TimeUp
                 try:
-                    row = row_of(case, args.rounds, clock, absent)
+                    row = row_of(case, args, clock, absent)
                 except DeviceLost:
                     raise
                 except Exception as e:  # of the data or the reference: no contender's
@@ -243,6 +247,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", help="write the figures to this file, again after each case")
     parser.add_argument("--quick", action="store_true", help="the most important cases only")
     parser.add_argument("--only", default="", help="cases whose name, as '(layer|rms) .* bfloat16 backward', has this in it")
+    names = ",".join(contenders.MAKERS)
+    parser.add_argument("--contenders", type=lambda text: text.split(","), default=[], help=f"of {names}; all by default")
     parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--seconds", type=float, default=540.0, help="stop after this time")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: tiny shapes, to test this program")

@@ -63,10 +63,15 @@ def copy(case: Case, d: Data) -> Contender:
 
 def numbanorm(case: Case, d: Data) -> Contender:
     """In the mode that CUDA computes whatever is asked for, so that figures of a CPU mean the same."""
+    x, dy, out = ([array(t) for t in tensors] for tensors in (d.x, d.dy, d.out))
+    return Contender(own(case, x, dy, out, [array(t) for t in (d.weight, d.bias, d.mean, d.var)], exact=True))
+
+
+def own(case: Case, x: list[Any], dy: list[Any], out: list[Any], vectors: list[Any], exact: bool) -> Callable[[int], Results]:
+    """numbanorm's call, of arrays of any library; vectors: weight, bias, mean and variance."""
     import numbanorm as nn
 
-    x, dy, out = ([array(t) for t in tensors] for tensors in (d.x, d.dy, d.out))
-    w, b, mean, var = (array(t) for t in (d.weight, d.bias, d.mean, d.var))
+    w, b, mean, var = vectors
     c, axis, train = case.channels, case.axis, case.family == "batch"
     forward: dict[str, Callable[..., Any]] = {
         "layer": lambda x, **o: nn.layer_norm(x, c, w, b, EPS, **o),
@@ -79,11 +84,11 @@ def numbanorm(case: Case, d: Data) -> Contender:
     call = forward[case.family]
 
     def into(i: int) -> dict[str, Any]:
-        return {"out": out[i], "exact": True}
+        return {"out": out[i], "exact": exact}
 
     if not case.backward:
-        return Contender(lambda i: (call(x[i], **into(i)),))
-    stats = [call(t, return_stats=True, exact=True)[1] for t in x]
+        return lambda i: (call(x[i], **into(i)),)
+    stats = [call(t, return_stats=True, exact=exact)[1] for t in x]
     backward: dict[str, Callable[[int], Results]] = {
         "layer": lambda i: nn.layer_norm_backward(dy[i], x[i], c, stats[i], w, **into(i)),
         "rms": lambda i: nn.rms_norm_backward(dy[i], x[i], c, stats[i], w, **into(i)),
@@ -92,7 +97,7 @@ def numbanorm(case: Case, d: Data) -> Contender:
         "batch": lambda i: nn.batch_norm_backward(dy[i], x[i], stats[i], w, channel_axis=axis, training=train, **into(i)),
     }
     backward["eval"] = backward["batch"]
-    return Contender(backward[case.family])
+    return backward[case.family]
 
 
 def channels_first(case: Case, tensors: list[Tensor]) -> list[Tensor]:

@@ -106,10 +106,10 @@ class Device:
         self.multiprocessors = int(core.Device(0).properties.multiprocessor_count)
         self.stream = core.LEGACY_DEFAULT_STREAM
 
-    def load(self, function: Any, kinds: tuple[str, ...], threads: int = kernels.THREADS) -> Any:
+    def load(self, kernel: Any, kinds: tuple[str, ...]) -> Any:
         from numbanorm.cuda import compiler
 
-        made = kernels.machine_code(function, kinds, self.capability, threads)
+        made = compiler.cubin(kernel, kinds, self.capability)
         return self.core.ObjectCode.from_cubin(made).get_kernel(compiler.entry(made))
 
     def launch(self, kernel: Any, *arguments: int, **configuration: Any) -> None:
@@ -177,7 +177,7 @@ def rates(d: Device) -> dict[str, Any]:
     """Results of a multiprocessor in a cycle, with a block of 1024 threads on each."""
 
     def one(name: str, operations: int) -> dict[str, float]:
-        kernel = d.load(kernels.rate_kernel(name), ("int64", "float64" if name.endswith("f64") else "float32", "int"))
+        kernel = d.load(*kernels.rate(name))
         (out, address), (_, sink) = d.room(d.multiprocessors), d.room(1)
         for _ in range(2):  # the first warms up
             start = time.perf_counter()
@@ -194,7 +194,7 @@ def clusters(d: Device) -> dict[str, Any]:
     """Blocks in a cluster as a kernel sees them; 4 is right, except for the plain launch of the plain kernel."""
 
     def one(inside: bool, **configuration: Any) -> list[int]:
-        kernel = d.load(kernels.cluster_kernel(inside), ("int64",), 32)
+        kernel = d.load(*kernels.cluster(inside))
         out, address = d.room(8)
         d.launch(kernel, address, block=32, **configuration)
         d.cuda.synchronize()
@@ -213,7 +213,7 @@ def shared_memory(d: Device) -> dict[str, Any]:
     from cuda.bindings import driver
 
     most = int(attributes(d)["max_shared_memory_per_block_optin"])
-    kernel = d.load(kernels.shared_kernel(), ("int64", "int"), 32)
+    kernel = d.load(*kernels.shared())
     out, address = d.room(1)
     which = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
     told = driver.cuKernelSetAttribute(which, most, driver.CUkernel(int(kernel.handle)), driver.CUdevice(0))[0]
@@ -239,15 +239,9 @@ def bound(kernel: Any, address: int) -> Callable[[], object]:
 
 def launches(d: Device) -> dict[str, Any]:
     """What the launch of an empty kernel costs the host, with no argument and with six pointers and six integers."""
-    from numba import types
-
     from numbanorm.cuda.driver import DRIVER
 
-    kinds = ("float32",) * 6 + ("int",) * 6
-    none, twelve = (
-        (lambda: d.load(kernels.empty_kernel(0, 0), (), 128)),
-        (lambda: d.load(kernels.empty_kernel(6, 6), kinds, 128)),
-    )
+    none, twelve = (lambda: d.load(*kernels.empty(0, 0))), (lambda: d.load(*kernels.empty(6, 6)))
     _, address = d.room(1)
     arguments = (address,) * 6 + (1,) * 6
 
@@ -258,21 +252,6 @@ def launches(d: Device) -> dict[str, Any]:
         configuration = d.core.LaunchConfig(grid=1, block=128)
         return lambda: d.core.launch(d.stream, configuration, kernel, *a)
 
-    def by_numba(arrays: bool, signed: bool = True) -> Callable[[], object]:
-        pointer = types.float32[::1] if arrays else types.CPointer(types.float32)
-        function = kernels.empty_kernel(6, 6)
-        made = d.cuda.jit(types.void(*(pointer,) * 6, *(types.int64,) * 6))(function) if signed else d.cuda.jit(function)
-        ready = made[128, 128]  # of fewer blocks Numba warns
-        passed = ((d.cuda.to_device(np.zeros(4, np.float32)),) * 6 if arrays else (address,) * 6) + (1,) * 6
-        return lambda: ready(*passed)
-
-    def by_numba_of_torch() -> Callable[[], object]:
-        import torch
-
-        ready = d.cuda.jit(kernels.empty_kernel(6, 6))[128, 128]
-        passed = (torch.zeros(4, device="cuda"),) * 6 + (1,) * 6
-        return lambda: ready(*passed)
-
     def by_driver() -> Callable[[], object]:
         kernel = twelve()
         return lambda: DRIVER.launch(kernel, 1, 128, 0, arguments)
@@ -282,10 +261,6 @@ def launches(d: Device) -> dict[str, Any]:
         "cuda.core, 12 arguments": timed(lambda: by_core(twelve(), *arguments)),
         "numbanorm's driver, 12 arguments": timed(by_driver),
         "cuLaunchKernel by ctypes, 12 arguments packed before": timed(lambda: bound(twelve(), address)),
-        "numba, pointers": timed(lambda: by_numba(False)),
-        "numba, its arrays, signature given": timed(lambda: by_numba(True)),
-        "numba, its arrays": timed(lambda: by_numba(True, False)),
-        "numba, torch's tensors": timed(by_numba_of_torch),
     }
 
 
@@ -366,11 +341,24 @@ def save(found: dict[str, Any], path: str | None) -> None:
         os.replace(f"{path}.part", path)
 
 
+def not_prepared() -> int:
+    """Say which kernels are not in the compiler's cache, and how many."""
+    from numbanorm.cuda import compiler
+
+    paths = {kernel.name: compiler.cache_file(kernel, kinds, (9, 0)) for kernel, kinds in kernels.needed()}
+    lacking = [name for name, path in paths.items() if path is None or not path.exists()]
+    print(f"{len(paths)} kernels, {len(lacking)} not prepared{': ' if lacking else ''}{', '.join(lacking)}")
+    return int(bool(lacking))
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", help="write the answers to this file too, again after each")
     parser.add_argument("--only", default="", help=f"questions with this in their name, of {', '.join(QUESTIONS)}")
+    parser.add_argument("--dry", action="store_true", help="ask nothing: say which kernels would have to be compiled")
     args = parser.parse_args(argv)
+    if args.dry:
+        return not_prepared()
     from numba import config
 
     from numbanorm.backends import dispatch

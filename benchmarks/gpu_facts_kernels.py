@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 CHAINS = 8  # independent ones in each thread of a kernel that measures a rate
@@ -138,9 +141,40 @@ def shared_kernel() -> Any:
     return kernel
 
 
-def machine_code(function: Any, kinds: tuple[str, ...], capability: tuple[int, int], threads: int = THREADS) -> bytes:
-    """A cubin; `kinds` as in numbanorm.cuda.compiler."""
+@cache
+def versioned(build: Callable[..., Any]) -> Callable[..., Any]:
+    """A builder whose name tells this file's version: the compiler's cache knows the package's sources only."""
+
+    def made(*constants: Any) -> Any:
+        return build(*constants)
+
+    made.__name__ = f"{build.__name__}_{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]}"
+    return made
+
+
+def kernel(build: Callable[..., Any], *constants: Any, threads: int = THREADS) -> Any:
+    """A kernel of this file, for `numbanorm.cuda.compiler`."""
     from numbanorm.cuda import compiler
 
-    kernel = compiler.Kernel(lambda: function, (), threads)
-    return compiler.linked(compiler.intermediate(kernel, kinds, capability), capability)[0]
+    return compiler.Kernel(versioned(build), constants, threads)
+
+
+def rate(name: str) -> tuple[Any, tuple[str, ...]]:
+    return kernel(rate_kernel, name), ("int64", "float64" if name.endswith("f64") else "float32", "int")
+
+
+def cluster(inside: bool) -> tuple[Any, tuple[str, ...]]:
+    return kernel(cluster_kernel, inside, threads=32), ("int64",)
+
+
+def shared() -> tuple[Any, tuple[str, ...]]:
+    return kernel(shared_kernel, threads=32), ("int64", "int")
+
+
+def empty(pointers: int, integers: int) -> tuple[Any, tuple[str, ...]]:
+    return kernel(empty_kernel, pointers, integers, threads=128), ("float32",) * pointers + ("int",) * integers
+
+
+def needed() -> list[tuple[Any, tuple[str, ...]]]:
+    """All kernels that gpu_facts.py launches, and the types of their arguments."""
+    return [*map(rate, code()["steps"]), *map(cluster, (False, True)), shared(), empty(0, 0), empty(6, 6)]

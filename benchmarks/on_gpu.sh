@@ -1,116 +1,110 @@
 #!/usr/bin/env bash
-# All that wants a GPU, the most important first, in ten minutes: facts, tests, compute-sanitizer, benchmark.
+# The first minutes on a GPU, the most valuable first, in 480 s: does it load and launch, the bits of the whole table, ratios to
+# a copy, torch's times, facts, tests of streams and graphs, compute-sanitizer, hardware counters.
 #
-#     benchmarks/on_gpu.sh [OUT]        logs and JSON go to OUT, ./gpu-results by default
+#     benchmarks/on_gpu.sh prepare [ARGUMENTS]   on a machine without a GPU but with the compiler: what the stages need goes to
+#                                                gpu-carried, which travels with the source, and nothing is compiled on the GPU's
+#     benchmarks/on_gpu.sh [OUT]                 on the GPU's machine, prepared or not; results go to OUT, ./gpu-results
 #
-# PYTHON (python3) is the interpreter, BUDGET (570) the seconds for everything. No failure stops it. The exit status is 1 if
-# anything failed. When a kernel breaks the CUDA context, the tests that had not run yet are run by another process.
+# PYTHON (python3) is the interpreter, a path without spaces, BUDGET (480) the seconds for everything, CARRIED (gpu-carried) the folder, ONLY a
+# regular expression of cases, DRY=1 launches nothing. Answers are appended as they come: results.jsonl (load, bits, ratios), speed.json, facts.json; summary.txt has a line
+# for each stage, log.txt all that was said. A failure stops nothing but that without a device nothing follows. The exit status
+# is 1 if anything failed.
 set -u
 
+python=${PYTHON:-python3}
+root=$(cd "$(dirname "$0")/.." && pwd)
+carried=${CARRIED:-$root/gpu-carried}
+if [ "${1:-}" = prepare ]; then
+    shift
+    cd "$root" && PYTHONPATH=$PWD:$PWD/tests/support${PYTHONPATH:+:$PYTHONPATH} exec "$python" tests/support/gpu_first.py prepare --folder "$carried" "$@"
+fi
 out=${1:-gpu-results}
 mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 1
-cd "$(dirname "$0")/.." || exit 1
-python=${PYTHON:-python3}
-budget=${BUDGET:-570}
-lost=66 # of tests/support/gpu_tools.py
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
-summary=$out/summary.txt
-: >"$summary"
-failed=0
-last=0
+cd "$root" || exit 1
+budget=${BUDGET:-480}
+dry=${DRY:+--dry}
+lost=66 # of tests/support/gpu_first.py
+export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD:$PWD/tests/support${PYTHONPATH:+:$PYTHONPATH}" CUDA_HOME=${CUDA_HOME:-/usr/local/cuda}
+if [ -e "$carried/source" ] && [ -z "${NUMBA_CACHE_DIR:-}" ]; then # what was carried is for this run
+    NUMBA_CACHE_DIR=$(mktemp -d)
+    export NUMBA_CACHE_DIR
+    trap 'rm -rf "$NUMBA_CACHE_DIR"' EXIT
+fi
+rm -f "$out"/{summary.txt,log.txt,results.jsonl,speed.json,facts.json}
+log=$out/log.txt summary=$out/summary.txt failed=0
 
-# left LIMIT: so many seconds, or what is left of the budget
-left() {
-    local rest=$((budget - SECONDS))
-    echo $((rest < $1 ? rest : $1))
-}
+# note NAME SECONDS WORD LAST: a line of the summary
+note() { printf '%-9s %4d s  %s: %s\n' "$@" | tee -a "$summary"; }
 
-# note NAME STATUS BEGUN LAST: a line of the summary
-note() {
-    local word=ok
-    case $2 in
-    0) ;;
-    124 | 137) word="stopped, the time was up" ;;
-    *) word="FAILED ($2)" ;;
-    esac
-    [ "$2" -eq 0 ] || failed=1
-    printf '%-10s %4d s  %s: %s\n' "$1" $((SECONDS - $3)) "$word" "$4" | tee -a "$summary"
-}
-
-# part NAME LIMIT COMMAND...: all it says goes to OUT/NAME.log
-part() {
-    local name=$1 limit begun=$SECONDS status
-    limit=$(left "$2")
+# stage NAME LIMIT COMMAND...: in its time, or in what is left; what loses the context is begun again, and goes on behind that
+stage() {
+    local name=$1 begun=$SECONDS end=$((SECONDS + $2)) left status word
     shift 2
-    if [ "$limit" -lt 5 ]; then
-        note "$name" 124 "$begun" "not begun"
-        return
-    fi
-    timeout -s INT -k 10 "$limit" "$@" >"$out/$name.log" 2>&1
-    status=$?
-    last=$status
-    note "$name" "$status" "$begun" "$(grep -v '^[[:space:]]*$' "$out/$name.log" | tail -n 1 | cut -c 1-160)"
-}
-
-# tests NAME LIMIT ARGUMENTS...: pytest, and again for what had not run when it broke down
-tests() {
-    local name=$1 end begun=$SECONDS limit status worst=0 before after verdicts
-    end=$((SECONDS + $(left "$2")))
-    shift 2
-    : >"$out/$name.log"
-    "$python" -m pytest --collect-only "$@" 2>>"$out/$name.log" | grep '^tests/.*::' >"$work/todo"
-    while [ -s "$work/todo" ]; do
-        limit=$((end - SECONDS))
-        if [ "$limit" -lt 5 ]; then
-            worst=124
+    [ "$end" -lt "$budget" ] || end=$budget
+    while :; do
+        left=$((end - SECONDS))
+        if [ "$left" -lt 5 ]; then
+            status=124
             break
         fi
-        timeout -s INT -k 10 "$limit" "$python" -m pytest -vv -rfEs --durations=15 $parallel "@$work/todo" >"$work/log" 2>&1
+        echo "=== $name" >>"$log"
+        timeout -s INT -k 5 "$left" "$@" >>"$log" 2>&1
         status=$?
-        cat "$work/log" >>"$out/$name.log"
-        [ "$status" -eq 0 ] || worst=$status
-        [ "$status" -eq $lost ] || [ "$status" -gt 128 ] || break
-        before=$(wc -l <"$work/todo")
-        awk 'NR == FNR { for (i = 1; i <= NF; i++) if ($i ~ /^tests\/.*::/) done[$i] = 1; next } !($0 in done)' \
-            "$work/log" "$work/todo" >"$work/rest"
-        mv "$work/rest" "$work/todo"
-        after=$(wc -l <"$work/todo")
-        echo "--- pytest ended with $status; $after tests have not run ---" >>"$out/$name.log"
-        [ "$after" -lt "$before" ] || break
+        [ "$status" -eq $lost ] || break
+        failed=1
     done
-    grep -q -E '[0-9]+ (passed|failed|skipped|errors?)' "$out/$name.log" || [ "$worst" -ne 0 ] || worst=5 # nothing was collected
-    # a run without a device would skip everything, and be no run
-    grep -q -E '(^|[ =])[0-9]+ passed' "$out/$name.log" || [ "$worst" -ne 0 ] || worst=5
-    verdicts=$(grep -oE '[0-9]+ (passed|failed|skipped|errors?)' "$out/$name.log" | awk '{ n[$2] += $1 } END { for (k in n) printf "%d %s ", n[k], k }')
-    note "$name" "$worst" "$begun" "${verdicts:-no test ran}"
+    case $status in
+    0) word=ok ;;
+    124 | 137) word="stopped, the time was up" ;;
+    *) word="FAILED ($status)" failed=1 ;;
+    esac
+    note "$name" $((SECONDS - begun)) "$word" "$(grep -v '^[[:space:]]*$' "$log" | tail -n 1 | cut -c 1-160)"
+    return "$status"
 }
 
-several=""
-"$python" -c 'import xdist' 2>/dev/null && several="-n 8"
-files="tests/cuda/test_cuda_gpu.py tests/cuda/test_cuda_gpu_interop.py"
-# these need no device of their own; run by several processes, they also compile the kernels that the others want
-shared="aligned or written or in_numba_out or cupy_in or carried"
+# have PROGRAM, module NAME: whether a stage can run
+have() { command -v "$1" >/dev/null; }
+module() { "$python" -c "import importlib.util as u, sys; sys.exit(u.find_spec('$1') is None)"; }
 
-part facts 60 "$python" benchmarks/gpu_facts.py --json "$out/facts.json"
-if [ "$last" -eq 2 ]; then # no device: nothing else could run, and tests that skip are no tests
+first="$python tests/support/gpu_first.py --folder $carried $dry"
+only=${ONLY:-}
+
+stage load 45 $first load --results "$out/results.jsonl" || {
+    tail -n 30 "$log"
     exit 1
+}
+stage bits 110 $first bits --only "$only" --results "$out/results.jsonl"
+stage ratios 60 $first ratios --only "$only" --results "$out/results.jsonl"
+if [ -n "$dry" ]; then
+    note speed 0 "dry run" "nothing was timed"
+elif module torch; then
+    stage speed 90 "$python" benchmarks/gpu.py --contenders copy,numbanorm,torch --rounds 9 --seconds 85 --json "$out/speed.json"
+else
+    note speed 0 absent "torch is not installed"
 fi
-if [ "$last" -le 1 ] && [ -s "$out/facts.json" ]; then
-    rm "$out/facts.log" # says the same
+stage facts 40 "$python" benchmarks/gpu_facts.py $dry --json "$out/facts.json"
+if [ -n "$dry" ]; then
+    note tests 0 "dry run" "nothing was run"
+elif module torch && module pytest; then
+    several=$(module xdist && echo "-n 8")
+    stage tests 50 "$python" -m pytest -q -p no:cacheprovider --maxfail 20 $several tests/cuda/test_cuda_gpu.py \
+        -k "stream or graph or threads or thread or default"
+else
+    note tests 0 absent "torch or pytest is not installed"
 fi
-parallel=$several tests shared 130 $files -k "$shared"
-parallel="" tests gpu 120 $files -k "not sanitizer and not ($shared)"
-if [ -e tests/cuda/test_cuda_table.py ]; then
-    parallel=$several tests table 110 tests/cuda/test_cuda_table.py
+if have compute-sanitizer; then
+    stage sanitizer 50 compute-sanitizer --tool memcheck --error-exitcode 1 $first bits --few
+else
+    note sanitizer 0 absent "compute-sanitizer is not installed"
 fi
-parallel="" tests sanitizer 70 tests/cuda/test_cuda_gpu.py -k sanitizer
-rest=$(left 600)
-quick=$([ "$rest" -lt 200 ] && echo --quick)
-part benchmark 600 "$python" benchmarks/gpu.py --json "$out/benchmark.json" --seconds $((rest - 15)) $quick
+if [ -z "$dry" ] && have ncu; then
+    counters="gpu__time_duration.sum,dram__throughput.avg.pct_of_peak_sustained_elapsed"
+    counters+=",sm__inst_issued.avg.pct_of_peak_sustained_active,sm__inst_executed_pipe_xu.avg.pct_of_peak_sustained_active"
+    counters+=",sm__inst_executed_pipe_fp64.avg.pct_of_peak_sustained_active,sm__warps_active.avg.pct_of_peak_sustained_active"
+    stage counters 45 ncu --clock-control none --metrics "$counters" $first counted
+fi
 
 echo "--- in $out, after $SECONDS s ---"
 cat "$summary"
-grep -h -E '^(FAILED|ERROR) ' "$out"/{shared,gpu,table,sanitizer}.log 2>/dev/null | cut -c 1-200 | sort -u | head -n 40
 exit $failed

@@ -53,6 +53,22 @@ def installed(name: str) -> bool:
         return False
 
 
+@cache
+def core() -> Any:
+    """cuda.core; an import statement in each launch took half a microsecond, and more for each name."""
+    from cuda import core
+
+    return core
+
+
+@cache
+def bindings() -> Any:
+    """The driver's own functions, likewise."""
+    from cuda.bindings import driver
+
+    return driver
+
+
 class Simulator:
     """Numba's simulator: pointers are NumPy arrays, and a warp exchanges through the block."""
 
@@ -97,41 +113,33 @@ class Hardware:
 
     def enter(self, device: int) -> int | None:
         """Make a device current if it is not, and say which one was, for `leave`: a launch goes to the current one."""
-        from cuda.bindings import driver
-        from cuda.core import Device
-
-        error, here = driver.cuCtxGetDevice()
-        if int(error) == 0 and int(here) == device:
+        error, here = bindings().cuCtxGetDevice()
+        current = int(error) == 0
+        if current and int(here) == device:
             return None
-        Device(device).set_current()
-        return int(here) if int(error) == 0 else None
+        core().Device(device).set_current()
+        return int(here) if current else None
 
     def leave(self, before: int | None) -> None:
         if before is not None:
-            from cuda.core import Device
-
-            Device(before).set_current()
+            core().Device(before).set_current()
 
     def ready(self, kernel: Kernel, kinds: tuple[str, ...], device: int) -> Any:
         """The loaded kernel; a library is loaded once for all devices of a compute capability."""
-        from cuda.core import Device, ObjectCode
-
-        capability = tuple(Device(device).compute_capability)
+        capability = tuple(core().Device(device).compute_capability)
         key = (kernel, kinds, capability)
         if key not in self.kernels:
             code = cubin(kernel, kinds, capability)
-            self.kernels[key] = ObjectCode.from_cubin(code).get_kernel(entry(code))
+            self.kernels[key] = core().ObjectCode.from_cubin(code).get_kernel(entry(code))
         return self.kernels[key]
 
     def pointer(self, array: Any, offset: int) -> int:
-        return array.address + offset * array.itemsize  # type: ignore[no-any-return]
+        return array.address + offset * array.itemsize if offset else array.address  # type: ignore[no-any-return]
 
     def stream(self, handle: int) -> Any:
         found = self.streams.get(handle)
         if found is None:
-            from cuda.core import LEGACY_DEFAULT_STREAM, Stream
-
-            found = LEGACY_DEFAULT_STREAM if handle == 0 else Stream.from_handle(handle)
+            found = core().LEGACY_DEFAULT_STREAM if handle == 0 else core().Stream.from_handle(handle)
             self.streams[handle] = found
         return found
 
@@ -140,12 +148,10 @@ class Hardware:
         self.stream(stream).wait(self.stream(other))
 
     def launch(self, ready: Any, grid: int, block: int, stream: int, arguments: Arguments) -> None:
-        from cuda.core import LaunchConfig, launch
-
         configuration = self.configurations.get((grid, block))
         if configuration is None:
-            configuration = self.configurations[grid, block] = LaunchConfig(grid=grid, block=block)
-        launch(self.stream(stream), configuration, ready, *arguments)
+            configuration = self.configurations[grid, block] = core().LaunchConfig(grid=grid, block=block)
+        core().launch(self.stream(stream), configuration, ready, *arguments)
 
 
 DRIVER: Any = Simulator() if config.ENABLE_CUDASIM else Hardware()

@@ -3,6 +3,7 @@ is for the tests that need one."""
 
 from __future__ import annotations
 
+import logging
 from types import SimpleNamespace
 from typing import Any
 
@@ -169,6 +170,26 @@ def test_a_default_stream_waits_for_others(steps: Any) -> None:
     found = steps(numbanorm.layer_norm, of_stream(0, 4, 6), 6, of_stream(0xB, 6))
     before, after = "default stream waits for stream 0xb", "stream 0xb waits for default stream"
     assert found == [before, "default stream rows_forward", after]
+
+
+def test_numba_frees_a_few_arrays_at_once_and_puts_it_off_when_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What docs/cuda.md says of its arrays: cuMemFree, which waits for the device, comes with the eleventh that is dropped."""
+    from numba.cuda.cudadrv import driver as numbas
+
+    monkeypatch.setattr(numbas, "_logger", logging.getLogger(__name__), raising=False)  # which comes with a device
+    freed: list[int] = []
+    pending = numbas._PendingDeallocs(10**9)
+    with pending.disable():  # by cuda.defer_cleanup
+        for k in range(11):
+            pending.add_item(freed.append, k, 8)
+        assert freed == []
+    pending.add_item(freed.append, 11, 8)
+    assert freed == list(range(12))
+    for k in range(10):
+        pending.add_item(freed.append, k, 8)
+    assert len(freed) == 12
+    pending.add_item(freed.append, 10, 8)
+    assert len(freed) == 23
 
 
 def test_a_pointer_is_an_address() -> None:

@@ -65,14 +65,21 @@ def dtype_of(name: str) -> np.dtype[Any]:
 AS_CUDA: dict[str, Any] = {"method": "two_pass", "exact": True}
 
 
+def twin(options: dict[str, Any], backward: bool = False) -> dict[str, Any]:
+    """Options of the CPU call that has the bits of a CUDA call with these; nowhere else is it said which that is."""
+    if backward:
+        return {**options, "exact": True}
+    return {**options, **AS_CUDA, "method": options.get("method") or AS_CUDA["method"]}
+
+
 def call(case: cases.Case, a: Any, **options: Any) -> Any:
     """`cases.call`, of what both backends compute alike."""
-    return cases.call(case, a, **{**AS_CUDA, **options})
+    return cases.call(case, a, **twin(options))
 
 
 def call_backward(case: cases.Case, a: Any, dy: Any, stats: Any, **options: Any) -> Any:
     """`cases.call_backward`, likewise."""
-    return cases.call_backward(case, a, dy, stats, exact=True, **options)
+    return cases.call_backward(case, a, dy, stats, **twin(options, backward=True))
 
 
 class Array:
@@ -339,16 +346,16 @@ class Ring:
 
 
 @contextlib.contextmanager
-def installed() -> Iterator[Ring]:
-    """From now on the public functions take arrays of the ring."""
+def installed(made: tuple[Any, Any] | None = None) -> Iterator[Ring]:
+    """From now on the public functions take arrays of the ring, of the process's own or one of these arrays and driver."""
     from numbanorm.backends import dispatch
     from numbanorm.cuda import backend, driver
     from numbanorm.cuda.arrays import libraries as kinds
 
-    name = chosen()
-    if name not in MADE:
+    name = "given" if made else chosen()
+    if made is None and name not in MADE:
         MADE[name] = {"interpreter": interpreter, "simulator": simulator, "gpu": gpu}[name]()
-    ring = Ring(name, *MADE[name])
+    ring = Ring(name, *(made or MADE[name]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(driver, "DRIVER", ring.driver)
         patch.setattr(dispatch, "cuda_backend", lambda compute: backend)

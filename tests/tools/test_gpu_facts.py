@@ -1,13 +1,9 @@
-"""benchmarks/gpu_facts.py and benchmarks/on_gpu.sh, as far as a machine without a GPU can tell."""
+"""benchmarks/gpu_facts.py, as far as a machine without a GPU can tell."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,9 +14,7 @@ from benchmarks import gpu_facts as facts
 from benchmarks import gpu_facts_kernels as kernels
 from numbanorm.backends import dispatch
 
-ROOT = Path(__file__).parents[2]
 needs_compiler = pytest.mark.skipif(find_spec("numba_cuda") is None, reason="numba-cuda is not installed")
-needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed: on_gpu.sh is written for it")
 
 
 def test_arithmetic() -> None:
@@ -123,57 +117,21 @@ def test_kernels_that_do_little_are_not_optimized_away() -> None:
     assert ptx(kernels.empty_kernel(6, 6), ("float32",) * 6 + ("int",) * 6).count(".param .u64") == 12
 
 
-TESTS = """
-import os, pytest
-def test_first(): pass
-def test_lost(): pytest.exit("the device is lost", returncode=66)
-def test_after(): pass
-def test_wrong(): assert False
-def test_crash(): os.abort()
-def test_last(): pass
-"""
+@needs_compiler
+def test_the_kernels_that_are_prepared_are_those_of_the_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = []
 
+    class Loading:
+        multiprocessors = 1
 
-def on_gpu(folder: Path, program: str) -> tuple[int, dict[str, str]]:
-    """on_gpu.sh in a project of nothing but stand-ins -> status, and a line of the summary for each part."""
-    for name, text in {
-        "benchmarks/gpu_facts.py": program,
-        "benchmarks/gpu.py": "print('a table')",
-        "tests/cuda/test_cuda_gpu.py": TESTS,
-        "tests/cuda/test_cuda_gpu_interop.py": "def test_carried(): pass",
-        "tests/cuda/test_cuda_table.py": "def test_table(): pass",
-    }.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-    (folder / "pytest.ini").write_text("[pytest]\naddopts = -q\n")
-    shutil.copy(ROOT / "benchmarks" / "on_gpu.sh", folder / "benchmarks")
-    command = ["bash", str(folder / "benchmarks" / "on_gpu.sh"), "results"]
-    environment = {**os.environ, "PYTHON": sys.executable, "BUDGET": "100"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=110, check=False)
-    lines = (folder / "results" / "summary.txt").read_text().splitlines()
-    return done.returncode, {line.split()[0]: line for line in lines}
+        def load(self, *key: Any) -> Any:
+            loaded.append(key)
+            raise LookupError
 
+        def room(self, n: int) -> Any:
+            return None, 0
 
-@pytest.mark.long
-@needs_bash
-def test_no_failure_stops_the_command(tmp_path: Path) -> None:
-    """Nor does a test that ends its process: those after it are run by another."""
-    status, said = on_gpu(tmp_path, "raise SystemExit(1)")
-    assert status == 1
-    assert list(said) == ["facts", "shared", "gpu", "table", "sanitizer", "benchmark"]
-    assert "FAILED (1)" in said["facts"]
-    assert "ok: 1 passed" in said["shared"]
-    log = (tmp_path / "results" / "gpu.log").read_text()
-    for name, times in (("first", 1), ("after", 1), ("last", 1)):
-        assert len(re.findall(rf"test_{name} PASSED", log)) == times
-    assert len(re.findall("test_wrong FAILED", log)) == 1
-    assert "FAILED" in said["gpu"]
-    assert "ok: 1 passed" in said["table"]
-    assert "FAILED (5): no test ran" in said["sanitizer"]
-    assert "ok: a table" in said["benchmark"]
-
-
-@needs_bash
-def test_without_a_device_the_command_ends_at_once(tmp_path: Path) -> None:
-    status, said = on_gpu(tmp_path, "import sys; sys.exit('there is no CUDA device to ask' and 2)")
-    assert (status, list(said)) == (1, ["facts"])
+    for question in (facts.rates, facts.clusters):
+        question(Loading())  # type: ignore[arg-type]
+    assert set(loaded) < set(kernels.needed())
+    assert len(set(loaded)) == len(kernels.needed()) - 3, "but one of shared memory and two that are empty"

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...pairs import rescued
 from ...spec import checks
-from ...spec.call import Call
+from ...spec.call import NOTHING, Call, Known
 from ...spec.dtypes import DTYPES
 from ...spec.plan import Plan, Shape
 from .described import DeviceArray, Kind, name_of, placed
@@ -60,7 +60,7 @@ class Device:
                 raise TypeError(self._elsewhere(name, value, a.device))
             if not a.contiguous and not self.kind.strided:
                 raise ValueError(not_contiguous(name, a))
-            if a.address % a.itemsize:
+            if a.address & 7 and a.address % a.itemsize:  # no element has more than 8 bytes
                 raise ValueError(f"{name} must be aligned to its elements: got {a.dtype} at {a.address:#x}; "
                                  f"pass {self.kind.copy.format(name)}")  # fmt: skip
         self.seen[name] = a
@@ -201,11 +201,34 @@ class Device:
         m2, scale = rescued(m2, rstd, call.plan.count)
         return mean, low / scale, m2, scale
 
-    def try_forward(self, *arguments: Any) -> None:
-        """Nothing: there are kernels to launch, and time to look at the arguments one by one."""
+    def try_forward(
+        self, call: Call, x: DeviceArray, out: Any, weight: Any, bias: Any, eps: float, known: Known, with_stats: bool
+    ) -> tuple[Any, Any] | None:
+        """What most calls are: a new y, from x's own statistics, of arrays that kernels can take as they lie."""
+        plan = call.plan
+        if known is not NOTHING or out is not None or not x.contiguous or plan.size == 0:
+            return None
+        w = self.parameter("weight", weight, plan.weight_shape)
+        b = self.parameter("bias", bias, plan.weight_shape)
+        if not ((w is None or w.contiguous) and (b is None or b.contiguous)):
+            return None
+        y = self.kind.empty_like(x)
+        stats = self.kernels.normalize(call, x, y, w, b, eps, known)
+        return self.kind.result(y), stats
 
-    def try_backward(self, *arguments: Any) -> None:
-        """Nothing, likewise."""
+    def try_backward(self, call: Call, x: DeviceArray, dy: Any, stats: Any, weight: Any, out: Any) -> tuple[Any, ...] | None:
+        """Likewise: a new dx, of arrays that kernels can take as they lie."""
+        plan = call.plan
+        if out is not None or not x.contiguous or plan.size == 0 or (weight is None and getattr(stats, "weighted", False)):
+            return None
+        dy_ = self.like("dy", dy, x)
+        mean, rstd = self.stats(stats, plan.stats_shape, call.center)
+        w = self.parameter("weight", weight, plan.weight_shape)
+        if not (dy_.contiguous and rstd.contiguous and (mean is None or mean.contiguous) and (w is None or w.contiguous)):
+            return None
+        dx = self.kind.empty_like(x) if call.write else None
+        grads = self.differentiate(call, x, dy_, dx, w, (mean, rstd))
+        return (None if dx is None else self.kind.result(dx), *grads[: 2 if call.center else 1])
 
     def differentiate(
         self, call: Call, x: DeviceArray, dy: DeviceArray, dx: DeviceArray | None, weight: DeviceArray | None,
