@@ -8,7 +8,8 @@ has the formulae.
 
 from __future__ import annotations
 
-from .device import device, div, exchange, fma, mul, root
+from ...spec.tree import TOO_FAR
+from .device import device, div, exchange, fma, mul, nothing, root
 
 
 @device
@@ -31,7 +32,7 @@ def number(low):
 def or_nothing(v, there):
     """v, or 0 if it is not there."""
     if not there:
-        v = 0.0
+        v = nothing(v)
     return v
 
 
@@ -182,6 +183,36 @@ def spread(total, low, count, eps):
     high, rest = ratio(total, count)
     high, rest = variance(high, rest, low, total)
     return value(total) - mul(mul(count, low), low), inverse_root(high, rest, eps)
+
+
+@device
+def quotient_by(x, n, inverse):
+    """x / n, rounded, of a whole n, whose `inverse` is rounded: two steps from the product, where div takes a branch too."""
+    q = mul(x, inverse)
+    better = fma(fma(-q, n, x), inverse, q)
+    better = fma(fma(-better, n, x), inverse, better)
+    if better != better:  # what is infinite stays so
+        better = q
+    return better
+
+
+@device
+def ratio_by(x, n, inverse):
+    """Twin of `ratio` for a float64."""
+    q = quotient_by(x, n, inverse)
+    return q, quotient_by(fma(-q, n, x), n, inverse)
+
+
+@device
+def moments(s, q, n, inverse, eps):
+    """Sum and sum of squares of a group -> (mean, low, m2, rstd), and rstd is 0 where their difference loses too many bits."""
+    mean, low = ratio_by(s[0], n, inverse)
+    m2 = fma(-s[0], mean, q[0])
+    high, rest = ratio_by(m2, n, inverse)
+    rstd = inverse_root(high, rest, eps)
+    if not q[0] <= mul(TOO_FAR, m2):
+        rstd = 0.0
+    return mean, low, m2, rstd
 
 
 @device

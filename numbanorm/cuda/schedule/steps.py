@@ -62,6 +62,8 @@ class Schedule:
 
     types: dict[str, str | None]  # dtype names of arrays; None for what is not there
     aligned: bool = False  # whether all addresses allow 16-byte accesses
+    exact: bool = True  # see `Call`
+    at_once: bool = False  # whether statistics are taken in one read
     work: int = 0
     steps: list[Step] = field(default_factory=list)
     reason: str = ""
@@ -70,7 +72,7 @@ class Schedule:
     @property
     def arithmetic(self) -> Arithmetic:
         """The arithmetic for elements of x."""
-        return arithmetic_of(self.types["x"])
+        return arithmetic_of(self.types["x"], self.exact, self.at_once)
 
     def reserve(self, size: int) -> Part:
         """Work space of so many float64."""
