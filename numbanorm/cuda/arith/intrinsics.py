@@ -168,8 +168,8 @@ def packed(b: ir.IRBuilder, element: Any, v: list[Any]) -> list[Any]:
 def loads(lanes: int, constant: bool, wide: bool = True) -> Any:
     """An intrinsic that loads one element, or four that are aligned to 16 bytes (8, of two bytes each).
 
-    constant: nothing writes there while the kernel runs, so loads may pass stores (ld.global.nc). wide: as float64; otherwise as
-    float32, unless float64 is stored.
+    constant: nothing writes there while the kernel runs, so loads may pass stores (ld.global.nc). wide: as float64; otherwise
+    as float32, unless float64 is stored.
     """
 
     def load(tc: Any, p: Any, i: Any) -> Any:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from ...spec.call import Call
-from ...spec.tree import LEAST_RUN, TILE, block_rows, by_columns
+from ...spec.tree import LANE_COUNT, LEAST_RUN, TILE, block_rows, by_columns
 from .. import combine, partial_sums, rescale, running
 from .. import rescale_sums as warps
-from ..arith.elementwise import EACH, LOW, MEAN, RSTD
-from ..families import rows, runs
-from .rows import held, most_held, row_shape
+from ..arith import tiles
+from ..arith.elementwise import ALL, EACH, LOW, MEAN, RSTD
+from ..families import held as held_rows
+from ..families import runs
+from .rows import held, row_shape
 from .steps import (
     Items,
     Owners,
@@ -21,6 +23,7 @@ from .steps import (
     items_of,
     join_columns,
     join_runs,
+    power_of_two_above,
     sharing,
     slots_for,
     sum_columns,
@@ -78,16 +81,32 @@ def rows_forward(s: Schedule, call: Call) -> None:
     plan = call.plan
     length, units = plan.K * plan.T, plan.units
     per, wide = slots_for(length), s.aligned and length % 4 == 0
+    steps = min(tiles.STEPS, power_of_two_above(-(-length // LANE_COUNT)))
+    even = wide and length % (min(steps, tiles.STEPS) * LANE_COUNT) == 0
     grid, block = row_shape(units, per)
     weighted, biased = s.types["w"] is not None, s.types["b"] is not None
-    t = plan.T if weighted or biased else length
-    constants = (wide, s.arithmetic, call.center, sharing(wide, t), weighted, biased)
+    how, t = shared(s, call, wide)
+    constants = (wide, even, per, steps, s.arithmetic, call.center, plan.G > 1, how, weighted, biased)
     s.add(
-        rows.rows_forward, constants, grid, block, 8 * most_held(wide, s.arithmetic),
-        x="x", w="w", b="b", y="y", stats="stats", units=units, groups=plan.G, length=length, t=t, per=per,
-        count=float(plan.count), eps="eps",
+        held_rows.rows_forward, constants, grid, block,
+        x="x", w="w", b="b", y="y", stats="stats", units=units, groups=plan.G, length=length, t=t, turns=steps,
+        count=float(plan.count), inverse=1.0 / plan.count, eps="eps",
     )  # fmt: skip
     s.reason = f"{units} groups of {length} contiguous elements, each held in registers by {max(8 * per, 8)} threads"
+
+
+def shared(s: Schedule, call: Call, wide: bool) -> tuple[int, int]:
+    """Layout of the parameters of runs, and how many elements of a run share one; see `elementwise.parameters`.
+
+    EACH is of those that have one of their own, whether there are parameters or not: their constants are a group's.
+    """
+    plan = call.plan
+    length, parameters = plan.K * plan.T, s.types["w"] is not None or s.types["b"] is not None
+    if plan.T == 1 and plan.K > 1 and not by_columns(plan):
+        return EACH, 1
+    if plan.K == 1 or not parameters:
+        return ALL, length
+    return sharing(wide, plan.T), plan.T
 
 
 def measure_runs(s: Schedule, call: Call) -> None:
