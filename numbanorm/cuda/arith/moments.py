@@ -3,8 +3,31 @@
 from __future__ import annotations
 
 from .accumulators import across, empty, kept, moments
-from .device import barrier, device, quotient, thread
-from .tiles import WARPS, deposit, four, join, once, same, withdraw
+from .device import barrier, device, exchange, quotient, thread
+from .tiles import WARPS, deposit, fold, four, join, once, same, withdraw
+
+
+@device
+def picked(one, other, turned):
+    """`one`, or `other` if it is turned."""
+    if turned:
+        one = other
+    return one
+
+
+# lanes 16: threads 4 apart give each other two of four lanes; 8: 2 apart, one of two; then each has one lane of eight threads
+@device
+def fold_one(wide, a):
+    """`tiles.fold` of accumulators of one part, with half the exchanges where it is wide."""
+    if not wide:
+        return fold(wide, a)
+    up, odd = thread() & 4 != 0, thread() & 2 != 0
+    one = picked(a[0][0], a[2][0], up) + exchange(picked(a[2][0], a[0][0], up), 4)
+    two = picked(a[1][0], a[3][0], up) + exchange(picked(a[3][0], a[1][0], up), 4)
+    v = picked(one, two, odd) + exchange(picked(two, one, odd), 2)
+    v = v + exchange(v, 1)
+    v = v + exchange(v, 4)
+    return same((v + exchange(v, 2),))
 
 
 @device

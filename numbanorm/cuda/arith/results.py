@@ -12,7 +12,7 @@ from typing import Any
 from numba import cuda, float64, int32
 
 from .arithmetic import Arithmetic
-from .device import device, peek4, single, take4
+from .device import device, peek4, read1, single, store1, store4, take4, thread, vote, widen
 from .elements32 import apart, fits, fits_joined, four_affines, four_near, four_weighted, joined
 from .elementwise import ALL, EACH, FOURS, four_affine, four_shares, parameters
 from .stages import take
@@ -149,7 +149,7 @@ def write_exactly(wide: bool, sharing: int, weighted: bool, biased: bool, steps:
     both, batch = parameters(wide, sharing, weighted, biased, early=False), min(BATCH, steps)
     size = 4 * batch
 
-    def write(x, w, b, y, held, at, left, group, start, begin, t, turns):
+    def write(x, w, b, y, held, at, left, group, start, begin, t, turns, trusted):
         mean, rstd = column(group, 0), column(group, 3)
         c = four_shares(column(group, 1), rstd)
         scales, shifts = cuda.local.array(size, float64), cuda.local.array(size, float64)
@@ -214,29 +214,38 @@ def write_left_over(wide: bool, sharing: int, weighted: bool, biased: bool, own:
 def write_fast(wide: bool, even: bool, sharing: int, weighted: bool, biased: bool, steps: int, own: bool) -> Any:
     """A function that writes y in float32, but where that has no room."""
     pointwise, all_alike = sharing == EACH, sharing == ALL
+    straight = wide and even and (pointwise or all_alike)  # no step is without another, so that loads stay together
     stored, both = stored_parameters(wide, even, weighted, biased), parameters(wide, sharing, weighted, biased)
     constants, result = constants_of(wide, sharing, own), result_of(sharing, weighted or biased)
     left_over, fit_of = write_left_over(wide, sharing, weighted, biased, own), four_fits[own]
 
-    def write(x, w, b, y, held, at, left, group, start, begin, t, turns):
-        good, over, place = fit_of(wide, group), same(int32(0)), four_add(start, begin)
+    def write(x, w, b, y, held, at, left, group, start, begin, t, turns, trusted):
+        good, over, place = four_both(fit_of(wide, group), same(trusted)), same(int32(0)), four_add(start, begin)
         if even:
             place = four_place_if(place, left)
         scale, shift = same(1.0), same(-0.0)
         if all_alike:
             scale, shift = both(w, b, start, begin, left, 0, t)
         known, fit = constants(group, good, scale, shift)
-        for j in range(steps):
-            if pointwise:
-                weight, bias = stored(w, b, place, left, j)
-            else:
+        if straight:
+            over = four_unless(left, agreed(wide, fit))
+            if left[0] > over[0]:
+                for j in range(steps):
+                    weight, bias = scale, shift
+                    if pointwise:
+                        weight, bias = stored(w, b, place, left, j)
+                    store4(y, at[0] + 32 * j, result(recall(held, j), known, weight, bias))
+        else:
+            for j in range(steps):
                 weight, bias = scale, shift
-            if not pointwise and not all_alike:
-                weight, bias = both(w, b, start, begin, left, j, t)
-                known, fit = constants(group, good, weight, bias)
-            there = agreed(wide, fit)
-            over = four_larger(over, four_unless(left, there))
-            put(wide, y, at, four_unless(left, four_negated(there)), j, result(recall(held, j), known, weight, bias))
+                if pointwise:
+                    weight, bias = stored(w, b, place, left, j)
+                elif not all_alike:
+                    weight, bias = both(w, b, start, begin, left, j, t)
+                    known, fit = constants(group, good, weight, bias)
+                there = agreed(wide, fit)
+                over = four_larger(over, four_unless(left, there))
+                put(wide, y, at, four_unless(left, four_negated(there)), j, result(recall(held, j), known, weight, bias))
         if any_left(over):
             left_over(x, w, b, y, at, left, group, good, start, begin, t, turns)
 
@@ -246,7 +255,44 @@ def write_fast(wide: bool, even: bool, sharing: int, weighted: bool, biased: boo
 def writer(
     arithmetic: Arithmetic, wide: bool, even: bool, sharing: int, weighted: bool, biased: bool, steps: int, own: bool
 ) -> Any:
-    """A function that writes y, from held elements of `steps` steps; own: whether the statistics are those of x."""
+    """A function that writes y, from held elements of `steps` steps; own: whether the statistics are those of x.
+
+    Of its arguments, `trusted` says whether float32 has the weights and biases of single elements.
+    """
     if arithmetic.single:
         return write_fast(wide, even, sharing, weighted, biased, steps, own)
     return write_exactly(wide, sharing, weighted, biased, steps)
+
+
+def trusting(doubted: bool) -> Any:
+    """A function that says whether float32 has all weights and biases: of float64 ones a launch has looked; see `distrust`."""
+
+    def looked_up(trust):
+        return read1(trust, 0) > 0.0
+
+    def always(trust):
+        return True
+
+    return device(looked_up if doubted else always)
+
+
+def distrust(weighted: bool, biased: bool) -> Any:
+    """Whether float32 has all weights and biases, n of each -> trust: 1 or 0. A launch of one warp."""
+
+    @device
+    def lost(p, i):
+        v = read1(p, i)
+        return v == v and widen(single(v)) != v
+
+    def kernel(w, b, trust, n):
+        bad = False
+        for i in range(thread(), n, 32):
+            if weighted:
+                bad = bad or lost(w, i)
+            if biased:
+                bad = bad or lost(b, i)
+        bad = vote(bad)
+        if thread() == 0:
+            store1(trust, 0, 0.0 if bad else 1.0)
+
+    return kernel
