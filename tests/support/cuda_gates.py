@@ -27,7 +27,7 @@ from numba.cuda import dispatcher  # noqa: E402
 
 from numbanorm.cuda import compiler  # noqa: E402
 from numbanorm.cuda.arith import intrinsics  # noqa: E402
-from numbanorm.cuda.arith.arithmetic import PAIRS, arithmetic_of  # noqa: E402
+from numbanorm.cuda.arith.arithmetic import PAIRS, Arithmetic, arithmetic_of  # noqa: E402
 from numbanorm.cuda.compiler import Kernel  # noqa: E402
 from numbanorm.cuda.schedule import plans as schedule  # noqa: E402
 from numbanorm.cuda.schedule.steps import Schedule  # noqa: E402
@@ -129,9 +129,16 @@ def selected() -> Iterator[Key]:
 KEYS = list(dict.fromkeys(selected()))
 
 
+def short(constant: Any) -> str:
+    """A kernel's constant in a test's name."""
+    if isinstance(constant, Arithmetic):
+        return f"{constant.parts}{'s' * constant.single}{'o' * constant.at_once}"
+    return ".".join(map(short, constant)) if isinstance(constant, tuple) else str(int(constant))
+
+
 def name_of(key: Key) -> str:
     kernel, kinds, capability = key
-    constants = ",".join(str(int(getattr(c, "parts", c))) for c in kernel.constants)
+    constants = ",".join(map(short, kernel.constants))
     return f"sm_{capability[0]}{capability[1]}-{kernel.build.__name__}({constants})-{kinds[0]}"
 
 

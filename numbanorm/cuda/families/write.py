@@ -7,7 +7,7 @@ from typing import Any
 from numba import cuda, float32
 
 from ..arith.arithmetic import Arithmetic
-from ..arith.device import block, device, quotient, thread
+from ..arith.device import block, device, quotient, take4, thread
 from ..arith.elements32 import four_affines, four_near
 from ..arith.elementwise import SOME, four_affine, four_shares
 from ..arith.results import (
@@ -20,7 +20,21 @@ from ..arith.results import (
     writer,
 )
 from ..arith.stages import take
-from ..arith.tiles import HELD, STEPS, begins, four, four_minus, four_widen, hold, items, put, recall, same
+from ..arith.tiles import (
+    HELD,
+    STEPS,
+    begins,
+    four,
+    four_minus,
+    four_places,
+    four_takes,
+    four_widen,
+    hold,
+    items,
+    put,
+    recall,
+    same,
+)
 from ..partial_sums import BLOCK
 from .columns import BATCH, columns_of, four_next, four_units, four_weights, four_within, row_present
 from .columns import HELD as COLUMNS_HELD
@@ -60,6 +74,13 @@ def apply_runs(
     return kernel
 
 
+@device
+def taken(wide, p, at, here):
+    """Four elements as they are held, or any where they are not there and are not written."""
+    places = four_places(at, here, 0)
+    return take4(p, places[0]) if wide else four_takes(places, p)
+
+
 # y[sample, row, column] = (x[sample, row, column] - mean) * scale + shift
 def apply_columns_fast(wide: bool, center: bool, own: bool, weighted: bool, biased: bool) -> Any:
     """`columns.apply_columns` forward, with results in float32."""
@@ -93,7 +114,7 @@ def apply_columns_fast(wide: bool, center: bool, own: bool, weighted: bool, bias
         while row < last:
             for j in range(BATCH):
                 here = row_present(there, row + j * step, last)
-                hold(held, j, take(wide, x, four_next(at, j * step * width), here, 0))
+                hold(held, j, taken(wide, x, four_next(at, j * step * width), here))
             for j in range(BATCH):
                 here = row_present(fine, row + j * step, last)
                 put(wide, y, four_next(at, j * step * width), here, 0, four_affines(recall(held, j), known))
@@ -101,10 +122,12 @@ def apply_columns_fast(wide: bool, center: bool, own: bool, weighted: bool, bias
             at = four_next(at, BATCH * step * width)
         if any_left(over):
             at, c = four_next(column, (sample * rows + start) * width), four_shares(rest, r)
-            for _ in range(start, last, step):
+            row = start
+            while row < last:
                 v = take(wide, x, at, over, 0)
                 exact = four_affine(four_minus(four_widen(v), m), r, c, scale, shift)
                 put(wide, y, at, over, 0, four_near(fit, four_affines(v, known), exact))
                 at = four_next(at, step * width)
+                row += step
 
     return kernel
