@@ -193,8 +193,8 @@ REGISTERS: dict[str, tuple[int, int, int, int]] = {
     "rows_forward": (128, 128, 128, 128), "rows_backward": (128, 152, 136, 176), "rows_gradients": (128, 0, 0, 0),
     "tile_moments": (96, 144, 112, 0), "tiles": (72, 88, 104, 0), "columns": (152, 96, 136, 128),
     "apply_runs": (80, 128, 72, 0), "apply_gradient_runs": (112, 168, 128, 0), "apply_columns": (112, 128, 160, 0),
-    "apply_columns_fast": (128, 168, 0, 0), "run_moments": (104, 144, 0, 0), "column_moments": (152, 128, 0, 0),
-    "measure_again": (128, 0, 128, 0),
+    "apply_columns_fast": (128, 176, 0, 0), "run_moments": (80, 96, 0, 0), "column_moments": (72, 72, 0, 0),
+    "measure_again": (72, 0, 0, 0),
     "join": (64, 0, 64, 0), "settle": (56, 0, 64, 0), "reduce": (48, 0, 56, 0), "pairs": (48, 0, 72, 0),
     "merge": (40, 0, 40, 0), "prepare": (0, 0, 32, 0), "update": (0, 0, 40, 0), "count": (8, 0, 0, 0),
     "copy": (0, 0, 16, 0), "normalize_again": (0, 0, 120, 0), "gradients_again": (0, 0, 152, 0),
@@ -204,7 +204,7 @@ REGISTERS: dict[str, tuple[int, int, int, int]] = {
 DIVISIONS: dict[str, tuple[int, int]] = {
     "rows_forward": (0, 0), "rows_backward": (7, 13), "rows_gradients": (4, 0), "tile_moments": (1, 4), "tiles": (10, 24),
     "columns": (14, 14), "apply_runs": (8, 26), "apply_gradient_runs": (8, 0), "apply_columns": (21, 21),
-    "apply_columns_fast": (22, 22), "run_moments": (10, 24), "column_moments": (14, 14), "measure_again": (13, 0),
+    "apply_columns_fast": (22, 22), "run_moments": (4, 10), "column_moments": (6, 6), "measure_again": (3, 0),
     "join": (14, 0), "settle": (10, 0), "reduce": (8, 0), "pairs": (2, 0), "merge": (4, 0), "prepare": (1, 0), "update": (4, 0),
     "count": (0, 0), "copy": (0, 0), "normalize_again": (13, 0), "gradients_again": (31, 0), "parameters_again": (9, 0),
 }  # fmt: skip
@@ -218,8 +218,8 @@ IN_FLIGHT: dict[str, dict[int | None, tuple[int, int]]] = {
     "rows_forward": {None: (7, 8)}, "rows_backward": {None: (6, 12)}, "rows_gradients": {None: (16, 0)},
     "tile_moments": {None: (8, 8)}, "tiles": {SUM: (3, 5), SQUARES: (3, 4), PRODUCTS: (5, 4)},
     "columns": {SUM: (1, 2), SQUARES: (1, 2), BOTH_MOMENTS: (4, 6), PRODUCTS: (2, 4), WEIGHTS: (2, 4)},
-    "apply_runs": {None: (8, 8)}, "run_moments": {None: (8, 0)}, "column_moments": {None: (4, 0)},
-    "apply_columns_fast": {None: (4, 0)},
+    "apply_runs": {None: (8, 8)}, "run_moments": {None: (3, 0)}, "column_moments": {None: (2, 0)},
+    "apply_columns_fast": {None: (3, 0)},
     "apply_gradient_runs": {None: (7, 16)}, "apply_columns": {False: (3, 8), True: (8, 16)},
 }  # fmt: skip
 
