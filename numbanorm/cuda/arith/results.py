@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import cuda, float64, int32
+from numba import int32
 
 from .arithmetic import Arithmetic
 from .device import device, peek4, read1, single, store1, store4, take4, thread, vote, widen
@@ -24,7 +24,6 @@ from .tiles import (
     four_places,
     four_takes,
     four_widen,
-    hold,
     once,
     put,
     recall,
@@ -147,20 +146,19 @@ def take_even(wide, p, at, j):
 def write_exactly(wide: bool, sharing: int, weighted: bool, biased: bool, steps: int) -> Any:
     """A function that writes y in float64, rounded once."""
     both, batch = parameters(wide, sharing, weighted, biased, early=False), min(BATCH, steps)
-    size = 4 * batch
 
     def write(x, w, b, y, held, at, left, group, start, begin, t, turns, trusted):
         mean, rstd = column(group, 0), column(group, 3)
         c = four_shares(column(group, 1), rstd)
-        scales, shifts = cuda.local.array(size, float64), cuda.local.array(size, float64)
         for h in range(0, steps, batch):
-            for j in range(batch):
-                scale, shift = both(w, b, start, begin, left, h + j, t)
-                hold(scales, j, scale)
-                hold(shifts, j, shift)
-            for j in range(batch):
-                d = four_minus(four_widen(recall(held, h + j)), mean)
-                put(wide, y, at, left, h + j, four_affine(d, rstd, c, recall(scales, j), recall(shifts, j)))
+            scale, shift = both(w, b, start, begin, left, h, t)
+            if batch > 1:
+                other, another = both(w, b, start, begin, left, h + 1, t)
+            d = four_minus(four_widen(recall(held, h)), mean)
+            put(wide, y, at, left, h, four_affine(d, rstd, c, scale, shift))
+            if batch > 1:
+                d = four_minus(four_widen(recall(held, h + 1)), mean)
+                put(wide, y, at, left, h + 1, four_affine(d, rstd, c, other, another))
 
     return device(write)
 
