@@ -27,7 +27,7 @@ from numba.cuda import dispatcher  # noqa: E402
 
 from numbanorm.cuda import compiler  # noqa: E402
 from numbanorm.cuda.arith import intrinsics  # noqa: E402
-from numbanorm.cuda.arith.arithmetic import PAIRS, arithmetic_of  # noqa: E402
+from numbanorm.cuda.arith.arithmetic import PAIRS, Arithmetic, arithmetic_of  # noqa: E402
 from numbanorm.cuda.compiler import Kernel  # noqa: E402
 from numbanorm.cuda.schedule import plans as schedule  # noqa: E402
 from numbanorm.cuda.schedule.steps import Schedule  # noqa: E402
@@ -56,12 +56,18 @@ PLANS = {
 
 
 def forward(
-    p: Plan, x: str, center: bool = True, given: bool = False, one_read: bool = False, in_place: bool = False
+    p: Plan,
+    x: str,
+    center: bool = True,
+    given: bool = False,
+    one_read: bool = False,
+    in_place: bool = False,
+    fast: bool = False,
 ) -> Schedule:
     """The schedule of a forward call; a norm without center has a weight and no bias."""
     bias, stat = x if center else None, "float64" if given else None
     types = {"x": x, "y": x, "w": x, "b": bias, "mean": stat, "var": stat}
-    return Asked(types, center, given, True, one_read, in_place).schedule(p)
+    return Asked(types, center, given, True, one_read, in_place, fast=fast).schedule(p)
 
 
 def backward(p: Plan, x: str, center: bool = True, given: bool = False, parameters: bool = True) -> Schedule:
@@ -72,6 +78,9 @@ def backward(p: Plan, x: str, center: bool = True, given: bool = False, paramete
 
 CALLS: dict[str, Callable[[Plan, str], Schedule]] = {
     "forward": forward,
+    "fast": lambda p, x: forward(p, x, fast=True),
+    "fast rms": lambda p, x: forward(p, x, center=False, fast=True),
+    "fast given": lambda p, x: forward(p, x, given=True, fast=True),
     "welford": lambda p, x: forward(p, x, one_read=True),
     "in place": lambda p, x: forward(p, x, in_place=True),
     "backward": backward,
@@ -89,7 +98,10 @@ BATCHES = ("runs", "odd runs", "columns", "odd columns")  # statistics are given
 #: all of float32 for sm_90, and of the rest what differs: loads and stores, and the pairs of float64
 SELECTED: dict[Capability, list[tuple[str, Iterable[str], tuple[str, ...]]]] = {
     (9, 0): [
-        ("float32", PLANS, ("forward", "welford", "backward", "dx")),
+        ("float32", PLANS, ("fast", "forward", "welford", "backward", "dx")),
+        ("float32", ROWS, ("fast rms",)),
+        ("float32", BATCHES, ("fast given",)),
+        ("bfloat16", PLANS, ("fast",)),
         ("float32", ROWS, ("rms", "rms backward")),
         ("float32", BATCHES, ("given", "given backward")),
         ("float64", (*WIDE, "odd rows"), BOTH),
@@ -117,9 +129,16 @@ def selected() -> Iterator[Key]:
 KEYS = list(dict.fromkeys(selected()))
 
 
+def short(constant: Any) -> str:
+    """A kernel's constant in a test's name."""
+    if isinstance(constant, Arithmetic):
+        return f"{constant.parts}{'s' * constant.single}{'o' * constant.at_once}"
+    return ".".join(map(short, constant)) if isinstance(constant, tuple) else str(int(constant))
+
+
 def name_of(key: Key) -> str:
     kernel, kinds, capability = key
-    constants = ",".join(str(int(getattr(c, "parts", c))) for c in kernel.constants)
+    constants = ",".join(map(short, kernel.constants))
     return f"sm_{capability[0]}{capability[1]}-{kernel.build.__name__}({constants})-{kinds[0]}"
 
 
@@ -148,6 +167,13 @@ class Compiled:
     def double(self) -> bool:
         """Whether sums are pairs of float64."""
         return flags(self.kernel).get("arithmetic", arithmetic_of(self.kinds[0])) == PAIRS
+
+    @property
+    def single(self) -> bool:
+        """Whether results are computed in float32."""
+        return self.kernel.build.__name__ == "apply_columns_fast" or getattr(
+            flags(self.kernel).get("arithmetic"), "single", False
+        )
 
     @property
     def wide(self) -> bool | None:

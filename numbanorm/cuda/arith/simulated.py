@@ -7,11 +7,12 @@ import ctypes.util
 from typing import Any
 
 import numpy as np
-from numba import cuda, float64
+from numba import boolean, cuda, float64
 from numba.cuda.simulator.kernel import _get_kernel_context
 
 LIBM = ctypes.CDLL(ctypes.util.find_library("m"))
 LIBM.fma.restype, LIBM.fma.argtypes = ctypes.c_double, [ctypes.c_double] * 3
+LIBM.fmaf.restype, LIBM.fmaf.argtypes = ctypes.c_float, [ctypes.c_float] * 3
 ROOM: Any = 1024  # threads of a block at most
 context: Any = _get_kernel_context
 
@@ -37,7 +38,29 @@ def mul(x: Any, y: Any) -> Any:
 
 
 def fma(x: Any, y: Any, z: Any) -> Any:
+    if all(isinstance(v, np.float32) for v in (x, y, z)):
+        return np.float32(LIBM.fmaf(x, y, z))
     return np.float64(LIBM.fma(x, y, z))
+
+
+def widen(x: Any) -> Any:
+    return np.float64(x)
+
+
+def single(x: Any) -> Any:
+    with np.errstate(all="ignore"):
+        return np.float32(x)
+
+
+def nothing(like: Any) -> Any:
+    return type(like)(0)
+
+
+def towards_zero(x: Any) -> Any:
+    short = single(x)
+    if abs(np.float64(short)) > abs(x):
+        short = np.nextafter(short, np.float32(0.0))
+    return short
 
 
 def div(x: Any, y: Any) -> Any:
@@ -61,7 +84,16 @@ def load4(p: Pointer, i: Any) -> Any:
     return load1(p, i), load1(p, i + 1), load1(p, i + 2), load1(p, i + 3)
 
 
-read1, read4 = load1, load4
+def take1(p: Pointer, i: Any) -> Any:
+    v = load1(p, i)
+    return v if p.memory.dtype.itemsize == 8 else np.float32(v)
+
+
+def take4(p: Pointer, i: Any) -> Any:
+    return take1(p, i), take1(p, i + 1), take1(p, i + 2), take1(p, i + 3)
+
+
+read1, read4, peek1, peek4 = load1, load4, take1, take4
 
 
 def store1(p: Pointer, i: Any, v: Any) -> None:
@@ -115,3 +147,14 @@ def exchange(v: Any, distance: Any) -> Any:
     other = room[here.threadIdx.x ^ distance]
     here.syncthreads()
     return other
+
+
+def vote(some: Any) -> Any:
+    """Of the whole block, as `exchange`: a warp may be told of what only another one has."""
+    here = context()
+    room = here.shared.array(ROOM, boolean)
+    room[here.threadIdx.x] = some
+    here.syncthreads()
+    found = bool(room[: here.blockDim.x].any())
+    here.syncthreads()
+    return found

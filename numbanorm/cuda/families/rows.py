@@ -12,10 +12,9 @@ from numba import cuda, float64, int32
 from ..arith.accumulators import settled
 from ..arith.arithmetic import Arithmetic
 from ..arith.device import barrier, block, device, exchange, fma, mul, quotient, read1, store1, thread, threads
-from ..arith.elementwise import LEFT, four_shares, parameters, slanted, table_rows, upstream
+from ..arith.elementwise import LEFT, parameters, slanted, table_rows, upstream
 from ..arith.stages import enter_one, finish_one
 from ..arith.tiles import (
-    HELD,
     ROOM,
     STEPS,
     WARPS,
@@ -28,18 +27,15 @@ from ..arith.tiles import (
     four_multiplied,
     four_only,
     four_products,
-    four_sums,
     four_terms,
     hold,
     items,
     join,
     once,
     present,
-    ratios,
     recall,
     same,
     second,
-    spreads,
 )
 
 ROW_ROOM = 2 * 3 * WARPS  # three sums of each warp, of this row and of the next
@@ -108,57 +104,6 @@ def number_of(unit, p, units):
 
 
 four_numbers = four(number_of, 1)
-
-
-@device
-def beside(means, spreads):
-    """(mean, low, m2, rstd) of a unit."""
-    return means[0], means[1], spreads[0], spreads[1]
-
-
-four_beside = four(beside, 2)
-
-
-# for each row x[unit]: mean = sum(x) / n; d = x - mean; rstd = 1 / sqrt(sum(d * d) / n + eps)
-#     y[unit] = d * (rstd * w) + (-(low * rstd) * w + b), with low what the mean has lost
-def rows_forward(wide: bool, arithmetic: Arithmetic, center: bool, sharing: int, weighted: bool, biased: bool) -> Any:
-    """x: (units, length) -> y and statistics."""
-    nothing, enter, finish = (arithmetic.zero,) * 4, arithmetic.enter, arithmetic.finish
-    both = parameters(wide, sharing, weighted, biased, early=False)
-
-    def kernel(x, w, b, y, stats, units, groups, length, t, per, count, eps):
-        room, held = cuda.shared.array(ROOMS, float64), cuda.local.array(HELD, float64)
-        scales, shifts = cuda.local.array(BATCH_HELD, float64), cuda.local.array(BATCH_HELD, float64)
-        unit, begin = items(wide, per), begins(wide, per)
-        at, left = four_starts(unit, begin, length), four_remaining(unit, begin, units, length)
-        for j in range(STEPS):
-            hold(held, j, enter(wide, x, at, left, j))
-        means = same((0.0, 0.0))
-        if center:
-            a = nothing
-            for j in range(STEPS):
-                a = four_sums(a, recall(held, j))
-            means = ratios(wide, join(wide, fold(wide, a), per, room, 0), count)
-        mean, low = first(means), second(means)
-        a = nothing
-        for j in range(STEPS):
-            d = four_distances(a, recall(held, j), mean, present(left, j))
-            hold(held, j, first(d))
-            a = four_products(a, d, d)
-        found = spreads(wide, join(wide, fold(wide, a), per, room, ROOM), low, count, eps)
-        rstd = second(found)
-        note_statistics(wide, stats, unit, units, begin, four_beside(means, found))
-        own = four_parameter_starts(unit, groups, quotient(length, t))
-        c = four_shares(low, rstd)
-        for h in range(0, STEPS, BATCH):
-            for j in range(BATCH):
-                scale, shift = both(w, b, own, begin, left, h + j, t)
-                hold(scales, j, scale)
-                hold(shifts, j, shift)
-            for j in range(BATCH):
-                finish(wide, y, at, left, h + j, recall(held, h + j), (rstd, c), (recall(scales, j), recall(shifts, j)))
-
-    return kernel
 
 
 # for each row: d = x - mean; u = dy * w; slope, shift, offset = settled(sum(u), sum(u * d), sum(d), n, rstd)

@@ -62,6 +62,8 @@ class Schedule:
 
     types: dict[str, str | None]  # dtype names of arrays; None for what is not there
     aligned: bool = False  # whether all addresses allow 16-byte accesses
+    exact: bool = True  # see `Call`
+    at_once: bool = False  # whether statistics are taken in one read
     work: int = 0
     steps: list[Step] = field(default_factory=list)
     reason: str = ""
@@ -70,7 +72,7 @@ class Schedule:
     @property
     def arithmetic(self) -> Arithmetic:
         """The arithmetic for elements of x."""
-        return arithmetic_of(self.types["x"])
+        return arithmetic_of(self.types["x"], self.exact, self.at_once)
 
     def reserve(self, size: int) -> Part:
         """Work space of so many float64."""
@@ -199,7 +201,7 @@ def fewer(s: Schedule, sums: Part, planes: int, n: int, columns: int, most: int)
         less = -(-n // combine.FACTOR)
         size = planes * less * columns
         out = s.room(size)
-        s.add_each(combine.pairs, (s.arithmetic,), size, sums=sums, out=out, size=size, n=n, fewer=less, columns=columns)
+        s.add_each(combine.pairs, (s.arithmetic.sums,), size, sums=sums, out=out, size=size, n=n, fewer=less, columns=columns)
         sums, n = out, less
     return sums, n
 
@@ -223,9 +225,12 @@ class Joined(NamedTuple):
 def join(s: Schedule, plan: Plan, kind: int, out: Any, sums: Part, n: Joined, strides: combine.Strides) -> None:
     """Partial sums to their units."""
     block, width = join_block(n.outer, n.inner)
-    low, eps = "stats" if kind == combine.SPREAD else None, "eps" if kind in (combine.SPREAD, combine.SQUARE) else 0.0
+    low, eps = (
+        "stats" if kind == combine.SPREAD else None,
+        "eps" if kind in (combine.SPREAD, combine.SQUARE, combine.MOMENTS) else 0.0,
+    )
     s.add(
-        combine.join, (kind, s.arithmetic, n.by_rows), n.units, block, combine.MOST,
+        combine.join, (kind, s.arithmetic.sums, n.by_rows), n.units, block, combine.MOST,
         sums=sums, out=out, low=low, units=n.units, count=float(plan.count), eps=eps, outer=n.outer, inner=n.inner, width=width,
         rows=block_rows(n.outer), **strides._asdict(),
     )  # fmt: skip
@@ -327,13 +332,19 @@ def join_columns(s: Schedule, plan: Plan, kind: int, out: Any, sums: Part, g: Gr
     join(s, plan, kind, out, sums, Joined(g.samples * units, outer, inner, by_rows=False), strides)
 
 
+def row_chunks(plan: Plan, aligned: bool) -> tuple[Grid, int, int, int]:
+    """Cutting of columns for an elementwise kernel: blocks, rows of each, and how many share a sample's rows."""
+    g = folded(plan, aligned)
+    chunk = 4 * partials.BLOCK // g.span * ROWS_TOGETHER
+    chunks = -(-g.rows // chunk)
+    return g, g.samples * chunks * g.strips, chunk, chunks
+
+
 def element_columns(s: Schedule, call: Call, arrays: dict[str, Any], flags: tuple[bool, ...]) -> None:
     """flags: center, weighted, biased, gradient; see `columns.apply_columns`."""
     plan = call.plan
-    g = folded(plan, s.aligned)
-    chunk = 4 * partials.BLOCK // g.span * ROWS_TOGETHER
-    chunks = -(-g.rows // chunk)
+    g, blocks, chunk, chunks = row_chunks(plan, s.aligned)
     s.add(
-        columns.apply_columns, (g.wide, s.arithmetic, *flags), g.samples * chunks * g.strips, partials.BLOCK,
+        columns.apply_columns, (g.wide, s.arithmetic, *flags), blocks, partials.BLOCK,
         **arrays, **g.sizes(plan), units=plan.units, t=plan.T, chunk=chunk, chunks=chunks,
     )  # fmt: skip
