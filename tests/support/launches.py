@@ -24,6 +24,7 @@ class Asked(NamedTuple):
     in_place: bool = False
     write: bool = True
     parameters: bool = False
+    exact: bool = True
 
     def schedule(self, plan: Plan) -> Schedule:
         """The launches for a plan, forward or backward as there is a dy."""
@@ -32,7 +33,7 @@ class Asked(NamedTuple):
         bias = self.parameters if backward else self.types["b"] is not None
         source, method = GIVEN if self.given else OWN, "welford" if self.one_read else "two_pass"
         call = Call(
-            plan, np.dtype(x), backward, self.center, source, method, write=self.write, weight=weight, bias=bias,
-            in_place=self.in_place,
-        )  # fmt: skip
-        return (plans.backward if backward else plans.forward)(Schedule(self.types, self.aligned), call)
+            plan, np.dtype(x), backward, self.center, source, method, self.exact, self.write, weight, bias, self.in_place
+        )
+        schedule = Schedule(self.types, self.aligned, self.exact)
+        return (plans.backward if backward else plans.forward)(schedule, call)

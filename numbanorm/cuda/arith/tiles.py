@@ -24,7 +24,6 @@ from .device import (
     load4,
     mul,
     peek1,
-    peek4,
     quotient,
     read1,
     read4,
