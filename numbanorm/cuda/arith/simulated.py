@@ -24,6 +24,14 @@ class Pointer:
         self.memory, self.start = memory, start
 
 
+def seen_as(argument: Any, kind: str) -> Any:
+    """An argument, a pointer as one to elements of another dtype, as which work space may be used."""
+    if not isinstance(argument, Pointer) or argument.memory.dtype.name == kind:
+        return argument
+    memory = argument.memory.view(kind)
+    return Pointer(memory, argument.start * argument.memory.itemsize // memory.itemsize)
+
+
 def device(function: Any) -> Any:
     return function
 

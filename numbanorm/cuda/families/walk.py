@@ -274,7 +274,8 @@ def rows_gradients(
                 hold(given, j, take(dy, at + 32 * j, there(left, j, 0)))
 
     def kernel(x, dy, dx, w, mean, rstd, table, out, rows, groups, length, block_rows, count):
-        room, next_row = cuda.shared.array(ROW_ROOM, float64), cuda.shared.array(room_of_stage, float64)
+        room = cuda.shared.array(ROW_ROOM, float64)  # the simulator tells arrays apart by their lines
+        next_row = cuda.shared.array(room_of_stage, float64)
         held, given, made = cuda.local.array(each, element), cuda.local.array(each, element), cuda.local.array(each, number)
         weights = cuda.local.array(each, number)
         dweight, dbias, sums = cuda.local.array(each, number), cuda.local.array(each, number), cuda.local.array(three, number)

@@ -37,7 +37,7 @@ from ..arith.tiles import drain, push
 from ..combine import eight
 
 WARP, STEPS = 32, 8
-LEVELS, MOST = 22, 256  # of a pairs tree, and threads of a block
+LEVELS, MOST = 23, 256  # of a pairs tree, and threads of a block
 STACK = LEVELS * MOST
 
 
@@ -276,7 +276,8 @@ def join_rows(arithmetic: Arithmetic, apart: int, flags: tuple[bool, ...]) -> An
     total, total_again, rows_again = column_of_sums(apart), column_again(center, weighted), dx_again(center, weighted)
 
     def kernel(x, dy, dx, w, mean, rstd, table, sums, grads, rows, groups, length, block_rows, strips, chunk, count):
-        stack, room = cuda.shared.array(STACK, float64), cuda.shared.array(MOST, float64)
+        stack = cuda.shared.array(STACK, float64)
+        room = cuda.shared.array(MOST, float64)
         call = Walk(x, dy, w, mean, rstd, sums, rows, groups, length, block_rows, count)
         part, parts, every = thread() >> 5, threads() >> 5, False
         if mends and doubtful:
