@@ -83,13 +83,12 @@ def no_calls(c: Compiled) -> None:
 
 
 def ieee(c: Compiled) -> None:
-    """IEEE rounding and subnormals; float64, and where results are float32, sums and fused products of those."""
+    """float64 or float32 with IEEE rounding and subnormals, float32 where that is the arithmetic, and no other type."""
     bad = [op for op in c.code.written if re.search(r"\.(ftz|approx|sat|full)\b", op)]
     bad += [op for op in c.code.written if re.fullmatch(r"(mul|fma|mad|div|sqrt|rcp)(?!\.rn\.).*\.f64", op)]
-    found = [
-        op for op in c.code.written if re.fullmatch(r"(add|sub|mul|fma|mad|div|sqrt|rcp|min|max)\..*(f16|bf16|f32)(x2)?", op)
-    ]
-    bad += [op for op in found if not (c.single and op in ("add.f32", "sub.f32", "add.rn.f32", "sub.rn.f32", "fma.rn.f32"))]
+    types = "f16|bf16" if c.single else "f16|bf16|f32"
+    bad += [op for op in c.code.written if re.fullmatch(rf"(add|sub|mul|fma|mad|div|sqrt|rcp|min|max)\..*({types})(x2)?", op)]
+    bad += [op for op in c.code.written if re.fullmatch(r"((mul|fma)(?!\.rn\.)|mad|div|sqrt|rcp|min|max).*\.f32", op)]
     if c.code.sass:
         # 64-bit seeds of div, rcp and sqrt; the 32-bit one, and FTZ, are of integer divisions
         bad += [op for op in c.code.main if op.startswith("MUFU") and op not in ("MUFU.RCP64H", "MUFU.RSQ64H", "MUFU.RCP")]
@@ -156,6 +155,10 @@ def vectors(c: Compiled) -> None:
     if not c.wide:
         assert not matching(w, r"(ld|st)\.global\.(nc\.)?v\d.*"), f"{c.kernel.name} must have no vector accesses"
         return
+    if name == "rows_gradients":  # which copies x and dy to shared memory, or reads them eight or sixteen at a time
+        copied = matching(w, r"cp\.async\..*")
+        assert copied >= 16 or loads >= 16, f"{c.kernel.name} has {copied} copies and {loads} vector loads: expected 16"
+        return
     single, double, stored = (n * steps_of(c.kernel) // 8 for n in VECTORS[name])
     least = (double, 2 * stored) if x == "float64" else (single, stored)
     assert loads >= least[0], f"{c.kernel.name} has {loads} vector loads: expected {least[0]}; is a loop rolled?"
@@ -190,7 +193,8 @@ def test_rules(compiled: Compiled, rule: Callable[[Compiled], None]) -> None:
 
 #: registers of a thread: wide (or the only) and narrow kernels, and the same with pairs of float64. Eight are given out at once
 REGISTERS: dict[str, tuple[int, int, int, int]] = {
-    "rows_forward": (128, 128, 128, 128), "rows_backward": (128, 152, 136, 176), "rows_gradients": (128, 0, 0, 0),
+    "rows_forward": (128, 128, 128, 128), "rows_backward": (128, 152, 136, 176), "rows_gradients": (255, 255, 0, 0),
+    "join_rows": (104, 0, 0, 0),
     "tile_moments": (96, 144, 112, 0), "tiles": (72, 88, 104, 0), "columns": (152, 96, 136, 128),
     "apply_runs": (80, 128, 72, 0), "apply_gradient_runs": (112, 168, 128, 0), "apply_columns": (112, 128, 160, 0),
     "apply_columns_fast": (128, 176, 0, 0), "run_moments": (80, 96, 0, 0), "column_moments": (72, 72, 0, 0),
@@ -202,7 +206,8 @@ REGISTERS: dict[str, tuple[int, int, int, int]] = {
 }  # fmt: skip
 #: 64-bit divisions in the code of wide (or the only) and narrow kernels: each is a call, unless both numbers have 32 bits
 DIVISIONS: dict[str, tuple[int, int]] = {
-    "rows_forward": (0, 0), "rows_backward": (7, 13), "rows_gradients": (4, 0), "tile_moments": (1, 4), "tiles": (10, 24),
+    "rows_forward": (0, 0), "rows_backward": (7, 13), "rows_gradients": (4, 4), "join_rows": (16, 0),
+    "tile_moments": (1, 4), "tiles": (10, 24),
     "columns": (14, 14), "apply_runs": (8, 26), "apply_gradient_runs": (8, 0), "apply_columns": (21, 21),
     "apply_columns_fast": (22, 22), "run_moments": (4, 10), "column_moments": (6, 6), "measure_again": (3, 0),
     "join": (14, 0), "settle": (10, 0), "reduce": (8, 0), "pairs": (2, 0), "merge": (4, 0), "prepare": (1, 0), "update": (4, 0),
@@ -216,6 +221,7 @@ SHARED_DIVISIONS: dict[str, tuple[int, int, int]] = {
 #: By the kind of sum, and whether it is the gradient. ptxas, to save registers, moves loads towards their uses
 IN_FLIGHT: dict[str, dict[int | None, tuple[int, int]]] = {
     "rows_forward": {None: (7, 8)}, "rows_backward": {None: (6, 12)}, "rows_gradients": {None: (16, 0)},
+   
     "tile_moments": {None: (8, 8)}, "tiles": {SUM: (3, 5), SQUARES: (3, 4), PRODUCTS: (5, 4)},
     "columns": {SUM: (1, 2), SQUARES: (1, 2), BOTH_MOMENTS: (4, 6), PRODUCTS: (2, 4), WEIGHTS: (2, 4)},
     "apply_runs": {None: (8, 8)}, "run_moments": {None: (3, 0)}, "column_moments": {None: (2, 0)},
@@ -224,14 +230,22 @@ IN_FLIGHT: dict[str, dict[int | None, tuple[int, int]]] = {
 }  # fmt: skip
 
 
+#: barriers of `join_rows` in the code, in float32 or not, and whether it joins
+JOINED = {False: {True: 2}, True: {True: 6, False: 0}}
+
+
 def barriers(kernel: Kernel) -> int:
     """One for each sum that warps join in a room of its own; a tree over a block has some for each step of it."""
     name, f = kernel.build.__name__, flags(kernel)
+    if name == "rows_gradients":
+        return int(f["cut"].per > f["cut"].lanes)
+    if name == "join_rows":
+        return JOINED[f["arithmetic"].single][f["flags"][3]]
     kind, tree = f.get("kind"), 8 if f.get("by_rows", True) else 14
     columns = {SUM: 2, SQUARES: 2, BOTH_MOMENTS: 0, PRODUCTS: 6, WEIGHTS: 4}
     return {
         "rows_forward": (1 + bool(f.get("center"))) * (getattr(f.get("row"), "per", 0) > 4), "rows_backward": 3,
-        "run_moments": 1, "column_moments": 4, "rows_gradients": 1,
+        "run_moments": 1, "column_moments": 4,
         "tiles": 3 if kind == PRODUCTS else 1, "columns": columns.get(kind, 0),
         "join": tree * {CHANNEL: 3, GRADIENTS: 2}.get(kind, 1), "settle": 3 * tree, "reduce": 2 * tree,
     }.get(name, 0)  # fmt: skip
@@ -266,6 +280,28 @@ def test_barriers(compiled: Compiled) -> None:
 
 #: narrow kernels have four times as many loads, and the small ones that join are not of x
 READERS = [key for key in KEYS if key[0].build.__name__ in IN_FLIGHT and flags(key[0]).get("wide", True)]
+
+
+#: instructions of the loop over rows in `rows_gradients` for an element, at most: whole rows in float32, and others
+INSTRUCTIONS = {"float32": (24, 30), "float16": (26, 32), "bfloat16": (26, 32)}
+WALKED = [
+    key for key in KEYS if key[0].build.__name__ == "rows_gradients" and key[0].constants[1].single and key[0].constants[0]
+]
+
+
+@needs_disassembler
+@pytest.mark.parametrize("key", WALKED, ids=name_of)
+def test_instructions(compiled: Compiled) -> None:
+    """Issue bounds what memory does not: at copy speed there is time for some 40 instructions for an element of 16 bits."""
+    cut = flags(compiled.kernel)["cut"]
+    found, limit = sass.longest_loop(compiled.code.parts[""]) / (4 * cut.steps), INSTRUCTIONS[compiled.kinds[0]][not cut.even]
+    assert found <= limit, f"{compiled.kernel.name} takes {found} instructions for an element: expected {limit}"
+
+
+@pytest.mark.parametrize("name", ["rows of 4096", "rows of 768", "rows of 8192"])
+def test_rows_take_two_launches(name: str) -> None:
+    for exact in (False, True)[: 1 + (name == "rows of 4096")]:
+        assert len(cuda_gates.backward(cuda_gates.PLANS[name], "bfloat16", exact=exact).steps) == 2
 
 
 @needs_disassembler

@@ -105,7 +105,18 @@ def test_backward(ring: Ring, case: Case, dtype: np.dtype[Any]) -> None:
     found = call_backward(case, ring.arguments(a), ring.upload(dy), ring.stats(stats))
     check_same(found, call_backward(case, a, dy, stats))
     check_gradients(tuple(g.host() for g in found), cases.true_gradients(case, dtype))
+    near_gradients(ring, case, a, dy, stats)
     RAN.add(("backward", case, dtype))
+
+
+def near_gradients(ring: Ring, case: Case, a: Arguments, dy: Host, stats: Any) -> bool:
+    """Run the default mode, and hold it to the CPU's; whether it is float32: all gradients of rows, but for the longest."""
+    with ring.launches() as launched:
+        found = cases.call_backward(case, ring.arguments(a), ring.upload(dy), ring.stats(stats))
+    near = any(getattr(c, "single", False) for kernel in launched for c in kernel.constants)
+    check_same(found, cases.call_backward(case, a, dy, stats, exact=not near))
+    assert near or a.x.dtype == FLOAT64 or not case.rows or prod(case.parameter_shape) > 4096
+    return near
 
 
 # --- one case of each family; the simulator is content with one family of each schedule -------------------------------
@@ -517,7 +528,7 @@ CUTS = [("FEW", 0), ("FEW", 1 << 40), ("MOST_HELD", 0)]
 @pytest.mark.parametrize("case", ROWS, ids=lambda c: c.name)
 def test_however_rows_are_cut(ring: Ring, case: Case, name: str, value: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows are walked where there are enough of them, and held where they are short; of what is enough no bit depends."""
-    from numbanorm.cuda.families import held, rows
+    from numbanorm.cuda.families import held, walk
     from numbanorm.cuda.schedule import rows as cut
 
     monkeypatch.setattr(cut, name, value)
@@ -526,14 +537,14 @@ def test_however_rows_are_cut(ring: Ring, case: Case, name: str, value: int, mon
         agree(ring, case, cases.arguments(case, FLOAT32), cases.upstream(case, FLOAT32))
     rings.forget()
     seen = {kernel.build for kernel in launched}
-    assert (rows.rows_gradients in seen) == (value == 0 and name == "FEW" and case.norm != "group")
+    assert (walk.rows_gradients in seen) == (value == 0 and name == "FEW" and case.norm != "group")
     assert (held.rows_forward in seen) == (name != "MOST_HELD" and case.channel_axis == 1)
     RAN.add((name + str(value), case, FLOAT32))
 
 
 def test_every_kernel_was_launched(ring: Ring) -> None:
     """Each that there is, and in each variant of its accesses (wide), numbers (arithmetic) and norms (center)."""
-    from numbanorm.cuda.families import held, write
+    from numbanorm.cuda.families import held, walk, walked, write
 
     if len(RAN) < 4 * len(SELECTED) + len(CUTS) * len(ROWS):
         pytest.skip("only some of the table's tests were selected, or passed")
@@ -547,5 +558,7 @@ def test_every_kernel_was_launched(ring: Ring) -> None:
                 assert {v[names.index(name)] for v in variants} == values, f"{name} of {build.__name__}"
         if "arithmetic" in names:
             kinds = {(v[names.index("arithmetic")].parts, v[names.index("arithmetic")].single) for v in variants}
-            fast = {(1, True)} if build in (held.rows_forward, write.apply_runs) else set()
-            assert kinds == {(1, False), (2, False)} | fast, build.__name__
+            walks = build in (walk.rows_gradients, walked.join_rows)
+            expected = {(1, False)} if walks else {(1, False), (2, False)}
+            expected |= {(1, True)} if walks or build in (held.rows_forward, write.apply_runs) else set()
+            assert kinds == expected, build.__name__

@@ -45,6 +45,10 @@ TOOL = sass.disassembler()
 PLANS = {
     "rows": plan.trailing((4096, 1024), (1024,)),
     "odd rows": plan.trailing((4096, 1023), (1023,)),
+    "rows of 4096": plan.trailing((8192, 4096), (4096,)),
+    "rows of 8192": plan.trailing((8192, 8192), (8192,)),
+    "rows of 768": plan.trailing((8192, 768), (768,)),
+    "rows of 5001": plan.trailing((8192, 5001), (5001,)),
     "long rows": plan.trailing((2, 200_000), (200_000,)),
     "runs": plan.batch((32, 64, 28, 28), 1),
     "odd runs": plan.batch((32, 3, 27, 29), 1),
@@ -70,10 +74,12 @@ def forward(
     return Asked(types, center, given, True, one_read, in_place, fast=fast).schedule(p)
 
 
-def backward(p: Plan, x: str, center: bool = True, given: bool = False, parameters: bool = True) -> Schedule:
+def backward(
+    p: Plan, x: str, center: bool = True, given: bool = False, parameters: bool = True, exact: bool = True
+) -> Schedule:
     mean = "float64" if center else None
     types = {"x": x, "dy": x, "dx": x, "w": x, "mean": mean, "rstd": "float64", "grads": x}
-    return Asked(types, center, given, True, parameters=parameters).schedule(p)
+    return Asked(types, center, given, True, parameters=parameters, fast=not exact).schedule(p)
 
 
 CALLS: dict[str, Callable[[Plan, str], Schedule]] = {
@@ -85,6 +91,9 @@ CALLS: dict[str, Callable[[Plan, str], Schedule]] = {
     "in place": lambda p, x: forward(p, x, in_place=True),
     "backward": backward,
     "dx": lambda p, x: backward(p, x, parameters=False),
+    "near": lambda p, x: backward(p, x, exact=False),
+    "near dx": lambda p, x: backward(p, x, parameters=False, exact=False),
+    "near rms": lambda p, x: backward(p, x, center=False, exact=False),
     "rms": lambda p, x: forward(p, x, center=False),
     "rms backward": lambda p, x: backward(p, x, center=False),
     "given": lambda p, x: forward(p, x, given=True),
@@ -94,14 +103,20 @@ CALLS: dict[str, Callable[[Plan, str], Schedule]] = {
 BOTH = ("forward", "backward")
 WIDE = ("rows", "runs", "columns")
 ROWS = ("rows", "odd rows", "long rows")  # RMS norm is of rows alone
+WALKED = ("rows of 4096", "rows of 8192", "rows of 768", "rows of 5001")
+ALL = tuple(name for name in PLANS if name not in WALKED)
 BATCHES = ("runs", "odd runs", "columns", "odd columns")  # statistics are given to batch and instance norm alone
 #: all of float32 for sm_90, and of the rest what differs: loads and stores, and the pairs of float64
 SELECTED: dict[Capability, list[tuple[str, Iterable[str], tuple[str, ...]]]] = {
     (9, 0): [
-        ("float32", PLANS, ("fast", "forward", "welford", "backward", "dx")),
+        ("float32", ALL, ("fast", "forward", "welford", "backward", "dx")),
         ("float32", ROWS, ("fast rms",)),
         ("float32", BATCHES, ("fast given",)),
-        ("bfloat16", PLANS, ("fast",)),
+        ("bfloat16", ALL, ("fast",)),
+        *((x, WALKED, ("near",)) for x in ("float32", "bfloat16")),
+        ("float16", WALKED[:1], ("near",)),
+        ("float32", ("rows", "odd rows"), ("near", "near dx", "near rms")),
+        ("bfloat16", WALKED[:1], ("backward", "near dx")),
         ("float32", ROWS, ("rms", "rms backward")),
         ("float32", BATCHES, ("given", "given backward")),
         ("float64", (*WIDE, "odd rows"), BOTH),
@@ -170,7 +185,7 @@ class Compiled:
 
     @property
     def single(self) -> bool:
-        """Whether results are computed in float32."""
+        """Whether elements are computed in float32."""
         return self.kernel.build.__name__ == "apply_columns_fast" or getattr(
             flags(self.kernel).get("arithmetic"), "single", False
         )

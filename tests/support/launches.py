@@ -32,7 +32,7 @@ class Asked(NamedTuple):
         weight = self.parameters if backward else self.types["w"] is not None
         bias = self.parameters if backward else self.types["b"] is not None
         source, method = GIVEN if self.given else OWN, "welford" if self.one_read else "two_pass"
-        if self.fast and self.center and not self.given:
+        if self.fast and self.center and not (self.given or backward):
             method = "one_read"
         call = Call(
             plan, np.dtype(x), backward, self.center, source, method, not self.fast, write=self.write, weight=weight, bias=bias,

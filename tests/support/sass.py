@@ -122,18 +122,23 @@ def operand_words(op: str) -> int:
 def in_flight(main: str) -> int:
     """Most loads of x that are on their way at once, in the order of the code: asked for, and not yet used.
 
-    Those of constants (parameters, statistics) are left out. It is what hides the latency of memory.
+    Those of constants (parameters, statistics) are left out; copies to shared memory are waited for together. It is what hides
+    the latency of memory.
     """
     waiting: list[set[int]] = []
-    most = 0
+    most, copies = 0, 0
     for m in SASS.finditer(main):
         op, (target, *rest) = m.group(1), m.group(2).split(",")
         if op.startswith("LDG") and "CONSTANT" not in op:
             waiting.append(touched(target, operand_words(op)))
+        elif op.startswith("LDGSTS"):
+            copies += 1
+        elif op.startswith("DEPBAR"):
+            copies = 0
         else:
             used = touched(",".join(rest if rest else [target]), operand_words(op))
             waiting = [w for w in waiting if not w & used]
-        most = max(most, len(waiting))
+        most = max(most, len(waiting) + copies)
     return most
 
 
@@ -196,3 +201,21 @@ def straight(text: str) -> int:
         best[i] = found if ways or ops[i].startswith("EXIT") else None
     assert best[0] is not None
     return best[0][1]
+
+
+LABEL_OR_CODE = re.compile(r"^\.(L_x_\d+):|/\*[0-9a-f]{4,}\*/\s+([^;]*);", re.M)
+BACK = re.compile(r"BRA(?:\.\w+)* .*`\(\.(L_x_\d+)\)")
+
+
+def longest_loop(main: str) -> int:
+    """Instructions of the longest loop, of the code before the kernel's last exit: behind it lies what is hardly ever run."""
+    places, count, longest = dict[str, int](), 0, 0
+    for m in LABEL_OR_CODE.finditer(main[: main.rindex("EXIT")]):
+        if m[1]:
+            places[m[1]] = count
+            continue
+        count += 1
+        back = BACK.search(m[2])
+        if back and back[1] in places:
+            longest = max(longest, count - places[back[1]])
+    return longest

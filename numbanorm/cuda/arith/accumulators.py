@@ -273,10 +273,16 @@ def settled(center, u, ud, d, count, rstd):
     dx = d * slope + (u * rstd + shift), where slope and shift have the parts of u; d * rstd + offset is the normalized x;
     size is that of an average u.
     """
-    c1, c2, delta = average(u, count), average(ud, count), kept(center, average(d, count))
+    c1, c2, delta = average(u, count), average(ud, count), average(d, count)
+    return of_averages(center, c1, c2, kept(center, delta), rstd)
+
+
+@device
+def of_averages(center, c1, c2, delta, rstd):
+    """`settled`, from averages."""
     size = abs(c1[0]) + abs(mul(c2[0], rstd))
     c1 = kept(center, c1)
     r = (rstd,)
-    slope = negative(times_cube(plus(c2, negative(multiply(delta, c1, u))), rstd))
-    shift = plus(negative(multiply(c1, r, u)), negative(multiply(delta, slope, u)))
-    return slope, shift, -value(multiply(delta, r, u)), size
+    slope = negative(times_cube(plus(c2, negative(multiply(delta, c1, c1))), rstd))
+    shift = plus(negative(multiply(c1, r, c1)), negative(multiply(delta, slope, c1)))
+    return slope, shift, -value(multiply(delta, r, c1)), size

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from numba import float32, float64
 
 from . import stages
+from .device import single, widen
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Arithmetic:
     walks: ClassVar[bool]  # `rows_gradients` has registers for sums of columns
     single: ClassVar[bool] = False  # whether results are computed in float32, where that has room for a group's constants
     element: ClassVar[Any] = float32  # what an element is that a thread holds, see `stages.take`
+    number: ClassVar[Any] = float64  # what an element is in `rows_gradients`, and a sum of its first terms
+    numbered = staticmethod(widen)  # such a number
 
     at_once: bool = False  # whether sums and squares are taken in one read, or one after the other
 
@@ -57,9 +60,9 @@ class Exact(Arithmetic):
 
 @dataclass(frozen=True)
 class Fast(Exact):
-    """The same sums, and results in float32: see `elements32`."""
+    """The same sums, and results in float32: see `elements32`. Gradients have float32 sums of eight terms, too."""
 
-    single = True
+    single, number, numbered = True, float32, staticmethod(single)
 
 
 @dataclass(frozen=True)

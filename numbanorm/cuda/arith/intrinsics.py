@@ -59,7 +59,9 @@ def call(b: ir.IRBuilder, name: str, result: ir.Type, args: list[Any]) -> Any:
 
 @intrinsic
 def mul(tc: Any, x: Any, y: Any) -> Any:
-    """x * y, never contracted."""
+    """x * y, never contracted: rounded to float32 where both are."""
+    if (x, y) == (float32,) * 2:
+        return float32(x, y), lambda ctx, b, sig, a: call(b, "llvm.nvvm.mul.rn.f", F32, list(a))
     return float64(float64, float64), lambda ctx, b, sig, a: call(b, "llvm.nvvm.mul.rn.d", F64, list(a))
 
 
@@ -244,6 +246,12 @@ def block() -> Any:
 
 
 @device
+def blocks() -> Any:
+    """Blocks of the launch."""
+    return cuda.gridDim.x
+
+
+@device
 def threads() -> Any:
     """Threads of a block."""
     return cuda.blockDim.x
@@ -271,3 +279,68 @@ def vote(tc: Any, some: Any) -> Any:
         return b.call(fn, [ir.Constant(I32, -1), a[0]])
 
     return types.boolean(types.boolean), codegen
+
+
+@device
+def from_lane(v: Any, lane: Any) -> Any:
+    """The v of the thread of the warp that has this number; all threads of the block take part."""
+    return cuda.shfl_sync(0xFFFFFFFF, v, lane)
+
+
+def slot_of(ctx: Any, b: ir.IRBuilder, kind: Any, room: Any, element: Any, slot: Any) -> Any:
+    """Address of a slot of four elements in shared memory."""
+    at = b.mul(slot, ir.Constant(I64, 4 * element.bitwidth // 8))
+    return b.gep(b.bitcast(ctx.make_array(kind)(ctx, b, value=room).data, ir.IntType(8).as_pointer()), [at])
+
+
+@intrinsic
+def stage4(tc: Any, room: Any, slot: Any, p: Any, i: Any) -> Any:
+    """Begin to copy p[i : i + 4] to a slot of shared memory; `staged` waits for what a thread has begun to copy."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        at, size = slot_of(ctx, b, room, a[0], p.dtype, a[1]), 4 * p.dtype.bitwidth // 8
+        to = b.ptrtoint(b.addrspacecast(at, ir.IntType(8).as_pointer(3)), I64)
+        how = "cg" if size == 16 else "ca"
+        fn = ir.FunctionType(ir.VoidType(), [I64, I64])
+        asm = f"cp.async.{how}.shared.global [$0], [$1], {size};"
+        b.call(ir.InlineAsm(fn, asm, "l,l,~{memory}", side_effect=True), [to, b.ptrtoint(b.gep(a[2], [a[3]]), I64)])
+        return ctx.get_dummy_value()
+
+    return types.void(room, types.int64, p, types.int64), codegen
+
+
+@intrinsic
+def staged(tc: Any) -> Any:
+    """Wait for the copies that this thread has begun."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        fn = ir.FunctionType(ir.VoidType(), [])
+        b.call(ir.InlineAsm(fn, "cp.async.wait_all;", "~{memory}", side_effect=True), [])
+        return ctx.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
+def unstage4(tc: Any, room: Any, slot: Any, p: Any) -> Any:
+    """The four elements of a slot, as `take4` gives them; p: any pointer to such elements."""
+    kind = float64 if p.dtype == float64 else float32
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        at = slot_of(ctx, b, room, a[0], p.dtype, a[1])
+        _, elements = four_elements(b, p.dtype, at)
+        return ctx.make_tuple(b, sig.return_type, elements)
+
+    return types.UniTuple(kind, 4)(room, types.int64, p), codegen
+
+
+@intrinsic
+def pinned(tc: Any, v: Any) -> Any:
+    """v, which is kept in a register: what is cheap, NVVM would compute again behind a barrier."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        kind, names = (F32, "=f,f") if v == float32 else (F64, "=d,d")
+        asm = f"mov.b{v.bitwidth} $0, $1;"
+        return b.call(ir.InlineAsm(ir.FunctionType(kind, [kind]), asm, names, side_effect=True), [a[0]])
+
+    return v(v), codegen

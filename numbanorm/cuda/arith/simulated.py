@@ -24,6 +24,14 @@ class Pointer:
         self.memory, self.start = memory, start
 
 
+def seen_as(argument: Any, kind: str) -> Any:
+    """An argument, a pointer as one to elements of another dtype, as which work space may be used."""
+    if not isinstance(argument, Pointer) or argument.memory.dtype.name == kind:
+        return argument
+    memory = argument.memory.view(kind)
+    return Pointer(memory, argument.start * argument.memory.itemsize // memory.itemsize)
+
+
 def device(function: Any) -> Any:
     return function
 
@@ -33,8 +41,9 @@ def compiled(function: Any) -> Any:
 
 
 def mul(x: Any, y: Any) -> Any:
+    kind = np.float32 if isinstance(x, np.float32) and isinstance(y, np.float32) else np.float64
     with np.errstate(all="ignore"):
-        return np.float64(x) * np.float64(y)
+        return kind(x) * kind(y)
 
 
 def fma(x: Any, y: Any, z: Any) -> Any:
@@ -130,6 +139,10 @@ def block() -> Any:
     return context().blockIdx.x
 
 
+def blocks() -> Any:
+    return context().gridDim.x
+
+
 def threads() -> Any:
     return context().blockDim.x
 
@@ -146,7 +159,7 @@ def exchange(v: Any, distance: Any) -> Any:
     here.syncthreads()
     other = room[here.threadIdx.x ^ distance]
     here.syncthreads()
-    return other
+    return type(v)(other)
 
 
 def vote(some: Any) -> Any:
@@ -158,3 +171,38 @@ def vote(some: Any) -> Any:
     found = bool(room[: here.blockDim.x].any())
     here.syncthreads()
     return found
+
+
+def from_lane(v: Any, lane: Any) -> Any:
+    """As `exchange`."""
+    here = context()
+    room = here.shared.array(ROOM, float64)
+    room[here.threadIdx.x] = v
+    here.syncthreads()
+    other = room[(here.threadIdx.x & ~31) + lane]
+    here.syncthreads()
+    return type(v)(other)
+
+
+def slot_of(room: Any, slot: Any, p: Pointer) -> Any:
+    """The four elements of a slot of shared memory."""
+    return room.view(p.memory.dtype)[4 * int(slot) : 4 * int(slot) + 4]
+
+
+def stage4(room: Any, slot: Any, p: Pointer, i: Any) -> None:
+    at = p.start + int(i)
+    assert 0 <= at <= p.memory.size - 4, f"load outside of the array: {at} of {p.memory.size}"
+    slot_of(room, slot, p)[...] = p.memory[at : at + 4]
+
+
+def staged() -> None:
+    pass
+
+
+def unstage4(room: Any, slot: Any, p: Pointer) -> Any:
+    kind = np.float64 if p.memory.dtype.itemsize == 8 else np.float32
+    return tuple(kind(v) for v in slot_of(room, slot, p))
+
+
+def pinned(v: Any) -> Any:
+    return v

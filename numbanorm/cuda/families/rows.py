@@ -11,13 +11,11 @@ from numba import cuda, float64, int32
 
 from ..arith.accumulators import settled
 from ..arith.arithmetic import Arithmetic
-from ..arith.device import barrier, block, device, exchange, fma, mul, quotient, read1, store1, thread, threads
-from ..arith.elementwise import LEFT, parameters, slanted, table_rows, upstream
-from ..arith.stages import enter_one, finish_one
+from ..arith.device import block, device, quotient, read1, store1, thread
+from ..arith.elementwise import LEFT, parameters, table_rows, upstream
 from ..arith.tiles import (
     ROOM,
     STEPS,
-    WARPS,
     begins,
     first,
     fold,
@@ -38,7 +36,6 @@ from ..arith.tiles import (
     second,
 )
 
-ROW_ROOM = 2 * 3 * WARPS  # three sums of each warp, of this row and of the next
 BATCH = 2  # steps whose parameters are loaded at once: with all eight ptxas takes more registers than 512 threads have
 BATCH_HELD = 4 * BATCH
 TOGETHER = 4  # steps of x and dy that are loaded at once
@@ -153,78 +150,5 @@ def rows_backward(wide: bool, arithmetic: Arithmetic, center: bool, sharing: int
                 u = scaled(recall(given, j), weights(w, w, own, begin, left, h + j, t)[0], a)
                 d = four_lesses(recall(held, j), m, a)
                 finish(wide, dx, at, left, h + j, d, four_multiplied(u, rstds, a), (slope, shift))
-
-    return kernel
-
-
-# for each block of rows: for each row what `rows_backward` does, and
-#     dweight += dy * (d * rstd + offset); dbias += dy
-def rows_gradients(center: bool, weighted: bool) -> Any:
-    """x, dy: (rows, groups, length) -> dx, and dweight and dbias of each block of rows: out (2, blocks, groups * length).
-
-    A warp takes a tile, a thread its lane in the 8 steps, and `warps` warps take a row; they go down the `tree_rows` rows of
-    a block and keep the sums of their columns in registers. Elements of 32 bits or fewer. dx may be x or dy.
-    """
-
-    def kernel(x, dy, dx, w, mean, rstd, out, rows, groups, length, warps, tree_rows, count):
-        room = cuda.shared.array(ROW_ROOM, float64)
-        held, upstream = cuda.local.array(STEPS, float64), cuda.local.array(STEPS, float64)
-        dweight, dbias = cuda.local.array(STEPS, float64), cuda.local.array(STEPS, float64)
-        lane, warp = thread() & 31, thread() >> 5
-        own = quotient(warp, warps)
-        item = block() * quotient(threads() >> 5, warps) + own
-        k = quotient(item, groups)
-        g = item - k * groups
-        column = ((warp - own * warps) << 8) + lane
-        left = int32(length - column)
-        for j in range(STEPS):
-            dweight[j], dbias[j] = 0.0, 0.0
-        for row in range(k * tree_rows, (k + 1) * tree_rows):
-            there = left if row < rows else 0
-            unit = row * groups + g
-            at = unit * length + column
-            m, r = 0.0, 0.0
-            if row < rows:
-                r = read1(rstd, unit)
-                if center:
-                    m = read1(mean, unit)
-            for j in range(STEPS):
-                held[j] = enter_one(x, at + 32 * j) if there > 32 * j else m
-                upstream[j] = enter_one(dy, at + 32 * j) if there > 32 * j else 0.0
-            a, q, s = 0.0, 0.0, 0.0
-            for j in range(STEPS):
-                d, u = held[j] - m, upstream[j]
-                if weighted:
-                    u = mul(u, read1(w, g * length + column + 32 * j) if there > 32 * j else 0.0)
-                a, q, s = a + u, fma(u, d, q), s + d
-            for h in (16, 8, 4, 2, 1):
-                a, q, s = a + exchange(a, h), q + exchange(q, h), s + exchange(s, h)
-            if warps > 1:
-                phase = (row & 1) * 3 * WARPS
-                if lane == 0:
-                    room[phase + warp], room[phase + WARPS + warp], room[phase + 2 * WARPS + warp] = a, q, s
-                barrier()
-                i = lane & (WARPS - 1)
-                place = phase + own * warps + i
-                a = room[place] if i < warps else 0.0
-                q = room[place + WARPS] if i < warps else 0.0
-                s = room[place + 2 * WARPS] if i < warps else 0.0
-                for h in (1, 2, 4, 8):
-                    a, q, s = a + exchange(a, h), q + exchange(q, h), s + exchange(s, h)
-            slope, shift, offset, _ = settled(center, (a,), (q,), (s,), count, r)
-            for j in range(STEPS):
-                if there > 32 * j:
-                    d, u = held[j] - m, upstream[j]
-                    dweight[j], dbias[j] = fma(u, fma(d, r, offset), dweight[j]), dbias[j] + u
-                    if weighted:
-                        u = mul(u, read1(w, g * length + column + 32 * j))
-                    finish_one(dx, at + 32 * j, slanted((d,), slope, (mul(u, r),), shift))
-        if k * tree_rows < rows:
-            blocks, width = quotient(rows + tree_rows - 1, tree_rows), groups * length
-            for j in range(STEPS):
-                if left > 32 * j:
-                    at = k * width + g * length + column + 32 * j
-                    store1(out, at, dweight[j])
-                    store1(out, blocks * width + at, dbias[j])
 
     return kernel

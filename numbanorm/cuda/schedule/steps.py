@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from ...spec.call import Call
+from ...spec.dtypes import DTYPES
 from ...spec.plan import Plan
 from ...spec.tree import TILE, block_rows, fold_for
 from .. import combine, driver
@@ -30,10 +31,11 @@ NUMBERS = ("eps", "n", "old", "new")  # arguments that differ from call to call
 
 @dataclass(frozen=True)
 class Part:
-    """An array from one of its elements on."""
+    """An array from one of its elements on; of work space, float64, and what type lies there."""
 
     name: str
     offset: int
+    kind: str = "float64"
 
 
 @dataclass(frozen=True)
@@ -110,13 +112,13 @@ class Schedule:
         self.add(build, constants, -(-size // partials.BLOCK), partials.BLOCK, **named)
 
     def elsewhere(self, name: str, size: int) -> None:
-        """Let all steps so far write to work space what they write to an array of float64, and one more copy it there."""
-        start = self.work + self.work % 2  # of 16 bytes
-        self.work = start + size
+        """Let all steps so far write to work space what they write to an array, and one more copy it there."""
+        start, kind = self.work + self.work % 2, str(self.types[name])  # of 16 bytes
+        self.work = start - -size * DTYPES[kind].itemsize // 8
         for k, step in enumerate(self.steps):
             moved = tuple((at, "work", start + offset) if n == name else (at, n, offset) for at, n, offset in step.pointers)
             self.steps[k] = replace(step, pointers=moved)
-        self.add_each(partials.copy, (), size, x=Part("work", start), y=name, n=size)
+        self.add_each(partials.copy, (), size, x=Part("work", start, kind), y=name, n=size)
 
     def kind(self, argument: Any) -> str:
         """The type of an argument; an array that is not there is never read, so any type does."""
@@ -124,6 +126,8 @@ class Schedule:
             return "float"
         if isinstance(argument, str):
             return self.types.get(argument) or "float64"
+        if isinstance(argument, Part):
+            return argument.kind
         return "int" if isinstance(argument, int) else "float64"
 
 
