@@ -61,7 +61,7 @@ def dtype_of(name: str) -> np.dtype[Any]:
     return np.dtype(getattr(ml_dtypes, name, name))
 
 
-# what CUDA computes whatever the mode, so that its bits are compared with these of the CPU
+# the mode that CUDA has for gradients, so that forward calls before them are compared with the same
 AS_CUDA: dict[str, Any] = {"method": "two_pass", "exact": True}
 
 
