@@ -89,7 +89,7 @@ class Simulator:
 
         if kernel not in self.kernels:
             self.kernels[kernel] = compiled(kernel.build(*kernel.constants))
-        return self.kernels[kernel], kinds
+        return self.kernels[kernel]
 
     def pointer(self, array: Any, offset: int) -> Any:
         from .arith.simulated import Pointer
@@ -97,10 +97,7 @@ class Simulator:
         return Pointer(array.memory, offset)
 
     def launch(self, ready: Any, grid: int, block: int, stream: int, arguments: Arguments) -> None:
-        from .arith.simulated import seen_as
-
-        kernel, kinds = ready
-        kernel[grid, block](*map(seen_as, arguments, kinds))
+        ready[grid, block](*arguments)
 
 
 class Hardware:
