@@ -109,7 +109,7 @@ def affine_run(tc: Any, x: Any, y: Any, span: Any, known: Any) -> Any:
 
 @intrinsic
 def pointwise_run(tc: Any, x: Any, y: Any, span: Any, known: Any, w: Any, b: Any) -> Any:
-    """y = (x - mean) * rstd * w + b for the elements of a span, with those of `apart`, and a weight and a bias for each."""
+    """y = (x - mean) * rstd * w + b for the elements of a span, with constants for it, and a weight and a bias for each."""
     of = arithmetic_of(x.dtype)
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:

@@ -122,8 +122,8 @@ def next_piece(u, g, c, pieces):
 def apply_span(flags, arrays, span, pieces, table):
     """Normalize a span in pieces, each with constants of its own, which are made for sixteen at a time: see `layout.Pieces`.
 
-    One by one they took longer than a run of 64 elements. table: float64, ten rows of 16 for what goes into `put_constants`
-    and comes out.
+    One by one they took longer than a run of 64 elements. table: float64, six rows of 16 for what goes into `put_constants`,
+    and five for what comes out.
     """
     x, y, w, b, own, stats = arrays
     size, at, pointwise, of_x, like = pieces.size, pieces.at, pieces.pointwise, boolean(flags & OWN), empty(x, 16)
