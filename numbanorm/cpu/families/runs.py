@@ -118,6 +118,12 @@ def next_piece(u, g, c, pieces):
     return u + 1, g + 1 if g + 1 < pieces.groups else 0, 0
 
 
+@device()
+def lanes_of(rows, i, n, like):
+    """n values from `i` on of each of four rows of statistics, as lanes."""
+    return get_lanes(rows[0], i, n, like), get_lanes(rows[1], i, n, like), get_lanes(rows[2], i, n, like), get_lanes(rows[3], i, n, like)
+
+
 @device(inline=False)
 def apply_span(flags, arrays, span, pieces, table):
     """Normalize a span in pieces, each with constants of its own, which are made for sixteen at a time: see `layout.Pieces`.
@@ -130,18 +136,29 @@ def apply_span(flags, arrays, span, pieces, table):
     c, done, constants = at // size if at else 0, 0, advance(table, 6 * 16)
     left, at = (at + span.n - 1) // size + 1 - c, at - c * size  # pieces; elements of the first that are not in the span
     u, g = pieces.unit, pieces.group
-    ahead = u, g, c
+    ahead, four = (u, g, c), (stats.mean, stats.low, stats.m2, stats.rstd)
+    for j in range(16 if pointwise else 0):
+        table[64 + j], table[80 + j] = 1.0, -0.0
     while left > 0:
         n = min(16, left)
-        for j in range(n):
+        if pieces.channels == 1 and (pointwise or ahead[1] + n <= pieces.groups):  # side by side where they are
             v, h, k = ahead
-            table[j], table[16 + j], table[32 + j], table[48 + j] = stats.mean[v], stats.low[v], stats.m2[v], stats.rstd[v]
-            place = h * pieces.channels + k
-            table[64 + j], table[80 + j] = (1.0, -0.0) if pointwise else (w[place], b[place])
-            ahead = next_piece(v, h, k, pieces)
-        mean, low = get_lanes(table, 0, n, like), get_lanes(table, 16, n, like)
-        m2, rstd = get_lanes(table, 32, n, like), get_lanes(table, 48, n, like)
-        numbers = (mean, low, m2, rstd, get_lanes(table, 64, n, like), get_lanes(table, 80, n, like))
+            statistics, parameters = lanes_of(four, v, n, like), (advance(table, 64), advance(table, 80))
+            if not pointwise:
+                parameters = advance(w, h), advance(b, h)
+            ahead = v + n, h + n if h + n < pieces.groups else 0, k
+        else:
+            for j in range(n):
+                v, h, k = ahead
+                table[j], table[16 + j], table[32 + j], table[48 + j] = stats.mean[v], stats.low[v], stats.m2[v], stats.rstd[v]
+                place = h * pieces.channels + k
+                if not pointwise:
+                    table[64 + j], table[80 + j] = w[place], b[place]
+                ahead = next_piece(v, h, k, pieces)
+            rows = table, advance(table, 16), advance(table, 32), advance(table, 48)
+            statistics, parameters = lanes_of(rows, 0, n, like), (advance(table, 64), advance(table, 80))
+        mean, low, m2, rstd = statistics
+        numbers = (mean, low, m2, rstd, get_lanes(parameters[0], 0, n, like), get_lanes(parameters[1], 0, n, like))
         mixed = put_constants(x, constants, 16, 0, n, numbers, of_x, boolean(pointwise))
         for j in range(n):
             part = Span(span.i + done, min(size - at, span.n - done), span.ahead, span.streaming, span.runs, span.stride)
