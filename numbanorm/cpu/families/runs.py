@@ -121,7 +121,8 @@ def next_piece(u, g, c, pieces):
 @device()
 def lanes_of(rows, i, n, like):
     """n values from `i` on of each of four rows of statistics, as lanes."""
-    return get_lanes(rows[0], i, n, like), get_lanes(rows[1], i, n, like), get_lanes(rows[2], i, n, like), get_lanes(rows[3], i, n, like)
+    a, b, c, d = rows
+    return get_lanes(a, i, n, like), get_lanes(b, i, n, like), get_lanes(c, i, n, like), get_lanes(d, i, n, like)
 
 
 @device(inline=False)
@@ -195,10 +196,27 @@ def rows_together(length):
 
 
 @device(inline=False)
-def rows_at_once(x, stats, length, totals, stack, u, n):
-    """Sums and squares of rows u .. u + n - 1 -> their statistics, sixteen at a time: one by one took a third longer."""
+def group_moments(x, i, sizes, stack):
+    """Sum and squares of the group whose first run begins at x[i]: the row tree over its run trees."""
+    runs, at, two = sizes.runs, int64(2 * LEVELS), int64(2)
+    rows = block_rows(runs)
+    blocks = (runs + rows - 1) // rows
+    for b in range(blocks):
+        a = empty(x, 2)
+        for _ in range(b * rows, min(runs, (b + 1) * rows)):
+            a = plus(a, span_moments(x, i, sizes.length, stack))
+            i += sizes.groups * sizes.length
+        push(stack, at, two, b, a)
+    return drain(stack, at, two, blocks, empty(x, 2))
+
+
+@device(inline=False)
+def units_at_once(x, stats, sizes, totals, stack, u, n):
+    """Sums and squares of units u .. u + n - 1 of a sample -> their statistics, sixteen together: single, a third longer."""
+    i = first_run(u, sizes)
     for r in range(n):
-        put(totals, 2 * r, span_moments(x, (u + r) * length, length, stack))
+        at = i + r * sizes.length
+        put(totals, 2 * r, span_moments(x, at, sizes.length, stack) if sizes.runs == 1 else group_moments(x, at, sizes, stack))
     for k in range(0, n, 16):
         some = min(16, n - k)
         sums, squares = get_moments(totals, k, some, empty(x, 16))
@@ -238,7 +256,7 @@ def whole_rows(flags, arrays, sizes, kept, stack, lo, hi):
     for u in range(lo, hi, batch):
         n = min(batch, hi - u)
         if flags & AT_ONCE and at_once(x):
-            rows_at_once(x, stats, length, totals, stack, u, n)
+            units_at_once(x, stats, sizes, totals, stack, u, n)
             if unknown(stats.rstd, u, n):
                 rows_one_by_one(int64(SQUARES), arrays, sizes, kept, stack, u, n)
         else:
@@ -267,7 +285,7 @@ def apply_spans(flags, arrays, sizes, table, lo, hi):
 
 @device(inline=False)
 def sum_group(flags, arrays, sizes, first, stack, u, kept):
-    """Sums (CENTER), squares (SQUARES) or both (AT_ONCE) of unit u -> its statistics; or what follows from given ones.
+    """Sums (CENTER) or squares (SQUARES) of unit u -> its statistics; or what follows from given ones.
 
     first: the first of the unit's tiles in `kept`.
     """
@@ -276,12 +294,8 @@ def sum_group(flags, arrays, sizes, first, stack, u, kept):
     i, partials, place = first_run(u, sizes), advance_by(stack, STACK, one), 0
     for _ in range(group if flags & (CENTER | SQUARES) else 0):
         for e in range(0, length, span):
-            n = min(span, length - e)
-            if flags & AT_ONCE and at_once(x):
-                put(partials, 2 * place, span_moments(x, i + e, n, stack))
-            else:
-                own = advance_by(kept, 2 * (first + e // TILE), one)
-                put(partials, place, span_sum(flags, x, i + e, n, stats.mean[u], own, stack))
+            own = advance_by(kept, 2 * (first + e // TILE), one)
+            put(partials, place, span_sum(flags, x, i + e, min(span, length - e), stats.mean[u], own, stack))
             place += 1
         i += sizes.groups * length
         first += tiles
@@ -304,24 +318,25 @@ def conclude_group(flags, arrays, partials, group, spans, stack, u):
 @device(inline=False)
 def whole_groups(flags, arrays, sizes, slot, kept, stack, lo, hi):
     """Units lo .. hi - 1, each all at once. kept: the moments of the tiles of one unit a slot."""
-    stats, group, groups, length = arrays.stats, sizes.runs, sizes.groups, sizes.length
+    x, stats, group, groups, length = arrays.x, arrays.stats, sizes.runs, sizes.groups, sizes.length
     first, merged, batch = slot * group * ((length + TILE - 1) // TILE), flags & MERGED, rows_together(group * length)
-    done = lo
-    for u in range(lo, hi):
-        if flags & AT_ONCE and at_once(arrays.x):
-            sum_group(int64(BOTH | AT_ONCE), arrays, sizes, first, stack, u, kept)
-            if stats.rstd[u] == 0.0:
-                sum_group(int64(SQUARES), arrays, sizes, first, stack, u, kept)
-        else:
-            if flags & CENTER and not at_once(arrays.x):
-                sum_group(CENTER | merged, arrays, sizes, first, stack, u, kept)
-            sum_group(flags & SQUARES | merged, arrays, sizes, first, stack, u, kept)
-        n = u + 1 - done
-        if flags & WRITE and (n == batch or u + 1 == hi or (u + 1) % groups == 0):
-            i = first_run(done, sizes)
-            span = Span(i, n * length, n * sizes.ahead, boolean(flags & STREAM), group, groups * length)
-            apply_span(flags, arrays, span, pieces_of(sizes, done, int64(0)), stack)
-            done = u + 1
+    totals = advance_by(stack, STACK, empty(x, 1))
+    u = lo
+    while u < hi:
+        n = min(batch, hi - u, groups - u % groups)
+        if flags & AT_ONCE and at_once(x):
+            units_at_once(x, stats, sizes, totals, stack, u, n)
+        for k in range(u, u + n):
+            if not (flags & AT_ONCE and at_once(x)):
+                if flags & CENTER and not at_once(x):
+                    sum_group(CENTER | merged, arrays, sizes, first, stack, k, kept)
+                sum_group(flags & SQUARES | merged, arrays, sizes, first, stack, k, kept)
+            elif stats.rstd[k] == 0.0:
+                sum_group(int64(SQUARES), arrays, sizes, first, stack, k, kept)
+        if flags & WRITE:
+            span = Span(first_run(u, sizes), n * length, n * sizes.ahead, boolean(flags & STREAM), group, groups * length)
+            apply_span(flags, arrays, span, pieces_of(sizes, u, int64(0)), stack)
+        u += n
 
 
 @kernel()

@@ -126,7 +126,8 @@ def runs_schedule(plan: Plan, itemsize: int, flags: int, affine: bool, threads: 
     slots = max(step.threads for step in steps)
     together = rows_together.py_func(length) if runs * spans == 1 else runs
     lanes = 2 if flags & AT_ONCE else 1
-    scratch = (STACK + (lanes * max(runs * spans, sixteens(together)) if fused else 0)) * parts
+    totals = max(runs * spans, lanes * sixteens(rows_together.py_func(runs * length)))
+    scratch = (STACK + (totals if fused else 0)) * parts
     work = slots * scratch + (0 if fused else lanes * units * runs * spans * parts)
     kept = 2 * tiles * parts * (slots * together if fused else units * runs) if flags & MERGED else 0
     # the next row is asked for while this one is written; a row that fills the cache would be driven out again
