@@ -86,10 +86,9 @@ def join_columns(flags, arrays, totals, sizes, strip, partials, chunks, space):
 
 
 @device(inline=False)
-def expand(arrays, sizes, strip, out):
-    """Constants of each column of a strip, as often as rows are side by side -> out, see `gradient_columns`."""
-    x, table, channels, length, room = arrays.x, arrays.table, sizes.channels, sizes.length, sizes.room
-    column, rows = 0, rows_of_parameters(x)
+def expand(arrays, sizes, strip, rows, out):
+    """So many constants of each column of a strip, as often as rows are side by side -> out, see `gradient_columns`."""
+    table, channels, length, room, column = arrays.table, sizes.channels, sizes.length, sizes.room, 0
     for u in range(strip.u, strip.u + strip.groups):
         unit = UNIT * u
         for k in range(channels):
@@ -137,12 +136,12 @@ def columns_backward(phase, flags, x, dy, dx, w, table, sums, grads, work, sizes
         strip = strip_at(p, whole, sizes, columns)
         out = column_sums if fused else advance_by(partials, (p * chunks if whole else p) * sums_of(x) * room, one)
         if phase in (FUSED, MEASURE):
-            expand(arrays, sizes, strip, space.table)
+            expand(arrays, sizes, strip, int64(1), space.table)  # the mean alone
             strip_products(x, dy, strip, room, space.table, stack, out)
         if whole:
             join_columns(flags, arrays, sums, sizes, strip, out, int64(1) if fused else chunks, space)
         if flags & WRITE and phase != JOIN:
-            expand(arrays, sizes, strip, space.table)
+            expand(arrays, sizes, strip, rows_of_parameters(x), space.table)
             narrow_rows(x, space.table, room, strip.groups * columns * max(sizes.fold, sizes.beside))
             for block in side_by_side(strip, sizes, columns):
                 apply_columns(flags, x, dy, dx, block, space.table, room)
