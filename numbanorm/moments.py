@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from .backends import dispatch, host
+from .backends import dispatch
+from .execute.standardize import Asked, Given, asked, forward, roots
 from .pairs import array, fresh, library, quick_two_sum, ratio, root, split, two_sum, units, unscaled
 from .spec import checks, plan
-from .spec.call import Known, forward_call, moments_call
+from .spec.call import moments_call
 from .spec.checks import Array
-from .spec.sources import GIVEN
+from .spec.standardized import spread
 
 Axes = int | tuple[int, ...] | None
 
@@ -133,6 +134,45 @@ class Moments:
             lib = library(within)
             return array(lib.where(lib.isfinite(within), 1.0 / root(within) / scale, inverse))
 
+    def transform(
+        self, x: Array, eps: float = 0.0, weight: Array | None = None, bias: Array | None = None, *, exact: bool = False,
+        out: Array | None = None,
+    ) -> Array:  # fmt: skip
+        """Normalize x with these statistics: (x - mean) / sqrt(var + eps) * weight + bias; see `standardize`.
+
+        Parameters
+        ----------
+        x : array of float16, bfloat16, float32 or float64
+            All or part of the data, or other data. Where it is all, the result is that of one norm of it, within its bounds.
+        eps : float
+            Added to the variance.
+        weight, bias, exact, out
+            As for `standardize`.
+
+        Returns
+        -------
+        array of x's shape and dtype, C-contiguous
+
+        Raises
+        ------
+        TypeError, ValueError
+            For arguments that do not fit, before anything is computed.
+
+        Examples
+        --------
+        >>> x = np.arange(12.0).reshape(3, 2, 2)
+        >>> m = moments(x, (0, 1))
+        >>> m.transform(x)[0].round(3)
+        array([[-1.464, -1.464],
+               [-0.878, -0.878]])
+        """
+        one, eps, exact = asked(x, self.axis, None), checks.eps(eps), checks.flag("exact", exact)
+        source, given = given_by(self, one, eps, exact)
+        affine = one.spread("weight", weight), one.spread("bias", bias)
+        if out is not None:
+            checks.output(out, one.x, (("x", x), ("weight", weight), ("bias", bias), ("mean", self.mean)))
+        return forward(source, given, affine, one.axes, exact, out)
+
 
 KEPT = ("_low", "_squares", "_lost", "_scale")
 
@@ -165,14 +205,7 @@ def moments(x: Array, axis: Axes = None, *, method: str | None = "two_pass", bac
     space = dispatch.space(x, backend)
     x = space.array("x", x)
     method = checks.method(method)
-    axes = tuple(range(x.ndim)) if axis is None else plan.as_shape("axis", axis)
-    for a in axes:
-        if not -x.ndim <= a < x.ndim:
-            raise ValueError(f"axis must name axes of x: got {axis} for shape {x.shape}; use -1 for the last")
-    axes = tuple(sorted([a % x.ndim for a in axes]))
-    if len(set(axes)) != len(axes):
-        raise ValueError(f"axis must name each axis once: got {axis} for shape {x.shape}; leave out the second one")
-    call, order = moments_call(x.shape, x.dtype, axes, method)
+    call, order = moments_call(x.shape, x.dtype, plan.as_axes(axis, x.shape), method)
     p = call.plan
     if p.size == 0:
         stats = space.full((4, p.units), 0.0)
@@ -258,21 +291,21 @@ def total(*terms: Sequence[Any]) -> tuple[Any, Any]:
     return lib.where(good, better, s), lib.where(good, low, 0.0)
 
 
-def normalize(
-    m: Moments, x: Array, out: Array, weight: Array | None, bias: Array | None, eps: float, channel_axis: int, exact: bool
-) -> None:
-    """Write to `out`, C-contiguous as x, what batch norm makes of x (N, C, ...) in host memory if m are the moments of all.
+def given_by(m: Moments, asked: Asked, eps: float, exact: bool) -> tuple[Array, Given]:
+    """x and the statistics for it: as exact as if x were all of the data, with the mean's low part.
 
-    As exact as if x were all: with the mean's low part, and where m has a scale, from x / scale.
+    Where m has a scale, both are divided by it.
     """
-    given: Known = (m.mean, m.var(), None, m._low)
-    if type(m._scale) is not float:
+    x: Any = asked.x
+    mean: Any = spread("mean", array(m.mean), asked.kept)
+    low: Any = m._low
+    var: Any = m.var()
+    scale: Any = m._scale
+    if type(scale) is not float:
         with np.errstate(all="ignore"):
             scale = np.where(np.isfinite(eps / m._scale / m._scale), m._scale, 1.0)  # beside such an eps nothing is small
             change = m._scale / scale
-            var = m._squares / m.count * change * change + eps / scale / scale
-            given, eps = (m.mean / scale, var, None, m._low * change), 0.0
-            x = x / np.expand_dims(scale, tuple(k for k in range(x.ndim) if k != channel_axis % x.ndim))
-    present = weight is not None, bias is not None, False
-    call = forward_call("batch_norm", x.shape, x.dtype, ((), channel_axis), GIVEN, None, exact, present)
-    host.backend().normalize(call, host.contiguous(x), out, weight, bias, eps, given)
+            mean, low, var = m.mean / scale, m._low * change, m._squares / m.count * change * change + eps / scale / scale
+            x, eps = x / np.expand_dims(np.broadcast_to(scale, asked.kept), asked.axes), 0.0
+    given = asked.given(mean, low, var)
+    return x, given._replace(rstd=roots(given.rstd, eps, x, exact))

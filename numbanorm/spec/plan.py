@@ -146,6 +146,20 @@ def instance(shape: Shape, channel_axis: int) -> Plan:
     return Plan(samples, prod(shape[1:axis]), channels, 1, prod(shape[axis + 1 :]), (samples, channels), (channels,))
 
 
+def as_axes(axis: Any, shape: Shape) -> Shape:
+    """Axes of x by their places from the front, sorted; None is all of them."""
+    if axis is None:
+        return tuple(range(len(shape)))
+    axes = as_shape("axis", axis)
+    for a in axes:
+        if not -len(shape) <= a < len(shape):
+            raise ValueError(f"axis must name axes of x: got {axis} for shape {shape}; use -1 for the last")
+    axes = tuple(sorted([a % len(shape) for a in axes]))
+    if len(set(axes)) != len(axes):
+        raise ValueError(f"axis must name each axis once: got {axis} for shape {shape}; leave out the second one")
+    return axes
+
+
 def over_axes(shape: Shape, axes: Shape) -> tuple[Plan, Shape]:
     """Moments over any axes: a plan, and the order to which the axes must be moved for it (often as they are).
 

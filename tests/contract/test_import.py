@@ -27,6 +27,7 @@ FLOORS = (
     {"backends"},
     {"execute"},
     {"functional", "gradients", "moments", "reference"},
+    {"standardize"},
     {"explained", "interop", "layers", "precompile", "versions"},
     {"bench", "commands", "demo"},
     {"cli"},
