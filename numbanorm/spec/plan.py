@@ -95,6 +95,15 @@ def channel_index(shape: Shape, channel_axis: Any, first: int) -> int:
     return axis
 
 
+def channels_at(channel_axis: Any, batch_axis: Any) -> tuple[int] | tuple[int, bool]:
+    """The axis of the channels; and False for one sample alone, with channels where they are in a batch."""
+    if batch_axis is not None and not (type(batch_axis) is int and batch_axis == 0):
+        raise ValueError(f"batch_axis must be 0, or None for one sample alone: got {shown(batch_axis)}; move the batch to the "
+                         f"front")  # fmt: skip
+    axis = as_int("channel_axis", channel_axis)
+    return (axis,) if batch_axis is not None else (axis, False)
+
+
 def trailing(shape: Shape, normalized_shape: Shape) -> Plan:
     """Layer norm, RMS norm: the last axes share a mean, and each of their elements has a weight."""
     k = len(normalized_shape)
