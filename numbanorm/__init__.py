@@ -17,6 +17,7 @@ from .layers import (
 )
 from .moments import Moments, moments
 from .precompile import warmup
+from .standardize import standardize, standardize_backward, standardize_sums
 from .versions import info, show_versions
 
 __version__ = "0.1.0"
@@ -47,5 +48,8 @@ __all__ = [
     "rms_norm",
     "rms_norm_backward",
     "show_versions",
+    "standardize",
+    "standardize_backward",
+    "standardize_sums",
     "warmup",
 ]

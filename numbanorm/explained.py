@@ -90,4 +90,4 @@ def which_of(row: Norm, a: dict[str, Any]) -> Which:
     if row.sized == "normalized_shape":
         return plan.as_shape(row.sized, a[row.sized]), 0
     size = (plan.as_int(row.sized, a[row.sized]),) if row.sized else ()
-    return size, plan.as_int("channel_axis", a["channel_axis"])
+    return size, *plan.channels_at(a["channel_axis"], a.get("batch_axis", 0))

@@ -131,6 +131,7 @@ def group_norm(
     eps: float = 1e-5,
     *,
     channel_axis: int = 1,
+    batch_axis: int | None = 0,
     method: str | None = None,
     exact: bool = False,
     out: Array | None = None,
@@ -152,8 +153,11 @@ def group_norm(
         Added to the variance.
     channel_axis : int
         Any axis but 0; -1 reads channels-last arrays as they lie.
+    batch_axis : {0, None}
+        None: x is one sample and has no batch axis, (C, ...) or, with channel_axis=-1, (..., C). channel_axis is then that of
+        x[None], whose result this is.
     method, exact, out, return_stats, backend
-        As for `layer_norm`; the statistics have shape (N, num_groups).
+        As for `layer_norm`; the statistics have shape (N, num_groups), without a batch axis (num_groups,).
 
     Returns
     -------
@@ -163,8 +167,16 @@ def group_norm(
     ------
     TypeError, ValueError
         For arguments that do not fit, and (as torch) for a single value in all; before anything is computed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> picture = np.array([[[1.0, 2.0], [3.0, 6.0]]])
+    >>> group_norm(picture, 1, batch_axis=None, eps=0.0).round(3)  # (C, H, W)
+    array([[[-1.069, -0.535],
+            [ 0.   ,  1.604]]])
     """
-    which = (plan.as_int("num_groups", num_groups),), plan.as_int("channel_axis", channel_axis)
+    which = (plan.as_int("num_groups", num_groups),), *plan.channels_at(channel_axis, batch_axis)
     return forward("group_norm", x, which, (weight, bias, eps), (method, exact, out, return_stats, backend))
 
 
@@ -179,6 +191,7 @@ def instance_norm(
     eps: float = 1e-5,
     *,
     channel_axis: int = 1,
+    batch_axis: int | None = 0,
     num_batches_tracked: Array | None = None,
     convention: str = "torch",
     method: str | None = None,
@@ -206,8 +219,11 @@ def instance_norm(
         Added to the variance.
     channel_axis : int
         Any axis but 0; -1 reads channels-last arrays as they lie.
+    batch_axis : {0, None}
+        None: x is one sample and has no batch axis, (C, ...) or, with channel_axis=-1, (..., C). channel_axis is then that of
+        x[None], whose result this is.
     method, exact, out, return_stats, backend
-        As for `layer_norm`; the statistics have shape (N, C).
+        As for `layer_norm`; the statistics have shape (N, C), without a batch axis (C,).
 
     Returns
     -------
@@ -217,8 +233,16 @@ def instance_norm(
     ------
     TypeError, ValueError
         For arguments that do not fit, and for a single value a channel; before anything is computed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> picture = np.array([[[1.0, 10.0], [3.0, 30.0]]])
+    >>> instance_norm(picture, channel_axis=-1, batch_axis=None).round(3)  # (H, W, C)
+    array([[[-1., -1.],
+            [ 1.,  1.]]])
     """
-    which, own = ((), plan.as_int("channel_axis", channel_axis)), checks.flag("use_input_stats", use_input_stats)
+    which, own = ((), *plan.channels_at(channel_axis, batch_axis)), checks.flag("use_input_stats", use_input_stats)
     running = running_mean, running_var, momentum, num_batches_tracked, convention, own
     return forward("instance_norm", x, which, (weight, bias, eps), (method, exact, out, return_stats, backend), running)
 

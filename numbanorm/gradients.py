@@ -133,6 +133,7 @@ def group_norm_backward(
     weight: Array | None = None,
     *,
     channel_axis: int = 1,
+    batch_axis: int | None = 0,
     needs: tuple[bool, bool, bool] = (True, True, True),
     exact: bool = False,
     out: Array | None = None,
@@ -146,10 +147,12 @@ def group_norm_backward(
     num_groups : int
         As it was given to `group_norm`.
     stats : Stats
-        (mean, rstd) of shape (N, num_groups), as `group_norm` returned them.
+        (mean, rstd) of shape (N, num_groups), without a batch axis (num_groups,), as `group_norm` returned them.
     weight : array of shape (C,), optional
     channel_axis : int
         Any axis but 0.
+    batch_axis : {0, None}
+        As it was given to `group_norm`.
     needs, exact, out, backend
         As for `layer_norm_backward`.
 
@@ -163,7 +166,7 @@ def group_norm_backward(
     TypeError, ValueError
         For arguments that do not fit, before anything is computed.
     """
-    which = (plan.as_int("num_groups", num_groups),), plan.as_int("channel_axis", channel_axis)
+    which = (plan.as_int("num_groups", num_groups),), *plan.channels_at(channel_axis, batch_axis)
     return backward("group_norm", dy, x, which, stats, weight, (needs, exact, out, backend))
 
 
@@ -174,6 +177,7 @@ def instance_norm_backward(
     weight: Array | None = None,
     *,
     channel_axis: int = 1,
+    batch_axis: int | None = 0,
     use_input_stats: bool = True,
     needs: tuple[bool, bool, bool] = (True, True, True),
     exact: bool = False,
@@ -186,10 +190,12 @@ def instance_norm_backward(
     ----------
     dy, x : arrays of shape (N, C, ...), or (N, ..., C) with channel_axis=-1, of one dtype
     stats : Stats
-        (mean, rstd) of shape (N, C), as `instance_norm` returned them.
+        (mean, rstd) of shape (N, C), without a batch axis (C,), as `instance_norm` returned them.
     weight : array of shape (C,), optional
     channel_axis : int
         Any axis but 0.
+    batch_axis : {0, None}
+        As it was given to `instance_norm`.
     use_input_stats : bool
         As it was given to `instance_norm`: False for running statistics, which do not depend on x.
     needs, exact, out, backend
@@ -205,7 +211,7 @@ def instance_norm_backward(
     TypeError, ValueError
         For arguments that do not fit, before anything is computed.
     """
-    which, own = ((), plan.as_int("channel_axis", channel_axis)), checks.flag("use_input_stats", use_input_stats)
+    which, own = ((), *plan.channels_at(channel_axis, batch_axis)), checks.flag("use_input_stats", use_input_stats)
     return backward("instance_norm", dy, x, which, stats, weight, (needs, exact, out, backend), own)
 
 

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from .backends import dispatch, host
+from .backends import dispatch
+from .execute.standardize import Asked, Given, asked, forward, roots
 from .pairs import array, fresh, library, quick_two_sum, ratio, root, split, two_sum, units, unscaled
+from .saved import Path, read, write
 from .spec import checks, plan
-from .spec.call import Known, forward_call, moments_call
+from .spec.call import moments_call
 from .spec.checks import Array
-from .spec.sources import GIVEN
+from .spec.standardized import spread
 
 Axes = int | tuple[int, ...] | None
 
@@ -48,8 +50,8 @@ class Moments:
 
     Parameters
     ----------
-    count : int
-        Elements that share a mean.
+    count : int, or int64 array of mean's shape
+        Elements that share a mean. Where it is 0, the mean is 0, and var, std and rstd are nan.
     mean, m2 : float64 array
         Of the axes that were kept. m2 is infinite only if it is too large for float64.
     axis : int, tuple of int or None
@@ -68,7 +70,7 @@ class Moments:
     array(3.)
     """
 
-    count: int = 0
+    count: int | Array = 0
     mean: Array | float = 0.0
     m2: _Part = _Part("_squares", 2)
     axis: Axes = None
@@ -95,8 +97,8 @@ class Moments:
         """The moments of both data sets together."""
         if not isinstance(other, Moments):
             return NotImplemented
-        if self.count == 0 or other.count == 0:
-            one, axis = other if self.count == 0 else self, self.axis if self.axis is not None else other.axis
+        if nothing(self) or nothing(other):
+            one, axis = other if nothing(self) else self, self.axis if self.axis is not None else other.axis
             return made(one.count, axis, one.mean, *(getattr(one, name) for name in KEPT))
         if np.shape(self.mean) != np.shape(other.mean):
             raise ValueError(
@@ -111,15 +113,44 @@ class Moments:
 
     def var(self, ddof: int = 0) -> Array:
         """Variance m2 / (count - ddof); ddof=1 is the unbiased one. nan where count <= ddof."""
-        if computable(self).count <= ddof:
-            return array(self._squares * math.nan)
-        return array(unscaled(self._squares / (self.count - ddof), self._scale, 2))
+        return array(unscaled(self._squares / self._less(ddof), self._scale, 2))
 
     def std(self, ddof: int = 0) -> Array:
         """Square root of the variance."""
-        if computable(self).count <= ddof:
-            return self.var(ddof)
-        return array(unscaled(root(self._squares / (self.count - ddof)), self._scale, 1))
+        return array(unscaled(root(self._squares / self._less(ddof)), self._scale, 1))
+
+    def _less(self, ddof: int) -> Any:
+        """Count less ddof, or nan where that is not positive."""
+        n = computable(self).count - ddof
+        return library(n).where(n > 0, n, math.nan) if hasattr(n, "shape") else n if n > 0 else math.nan
+
+    def sum(self) -> Array:
+        """Sum of the elements, count * (mean + mean_low), rounded once but for what the mean itself is off."""
+        mean, low, count = computable(self).mean, self._low, self.count * 1.0
+        with np.errstate(all="ignore"):  # what is infinite has no parts
+            (high, rest), (most, few) = split(array(mean)), split(count)
+            product = mean * count
+            lost = rest * few - (((product - high * most) - rest * most) - high * few)
+            fine = product + (lost + unscaled(low * count, self._scale, 1))
+        return array(library(fine).where(library(fine).isfinite(fine), fine, product))
+
+    def save(self, path: Path) -> None:
+        """Write all of it, of arrays in host memory, to a file: an .npz archive without pickle. `load` gives the same bits."""
+        write(path, self.axis, self.count, self.mean, *(getattr(self, name) for name in KEPT))
+
+    @classmethod
+    def load(cls, path: Path) -> Moments:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        ValueError
+            For a file of another kind.
+        OSError
+            For none.
+        """
+        axis, count, *arrays = read(path)
+        return made(count, axis, *arrays)
 
     def rstd(self, eps: float = 0.0) -> Array:
         """1 / sqrt(var + eps), what a norm multiplies with."""
@@ -127,11 +158,50 @@ class Moments:
         var, scale = self.var(), self._scale
         with np.errstate(all="ignore"):  # 0, and what has no scale
             inverse = array(1.0 / root(var + eps))
-            if type(scale) is float or self.count == 0:
+            if type(scale) is float:
                 return inverse
-            within = self._squares / self.count + eps / scale / scale
+            within = self._squares / self._less(0) + eps / scale / scale
             lib = library(within)
             return array(lib.where(lib.isfinite(within), 1.0 / root(within) / scale, inverse))
+
+    def transform(
+        self, x: Array, eps: float = 0.0, weight: Array | None = None, bias: Array | None = None, *, exact: bool = False,
+        out: Array | None = None,
+    ) -> Array:  # fmt: skip
+        """Normalize x with these statistics: (x - mean) / sqrt(var + eps) * weight + bias; see `standardize`.
+
+        Parameters
+        ----------
+        x : array of float16, bfloat16, float32 or float64
+            All or part of the data, or other data. Where it is all, the result is that of one norm of it, within its bounds.
+        eps : float
+            Added to the variance.
+        weight, bias, exact, out
+            As for `standardize`.
+
+        Returns
+        -------
+        array of x's shape and dtype, C-contiguous
+
+        Raises
+        ------
+        TypeError, ValueError
+            For arguments that do not fit, before anything is computed.
+
+        Examples
+        --------
+        >>> x = np.arange(12.0).reshape(3, 2, 2)
+        >>> m = moments(x, (0, 1))
+        >>> m.transform(x)[0].round(3)
+        array([[-1.464, -1.464],
+               [-0.878, -0.878]])
+        """
+        one, eps, exact = asked(x, self.axis, None), checks.eps(eps), checks.flag("exact", exact)
+        source, given = given_by(self, one, eps, exact)
+        affine = one.spread("weight", weight), one.spread("bias", bias)
+        if out is not None:
+            checks.output(out, one.x, (("x", x), ("weight", weight), ("bias", bias), ("mean", self.mean)))
+        return forward(source, given, affine, one.axes, exact, out)
 
 
 KEPT = ("_low", "_squares", "_lost", "_scale")
@@ -165,14 +235,7 @@ def moments(x: Array, axis: Axes = None, *, method: str | None = "two_pass", bac
     space = dispatch.space(x, backend)
     x = space.array("x", x)
     method = checks.method(method)
-    axes = tuple(range(x.ndim)) if axis is None else plan.as_shape("axis", axis)
-    for a in axes:
-        if not -x.ndim <= a < x.ndim:
-            raise ValueError(f"axis must name axes of x: got {axis} for shape {x.shape}; use -1 for the last")
-    axes = tuple(sorted([a % x.ndim for a in axes]))
-    if len(set(axes)) != len(axes):
-        raise ValueError(f"axis must name each axis once: got {axis} for shape {x.shape}; leave out the second one")
-    call, order = moments_call(x.shape, x.dtype, axes, method)
+    call, order = moments_call(x.shape, x.dtype, plan.as_axes(axis, x.shape), method)
     p = call.plan
     if p.size == 0:
         stats = space.full((4, p.units), 0.0)
@@ -181,11 +244,16 @@ def moments(x: Array, axis: Axes = None, *, method: str | None = "two_pass", bac
     return made(p.count, axis, mean, low, squares, 0.0, scale)
 
 
-def made(count: int, axis: Axes, *arrays: Any) -> Moments:
+def nothing(m: Moments) -> bool:
+    """Whether there is no element in any group."""
+    return not hasattr(m.count, "shape") and m.count == 0
+
+
+def made(count: int | Array, axis: Axes, *arrays: Any) -> Moments:
     """Moments of a mean and what is KEPT, copied; where all is in range, the scale is the number 1."""
     if isinstance(arrays[-1], np.ndarray) and (arrays[-1] == 1.0).all():  # to ask a device would mean to wait for it
         arrays = *arrays[:-1], 1.0
-    result = Moments(count, fresh(arrays[0]), axis=axis)
+    result = Moments(fresh(count) if hasattr(count, "shape") else count, fresh(arrays[0]), axis=axis)
     for name, a in zip(KEPT, arrays[1:], strict=True):
         setattr(result, name, a if name in ("_lost", "_scale") and type(a) is float else fresh(a))
     return result
@@ -203,23 +271,32 @@ def computable(m: Moments) -> Moments:
 
 def merged(a: Moments, b: Moments) -> Moments:
     """The moments of both data sets, of which neither is empty, in units of the largest of their deviations and distance."""
-    lib, n, weight = library(a.mean), a.count + b.count, a.count * b.count / (a.count + b.count)
+    lib, n = library(a.mean), a.count + b.count
+    several = hasattr(n, "shape")  # counts
+    over = lib.where(n > 0, n, 1) if several else n
+    weight = (a.count * 1.0 if several else a.count) * b.count / over
     with np.errstate(all="ignore"):  # nan and inf pass on; what is too small to matter is lost
         scale = units(lib.maximum(lib.maximum(deviation(a), deviation(b)), abs(b.mean - a.mean)))
         (of_a, low_a, *squares_a), (of_b, low_b, *squares_b) = in_units(a, scale), in_units(b, scale)
         d = distance(of_a, low_a, of_b, low_b)
-        mean, low = moved(of_a, low_a, d, *ratio(b.count, n))
+        mean, low = moved(of_a, low_a, d, *ratio(b.count, over))
         m2, lost = total(squares_a, squares_b, (d[0] * d[0] * weight, d[0] * d[1] * (2.0 * weight)))
         good, rounded = lib.isfinite(mean), unscaled(mean, scale, 1)
         if type(scale) is not float:
             low = low + (mean - rounded / scale)  # what denormal numbers have no place for
-        rounded = lib.where(good, rounded, a.mean * (a.count / n) + b.mean * (b.count / n))
-    return made(n, a.axis, rounded, lib.where(good, low, 0.0), m2, lost, scale)
+        rounded = lib.where(good, rounded, a.mean * (a.count / over) + b.mean * (b.count / over))
+        found = [rounded, lib.where(good, low, 0.0), m2, lost]
+        if several:  # where one is empty, the other one as it is
+            for other, own in ((b, (a.mean, low_a, *squares_a)), (a, (b.mean, low_b, *squares_b))):
+                found = [lib.where(other.count == 0, value, v) for value, v in zip(own, found, strict=True)]
+    return made(n, a.axis, *found, scale)
 
 
 def deviation(m: Moments) -> Any:
     """The standard deviation, or one that is as small and no denormal number."""
     std = m.std()
+    if hasattr(m.count, "shape"):
+        std = library(std).where(m.count > 0, std, 0.0)
     if type(m._scale) is float:
         return std
     return library(std).where((std < 2.0**-1000) & (m._squares > 0.0), 2.0**-1000, std)
@@ -258,21 +335,21 @@ def total(*terms: Sequence[Any]) -> tuple[Any, Any]:
     return lib.where(good, better, s), lib.where(good, low, 0.0)
 
 
-def normalize(
-    m: Moments, x: Array, out: Array, weight: Array | None, bias: Array | None, eps: float, channel_axis: int, exact: bool
-) -> None:
-    """Write to `out`, C-contiguous as x, what batch norm makes of x (N, C, ...) in host memory if m are the moments of all.
+def given_by(m: Moments, asked: Asked, eps: float, exact: bool) -> tuple[Array, Given]:
+    """x and the statistics for it: as exact as if x were all of the data, with the mean's low part.
 
-    As exact as if x were all: with the mean's low part, and where m has a scale, from x / scale.
+    Where m has a scale, both are divided by it.
     """
-    given: Known = (m.mean, m.var(), None, m._low)
-    if type(m._scale) is not float:
+    x: Any = asked.x
+    mean: Any = spread("mean", array(m.mean), asked.kept)
+    low: Any = m._low
+    var: Any = m.var()
+    scale: Any = m._scale
+    if type(scale) is not float:
         with np.errstate(all="ignore"):
             scale = np.where(np.isfinite(eps / m._scale / m._scale), m._scale, 1.0)  # beside such an eps nothing is small
             change = m._scale / scale
-            var = m._squares / m.count * change * change + eps / scale / scale
-            given, eps = (m.mean / scale, var, None, m._low * change), 0.0
-            x = x / np.expand_dims(scale, tuple(k for k in range(x.ndim) if k != channel_axis % x.ndim))
-    present = weight is not None, bias is not None, False
-    call = forward_call("batch_norm", x.shape, x.dtype, ((), channel_axis), GIVEN, None, exact, present)
-    host.backend().normalize(call, host.contiguous(x), out, weight, bias, eps, given)
+            mean, low, var = m.mean / scale, m._low * change, m._squares / m._less(0) * change * change + eps / scale / scale
+            x, eps = x / np.expand_dims(np.broadcast_to(scale, asked.kept), asked.axes), 0.0
+    given = asked.given(mean, low, var)
+    return x, given._replace(rstd=roots(given.rstd, eps, x, exact))

@@ -60,9 +60,12 @@ def split(a: Any) -> tuple[Any, Any]:
     return high, a - high
 
 
-def ratio(a: int, b: int) -> tuple[float, float]:
-    """a / b <= 1 in two parts, the first of 26 bits."""
+def ratio(a: Any, b: Any) -> tuple[Any, Any]:
+    """a / b <= 1 in two parts, the first of 26 bits; integers, or arrays of such below 2**53, which give the same."""
     high = split(a / b)[0]
+    if hasattr(high, "shape"):
+        most, few = split(b * 1.0)
+        return high, ((a - high * most) - high * few) / b
     over, under = high.as_integer_ratio()
     return high, (a * under - over * b) / (b * under)
 

@@ -54,6 +54,9 @@ class CompiledEntry(Backend, Protocol):
     def try_backward(self, call: Call, x: Any, dy: Any, dx: Any, weight: Any, stats: Two, grads: Any, /) -> int:
         """As `differentiate`, likewise."""
 
+    def slant(self, call: Call, x: Any, dy: Any, dx: Any, stats: Any, weight: Any, /, *sums: Any) -> None:
+        """Write dx for statistics (mean, its low part, rstd) and sums over all elements that have them."""
+
     def update_running(self, stats: Any, samples: int, n: int, mean: Any, var: Any, old: float, new: float, /) -> None:
         """Take the statistics of a batch into running statistics."""
 

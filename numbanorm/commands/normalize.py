@@ -218,9 +218,9 @@ def _chunks(x: Array, dtype: np.dtype[Any], blocks: list[Block]) -> Iterator[tup
 
 def _batch_norm(
     chunks: Callable[[], Iterator[tuple[Block, Array]]], ndim: int, arguments: dict[str, Any], progress: Progress
-) -> Callable[..., None]:
+) -> Callable[..., Array]:
     """Batch norm of a chunk. All share statistics, which come first."""
-    from ..moments import Moments, normalize
+    from ..moments import Moments
 
     channel = arguments.get("channel_axis", 1) % ndim
     total = Moments(axis=tuple(axis for axis in range(ndim) if axis != channel))
@@ -229,7 +229,7 @@ def _batch_norm(
         progress.advance(chunk.nbytes)
     given: dict[str, Any] = {"weight": None, "bias": None, "eps": 1e-5, "exact": False}
     own = {name: arguments.get(name, default) for name, default in given.items()}
-    return functools.partial(normalize, total, **own, channel_axis=channel)
+    return functools.partial(total.transform, **own)
 
 
 def _independent_axes(norm: str, ndim: int, arguments: dict[str, Any]) -> int:

@@ -15,12 +15,14 @@ from .compile import COMPILES, types
 from .entry.calls import DONE, REFUSED, TOO_WIDE, TRACKING, Program, run_tracking
 from .entry.objects import identities
 from .launch import GUARD, entry, prepare
-from .layout import AT_ONCE, BOTH, CENTER, LOW, MERGED, OWN, PARAMETERS, SINGLE, SQUARES, STREAM, WRITE
+from .layout import AT_ONCE, BOTH, CENTER, LOW, MEAN, MERGED, OWN, PARAMETERS, SINGLE, SQUARES, STREAM, WRITE
 from .rescale import keep_scaled, scaled_gradients, scaled_groups
 from .schedule.backward import cut_backward
 from .schedule.forward import SERIAL, Schedule, cut
+from .slants import cut_slant, has_room, tables
 
-__all__ = ["COMPILES", "describe", "differentiate", "measure", "normalize", "try_backward", "try_forward", "update_running"]
+__all__ = ["COMPILES", "describe", "differentiate", "measure", "normalize", "slant", "try_backward", "try_forward"]
+__all__ += ["update_running"]
 
 Array = np.ndarray[Any, Any]
 Statistics = tuple[Array | None, Array]  # mean, None for 0, and rstd
@@ -83,7 +85,14 @@ def prepared(call: Call, threads: int) -> tuple[Any, Program]:
     return prepare(s, call, places=places, count=count, times=p.T if s.family == "rows_backward" else 1)
 
 
-def ready(call: Call) -> tuple[Any, Program]:
+@lru_cache(maxsize=4096)
+def prepared_slant(call: Call, threads: int) -> tuple[Any, Program]:
+    """The same of a call that writes dx from sums that are given."""
+    s = cut_slant(call.plan, call.dtype.itemsize, flags_of(call), threads)
+    return prepare(s, call, places=call.plan.units, count=call.plan.count, times=1, alone=True)
+
+
+def ready(call: Call, prepared: Callable[[Call, int], tuple[Any, Program]] = prepared) -> tuple[Any, Program]:
     """Entry point and program for a call that begins now: in one thread while other processes keep the cores busy."""
     return prepared(call, 1 if call.plan.size < SERIAL or GUARD.waits() else GUARD.threads())
 
@@ -110,7 +119,7 @@ def normalize(call: Call, x: Array, y: Array, weight: Array | None, bias: Array 
     x, y : C-contiguous arrays of the plan's size and one dtype.
     weight, bias : arrays of the size of the plan's weight_shape, of any float type, or None.
     eps : float
-    known : mean and variance of G elements and any float type, if they are given.
+    known : mean and variance of G elements and any float type, if they are given; or mean and rstd of B * G, for source RSTD.
 
     Returns
     -------
@@ -120,6 +129,8 @@ def normalize(call: Call, x: Array, y: Array, weight: Array | None, bias: Array 
     weight, bias, mean, var = as_float64(weight, bias, *known[:2])
     if known[3] is not None:
         stats[LOW] = known[3]
+    if call.source == RSTD and mean is not None:
+        stats[MEAN] = mean
     if x.itemsize == 8 and y is x and not call.given:
         kept = x.copy()  # what leaves float64's range is computed again
 
@@ -220,6 +231,27 @@ def differentiate_by_sums(
     for target, values in ((grads, own_grads), (dx, own)):
         if target is not values:
             assign(target, values)
+
+
+@in_default_environment
+def slant(
+    call: Call, x: Array, dy: Array, dx: Array, stats: tuple[Array, Array | None, Array], weight: Array, *sums: Array
+) -> None:
+    """Write dx (which may be x or dy) for sums over all elements that share statistics, which may be more than those of x.
+
+    Parameters
+    ----------
+    call : Call
+    x, dy, dx : C-contiguous arrays of the plan's size and one dtype.
+    stats : mean, its low part (or None) and rstd, float64 of G elements.
+    weight : float64 of G elements.
+    *sums : of dy, of dy * normalized x, and the number of elements, float64 of G elements.
+    """
+    table = tables(stats, weight, (sums[0], sums[1], sums[2]), not call.exact)
+    if not call.exact and not has_room(table):
+        return slant(exactly(call), x, dy, dx, stats, weight, *sums)
+    run, program = ready(call, prepared_slant)
+    run(x, dy, dx, table, program)
 
 
 @lru_cache(maxsize=4096)

@@ -12,6 +12,7 @@ from .arith.arithmetic import Element
 from .arith.vectors import STORAGE
 from .compile import parts_left_to, types
 from .entry.calls import BACKWARD, FORWARD, Program, deal, program, run_backward, run_forward
+from .entry.slants import SLANTS, run_slants
 from .families.columns import columns
 from .families.columns_backward import columns_backward
 from .families.rows_backward import rows_backward
@@ -66,12 +67,12 @@ def entry(kernel: Any, signature: tuple[Any, ...]) -> Any:
     return unbroken(compiled, kernel, *signature).entry_point
 
 
-def prepare(s: Schedule, call: Call, places: int, count: int, times: int) -> tuple[Any, Program]:
-    """Bind a schedule to its kernels: entry point and program."""
+def prepare(s: Schedule, call: Call, places: int, count: int, times: int, alone: bool = False) -> tuple[Any, Program]:
+    """Bind a schedule to its kernels: entry point and program. alone: dx alone is written, from sums that are given."""
     shared = any(step.threads > 1 for step in s.steps)
     # without a mean, or with a given one, there is one way: it is in the kernels that are called more often
     at_once = not call.backward and (call.method == "one_read" or call.given or not call.center)
     family = family_address(s.family, STORAGE[call.dtype.name], not call.exact, at_once)
     addresses = family, dealer(call.backward) if shared else 0
-    run = entry(run_backward, BACKWARD) if call.backward else entry(run_forward, FORWARD)
+    run = entry(*((run_slants, SLANTS) if alone else (run_backward, BACKWARD) if call.backward else (run_forward, FORWARD)))
     return Launch(run, call.plan.size) if shared else run, program(s, addresses, call, places, count, times)

@@ -23,7 +23,7 @@ PARAMETERS = ("weight", "bias")
 RUNNING = ("running_mean", "running_var")
 COUNTER = "num_batches_tracked"
 # the arguments that torch does not have; repr shows those that differ
-EXTRA = {"channel_axis": 1, "convention": "torch", "method": None, "exact": False, "backend": None}
+EXTRA = {"channel_axis": 1, "batch_axis": 0, "convention": "torch", "method": None, "exact": False, "backend": None}
 
 NOT_CALLED = "none, for the layer, or this copy of it, was not called; call it first"
 OVERWRITTEN = "one that was written over, for out was x; call the layer again, with another out"
@@ -84,6 +84,10 @@ class Layer:
                 f"make one for {shape[axis]}, or say with channel_axis where the channels are"
             )
 
+    def _batch(self, ndim: int) -> dict[str, Any]:
+        """Whether x of so many axes has a batch axis, as an argument, if that is one."""
+        return {}
+
     def _arguments(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Arguments of this norm beside the common ones: those of both functions, and those of the forward one alone."""
         raise NotImplementedError
@@ -91,7 +95,7 @@ class Layer:
     def _forward(self, x: Array, out: Array | None) -> tuple[Array, Gradients]:
         """y, and what makes gradients of dy."""
         shared, extra = self._arguments()
-        shared |= {"exact": self.exact, "backend": self.backend}
+        shared |= self._batch(x.ndim) | {"exact": self.exact, "backend": self.backend}
         parameters = {name: getattr(self, name) for name in PARAMETERS if hasattr(self, name)}
         y, stats = getattr(functional, self._norm)(
             x, eps=self.eps, method=self.method, out=out, return_stats=True, **parameters, **shared, **extra

@@ -24,7 +24,7 @@ class GroupNorm(Layer):
         Whether there is a weight, and with it a bias, of shape (num_channels,).
     dtype : NumPy dtype, optional
         Of the parameters, by default float32; x may be of another.
-    channel_axis, method, exact, backend
+    channel_axis, batch_axis, method, exact, backend
         As for `numbanorm.group_norm`.
 
     Raises
@@ -34,6 +34,7 @@ class GroupNorm(Layer):
     """
 
     bias: Array | None
+    batch_axis: int | None = 0  # of the class for layers that were pickled when there was no choice
     _norm = "group_norm"
     _shown = "{num_groups}, {num_channels}, eps={eps}, affine={affine}, bias={use_bias}"
 
@@ -47,6 +48,7 @@ class GroupNorm(Layer):
         *,
         bias: bool = True,
         channel_axis: int = 1,
+        batch_axis: int | None = 0,
         method: str | None = None,
         exact: bool = False,
         backend: str | None = None,
@@ -54,13 +56,20 @@ class GroupNorm(Layer):
         super().__init__(eps, method, exact, backend)
         self.num_groups, self.num_channels = plan.as_int("num_groups", num_groups), plan.as_int("num_channels", num_channels)
         plan.group((1, self.num_channels), self.num_groups, 1)  # raises unless the groups divide the channels
-        self.affine, self.channel_axis = checks.flag("affine", affine), plan.as_int("channel_axis", channel_axis)
+        self.affine, self.batch_axis = checks.flag("affine", affine), batch_axis
+        self.channel_axis = plan.channels_at(channel_axis, batch_axis)[0]
         self._hold(affine_parameters(self.affine, bias), (self.num_channels,), dtype)
 
     def _fits(self, shape: tuple[int, ...]) -> None:
-        if len(shape) < 2:
-            raise ValueError(f"GroupNorm wants x of at least 2 axes, (N, C, ...): got shape {shape}; write x[None]")
-        self._fits_channels(shape, plan.channel_index(shape, self.channel_axis, 1), self.num_channels)
+        alone = self.batch_axis is None  # channel_axis is that of x[None] then
+        if len(shape) < 2 - alone:
+            least = "1 axis, (C, ...)" if alone else "2 axes, (N, C, ...)"
+            raise ValueError(f"GroupNorm wants x of at least {least}: got shape {shape}; write x[None]")
+        axis = plan.channel_index((1, *shape) if alone else shape, self.channel_axis, 1) - alone
+        self._fits_channels(shape, axis, self.num_channels)
+
+    def _batch(self, ndim: int) -> dict[str, Any]:
+        return {"batch_axis": self.batch_axis}
 
     def _arguments(self) -> tuple[dict[str, Any], dict[str, Any]]:
         return {"num_groups": self.num_groups, "channel_axis": self.channel_axis}, {}

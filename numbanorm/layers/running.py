@@ -7,11 +7,10 @@ from typing import Any, ClassVar
 
 from numpy.typing import DTypeLike
 
-from ..backends import dispatch
 from ..spec import checks, plan
 from ..spec.checks import Array
 from ..spec.norms import NORMS
-from .base import COUNTER, PARAMETERS, RUNNING, Gradients, IncompatibleKeys, Layer, affine_parameters, refill
+from .base import COUNTER, PARAMETERS, RUNNING, IncompatibleKeys, Layer, affine_parameters, refill
 
 
 class _Tracking(Layer):
@@ -206,25 +205,8 @@ class _InstanceNorm(_Tracking):
     def _counter(self) -> Array | None:
         return self.num_batches_tracked if self.momentum is None else None
 
-    def _forward(self, x: Array, out: Array | None) -> tuple[Array, Gradients]:
-        if x.ndim == len(self._axes[-1]):
-            return super()._forward(x, out)
-
-        space = dispatch.space(x, self.backend)
-        x_ = space.array("x", x)
-
-        def batched(out: Array | None) -> Array | None:
-            if out is not None:
-                space.output(out, x_, ())
-            return None if out is None else out[None]
-
-        y, of_batch = super()._forward(x[None], batched(out))
-
-        def gradients(dy: Array, out: Array | None) -> tuple[Array | None, ...]:
-            dx, *rest = of_batch(space.callers(space.like("dy", dy, x_))[None], out=batched(out))
-            return (dx[0] if out is None else out, *rest)
-
-        return (y[0] if out is None else out), gradients
+    def _batch(self, ndim: int) -> dict[str, Any]:
+        return {"batch_axis": 0 if ndim == len(self._axes[-1]) else None}
 
 
 class InstanceNorm1d(_InstanceNorm):

@@ -17,7 +17,8 @@ from .plan import Plan, Shape, over_axes
 from .sources import GIVEN, OWN, RSTD
 from .tree import gradient_family
 
-Which = tuple[Shape, int]  # what the norm's `sized` argument says, and the axis of the channels
+# what the norm's `sized` argument says, the axis of the channels, and False where there is no batch axis
+Which = tuple[Shape, int] | tuple[Shape, int, bool]
 Present = tuple[bool, bool, bool]  # whether there is a weight, and a bias, and whether y is x
 
 
@@ -88,7 +89,7 @@ def forward_call(
     how = settled(method, exact, dtype, row.center and source not in (GIVEN, RSTD))
     if how != (method, exact):
         return forward_call(norm, shape, dtype, which, source, *how, present)
-    plan = row.planned(shape, *which)
+    plan = row.plan_of(shape, *which)
     if row.several and source != GIVEN and (plan.B if row.several == "group" else 1) * plan.count == 1:
         raise ValueError(f"a variance needs more than one value per {row.several}: got shape {shape}; use a larger batch, or "
                          f"given statistics")  # fmt: skip
@@ -108,7 +109,7 @@ def backward_call(
         return backward_call(norm, shape, dtype, which, source, needs, True, in_place)
     row = NORMS[norm]
     write, weight, bias = (*needs, False)[:3]
-    plan = row.planned(shape, *which)
+    plan = row.plan_of(shape, *which)
     return Call(plan, dtype, True, row.center, source, "two_pass", exact, write, weight, bias, in_place)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from . import plan
@@ -18,6 +19,13 @@ class Norm(NamedTuple):
     own: str = ""  # the flag that x's own statistics normalize it; without, they always do
     center: bool = True  # whether a mean is subtracted, and a bias added
     several: str = ""  # "channel" or "group": of what one value alone has no variance, and is refused
+
+    def plan_of(self, shape: Shape, size: Sequence[int], channel_axis: int, batched: bool = True) -> Plan:
+        """The plan for x of this shape; one sample alone is seen as a batch of one, whose axis its statistics do not have."""
+        if batched:
+            return self.planned(shape, size, channel_axis)
+        p = self.planned((1, *shape), size, channel_axis)
+        return replace(p, stats_shape=p.stats_shape[1:])
 
     @property
     def parameters(self) -> tuple[str, ...]:

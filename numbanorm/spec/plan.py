@@ -95,6 +95,15 @@ def channel_index(shape: Shape, channel_axis: Any, first: int) -> int:
     return axis
 
 
+def channels_at(channel_axis: Any, batch_axis: Any) -> tuple[int] | tuple[int, bool]:
+    """The axis of the channels; and False for one sample alone, with channels where they are in a batch."""
+    if batch_axis is not None and not (type(batch_axis) is int and batch_axis == 0):
+        raise ValueError(f"batch_axis must be 0, or None for one sample alone: got {shown(batch_axis)}; move the batch to the "
+                         f"front")  # fmt: skip
+    axis = as_int("channel_axis", channel_axis)
+    return (axis,) if batch_axis is not None else (axis, False)
+
+
 def trailing(shape: Shape, normalized_shape: Shape) -> Plan:
     """Layer norm, RMS norm: the last axes share a mean, and each of their elements has a weight."""
     k = len(normalized_shape)
@@ -144,6 +153,20 @@ def instance(shape: Shape, channel_axis: int) -> Plan:
     axis = channel_index(shape, channel_axis, 1)
     samples, channels = shape[0], shape[axis]
     return Plan(samples, prod(shape[1:axis]), channels, 1, prod(shape[axis + 1 :]), (samples, channels), (channels,))
+
+
+def as_axes(axis: Any, shape: Shape) -> Shape:
+    """Axes of x by their places from the front, sorted; None is all of them."""
+    if axis is None:
+        return tuple(range(len(shape)))
+    axes = as_shape("axis", axis)
+    for a in axes:
+        if not -len(shape) <= a < len(shape):
+            raise ValueError(f"axis must name axes of x: got {axis} for shape {shape}; use -1 for the last")
+    axes = tuple(sorted([a % len(shape) for a in axes]))
+    if len(set(axes)) != len(axes):
+        raise ValueError(f"axis must name each axis once: got {axis} for shape {shape}; leave out the second one")
+    return axes
 
 
 def over_axes(shape: Shape, axes: Shape) -> tuple[Plan, Shape]:

@@ -5,4 +5,4 @@ from __future__ import annotations
 OWN = 0  # x
 TRACKED = 1  # x, and running statistics are updated with them
 GIVEN = 2  # running statistics
-RSTD = 3  # a rstd alone, for dy * weight * rstd
+RSTD = 3  # a rstd, and a mean or 0

@@ -14,6 +14,7 @@ import pytest
         "numbanorm.functional",
         "numbanorm.gradients",
         "numbanorm.moments",
+        "numbanorm.standardize",
         "numbanorm.layers.norms",
         "numbanorm.layers.running",
         "numbanorm.explained",

@@ -22,11 +22,12 @@ PACKAGE = Path(numbanorm.__file__).parent
 # the floors of the package, from the ground up: what stands on one imports only from those below it, and within its own part
 FLOORS = (
     {"spec", "runtime"},
-    {"pairs"},
+    {"pairs", "saved"},
     {"cpu", "cuda"},
     {"backends"},
     {"execute"},
     {"functional", "gradients", "moments", "reference"},
+    {"standardize"},
     {"explained", "interop", "layers", "precompile", "versions"},
     {"bench", "commands", "demo"},
     {"cli"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import itertools
@@ -254,3 +255,107 @@ def test_arrays_without_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
     for call in (lambda: m + m, m.var, m.std, m.rstd, lambda: sum([m, m])):
         with pytest.raises(TypeError, match=r"must be of arrays with arithmetic .*: got Simulated; take those of a CuPy array"):
             call()
+
+
+def columns_of(rng: np.random.Generator, factor: Any) -> list[list[Array]]:
+    """Of each of some groups, its pieces: of many lengths, and none among them."""
+    lengths = [[5, 0, 700, 1, 3], [0, 0, 4, 0, 2], [1, 1, 1, 1, 1], [0] * 5, [90, 3, 0, 2, 800], [7, 11, 13, 17, 19]]
+    return [[(rng.normal(3, 2, n) + k) * factor[g] for k, n in enumerate(own)] for g, own in enumerate(lengths)]
+
+
+def beside(groups: list[Moments]) -> Moments:
+    """Moments of groups that have counts of their own, of those of each."""
+    counts = np.array([m.count for m in groups])
+    parts = [np.array([float(getattr(m, name)) for m in groups]) for name in ("mean", "m2", "mean_low")]
+    return Moments(counts, parts[0], parts[1], 0, mean_low=parts[2])
+
+
+FACTORS = {"in range": [1.0] * 6, "out of range": [1.0, 1e150, 1e-150, 1.0, 1e120, 1e-3]}
+
+
+@pytest.mark.parametrize("factor", FACTORS.values(), ids=FACTORS)
+def test_counts_of_their_own(factor: list[float], rng: np.random.Generator) -> None:
+    """Each group has the bits that it has alone; where nothing came the mean is 0, and the variance nan."""
+    groups = columns_of(rng, factor)
+    each = [functools.reduce(operator.add, (moments(x) for x in own), Moments()) for own in groups]
+    pieces = [beside([moments(own[k]) for own in groups]) for k in range(5)]
+    both = functools.reduce(operator.add, pieces)
+    assert both.count.tolist() == [m.count for m in each]
+    for call in (lambda m: m.mean, lambda m: m.mean_low, Moments.var, Moments.std, Moments.rstd, Moments.sum,
+                 lambda m: m.var(1), lambda m: m.rstd(1e-5)):  # fmt: skip
+        assert np.array_equal(call(both), [float(call(m)) for m in each], equal_nan=True)
+    assert both.mean[3] == 0.0
+    assert np.isnan([both.var()[3], both.std()[3], both.rstd(1.0)[3], both.var(1)[3]]).all()
+    assert (Moments() + both).count.tolist() == both.count.tolist()
+
+
+def test_counts_of_their_own_beside_one_count(rng: np.random.Generator) -> None:
+    x, y = rng.normal(size=(9, 4)), rng.normal(size=(5, 4))
+    whole, one, two = moments(x, 0) + moments(y, 0), moments(x, 0), moments(y, 0)
+    one.count = np.full(4, 9)
+    for both in (one + two, two + one):
+        assert both.count.tolist() == [14] * 4
+    assert (one + two).m2.tobytes() == whole.m2.tobytes()
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e-300, 1e300])
+def test_sum_is_rounded_once(factor: float, rng: np.random.Generator) -> None:
+    """Half a unit, and what mean and low part are off: 2**-75 of the distances of the pieces' means."""
+    parts = [rng.normal(1e6 * k, 1.0, (n, 3)) * factor for k, n in enumerate((5, 300, 1))]
+    m = functools.reduce(operator.add, (moments(x, 0) for x in parts))
+    for k, found in enumerate(m.sum()):
+        true = sum(Fraction(float(v)) for v in np.concatenate(parts)[:, k])
+        assert near(found, true, 0.51)
+    assert Moments().sum() == 0.0
+    assert moments(np.array([np.inf, 1.0])).sum() == np.inf
+
+
+def alike(a: Moments, b: Moments) -> bool:
+    """Every field has the same bits."""
+    arrays = ("mean", "_low", "_squares", "_lost", "_scale")
+    same = all(np.asarray(getattr(a, n)).tobytes() == np.asarray(getattr(b, n)).tobytes() for n in arrays)
+    return same and a.axis == b.axis and np.array_equal(a.count, b.count) and type(a.count) is type(b.count)
+
+
+def kept_moments(rng: np.random.Generator) -> dict[str, Moments]:
+    x = rng.normal(1e8, 1.0, (7, 4, 5))
+    far, own = moments(x * np.array([1e200, 1e-200, 1.0, 1.0])[:, None], (0, 2)), moments(x, 0)
+    own.count = np.full((4, 5), 7)
+    return {"none": Moments(), "all": moments(x), "one axis": moments(x, 1), "axes": moments(x, (0, -1)),
+            "out of range": far + far, "merged": moments(x, 0) + moments(-x, 0), "counts": own + own}  # fmt: skip
+
+
+def test_saved_and_loaded(tmp_path: Any, rng: np.random.Generator) -> None:
+    """To the bit, by path or name, without pickle; what comes back can be merged."""
+    for name, m in kept_moments(rng).items():
+        path = tmp_path / name
+        m.save(path)
+        for back in (Moments.load(path), Moments.load(str(path))):
+            assert alike(back, m)
+            assert alike(back + back, m + m)
+        with np.load(path, allow_pickle=False) as file:
+            assert all(file[key].dtype.kind in "if" for key in file)
+
+
+def test_only_what_was_saved_is_loaded(tmp_path: Any) -> None:
+    np.savez(tmp_path / "other.npz", mean=np.ones(3))
+    np.save(tmp_path / "array.npy", np.ones(3))
+    (tmp_path / "text").write_text("mean 3")
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "pickle").write_bytes(pickle.dumps(moments(np.ones(3))))
+    for path in tmp_path.iterdir():
+        with pytest.raises(ValueError, match=r"must be a file that Moments.save wrote: got .*; save moments again"):
+            Moments.load(path)
+    with pytest.raises(FileNotFoundError):
+        Moments.load(tmp_path / "none")
+
+
+def test_copies(rng: np.random.Generator) -> None:
+    for m in kept_moments(rng).values():
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+            assert alike(pickle.loads(pickle.dumps(m, protocol)), m)
+        before = pickle.dumps(m)
+        for other in (copy.copy(m), copy.deepcopy(m)):
+            assert alike(other, m)
+            other.merge(other)
+            assert pickle.dumps(m) == before

@@ -193,6 +193,20 @@ SHAPES = [
     *each(alien, "group", "num_groups", "num_groups must be an integer", "write int(num_groups)", np.array([2]), got=""),
     *each(wrong, CHANNELS, "channel_axis", "must be an axis of x", "use 1, or -1 for", 3, -4, got="{} for shape (4, 6, 5)"),
     *each(wrong, "group instance", "channel_axis", "must not be the batch axis", "move the", 0, -3, got="(4, 6, 5)"),
+    *each(
+        wrong,
+        "group instance",
+        "batch_axis",
+        "batch_axis must be 0, or None for one sample alone",
+        "move the batch to the",
+        1,
+        -1,
+        True,
+        False,
+        0.0,
+        "0",
+    ),
+    *each(wrong, "group instance", "batch_axis", "batch_axis must be 0, or None", "move the", np.zeros(1, int), got="int64"),
     *each(alien, CHANNELS, "channel_axis", "must be an integer", "write int(channel_axis)", 1.0, True, "1", None),
 ]
 

@@ -18,6 +18,7 @@ from unittest import mock
 
 import bad_gradients
 import bad_input
+import bad_standardize
 import layer_cases
 import numpy as np
 
@@ -88,8 +89,8 @@ def written(value: Any) -> str:
 
 
 def of_functions() -> Iterator[Row]:
-    """Of norms, gradients and moments."""
-    for module, ending in ((bad_input, "_norm"), (bad_gradients, "_norm_backward")):
+    """Of norms, gradients, moments and `standardize`."""
+    for module, ending in ((bad_input, "_norm"), (bad_gradients, "_norm_backward"), (bad_standardize, "")):
         for name, row in module.TABLE:
             if np.dtype(np.longdouble).name in row.what:  # another type on another platform
                 continue

@@ -240,6 +240,39 @@ def channels_backward(
     return reshaped(differentiate(dy, x, axes, eps, weight, shape, given=known), x.shape, (x.shape[axis],))
 
 
+def standardize(x: Any, mean: Any, rstd: Any, axes: tuple[int, ...], weight: Any = None, bias: Any = None) -> Truth:
+    """(x - mean) * rstd * weight + bias; all but x of a shape that broadcasts to that of the axes not in `axes`."""
+    x = widen(x)
+    normalized = (x - over_kept(mean, x.shape, axes, 0)) * over_kept(rstd, x.shape, axes, 1)
+    return with_terms(normalized, None, x, over_kept(weight, x.shape, axes, 1), over_kept(bias, x.shape, axes, 0))
+
+
+def over_kept(p: Any, shape: tuple[int, ...], axes: tuple[int, ...], neutral: float) -> Array:
+    """What broadcasts to the axes not in `axes`, in a shape that broadcasts against x; `neutral` where it is None."""
+    kept = tuple(n for k, n in enumerate(shape) if k not in axes)
+    return np.broadcast_to(widen(neutral if p is None else p), kept).reshape(
+        [1 if k in axes else n for k, n in enumerate(shape)]
+    )
+
+
+def standardize_backward(
+    dy: Any, x: Any, mean: Any, rstd: Any, axes: tuple[int, ...], weight: Any = None, sums: Any = None
+) -> Gradients:
+    """Of sum(dy * y). The statistics are constants, or those of all of `sums`: (sum of dy, sum of dy * normalized x, count).
+
+    dweight and dbias are not yet summed over the axes along which the weight is the same.
+    """
+    dy, x = widen(dy), widen(x)
+    mean, rstd, w = (over_kept(p, x.shape, axes, n) for p, n in ((mean, 0), (rstd, 1), (weight, 1)))
+    xh = (x - mean) * rstd
+    dx, terms = dy * w, np.abs(dy * w)
+    if sums is not None:
+        s1, s2 = (w * over_kept(s, x.shape, axes, 0) / over_kept(sums[2], x.shape, axes, 1) for s in sums[:2])
+        dx, terms = dx - s1 - xh * s2, terms + np.abs(s1) + np.abs(xh * s2)
+    of_weight, of_bias = (Gradient(total(dy * v, axes), total(np.abs(dy * v), axes)) for v in (xh, 1))
+    return Gradients(Gradient(dx * rstd, terms * np.abs(rstd)), of_weight, of_bias)
+
+
 def spacing(scale: Array, dtype: Any) -> Array:
     """Distance of neighbouring numbers of `dtype` at each magnitude in `scale`."""
     digits, lowest = FORMATS[np.dtype(dtype).name]
