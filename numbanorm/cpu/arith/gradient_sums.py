@@ -23,7 +23,7 @@ from ..layout import ANCHOR, CENTER, OFFSET, ROOT, SHIFT, SHIFT_LOW, SINGLES, SI
 from .accumulators import TILE, Running, drain, empty, fold, push, running_at, write_back
 from .arithmetic import PAIRS, Exact, Number, Vec, arithmetic_of, less_single, negative, single_of
 from .memory import load
-from .stages import Elements, centered, enter
+from .stages import centered, counted, enter, included, seen, track
 from .statistics import finite, finite_group
 from .vectors import F32, F64, I32, I64, absolute, broadcast, constant, down_rows, integer, prefetch, take
 
@@ -31,9 +31,9 @@ SUMS = 3  # u, u * d, d
 N = types.intp
 
 
-def add_products(b: ir.IRBuilder, sums: list[Running], v: Any, u: Number, mean: Any, n: Any = None) -> None:
+def add_products(b: ir.IRBuilder, sums: list[Running], v: Any, u: Number, mean: Any, n: Any, mask: Any) -> None:
     """16 elements into the three accumulators; only the first `n` are there, if it is given, and u is 0 elsewhere."""
-    d = centered(b, sums[0].of, v, mean, n)
+    d, u = counted(b, mask, centered(b, sums[0].of, v, mean, n)), counted(b, mask, u)
     sums[0].add_term(b, *u)
     sums[1].add_product(b, u, d)
     for acc in sums[2:]:
@@ -65,9 +65,9 @@ def tile_products(tc: Any, x: Any, dy: Any, i: Any, n: Any, ahead: Any, mean: An
         #     d, u = x[i + k] - mean, dy[i + k] * w[at + k]
         #     lane[k % 32] += u, u * d, d
         # return fold(lane)
-        xs, dys = map(Elements, (x, dy), a)
+        xs, dys = seen(b, (x, dy), a)
         i, n, ahead, mean, wp, at = a[2:]
-        mean = of.lanes(b, mean)
+        mean, masks = of.lanes(b, mean), track(b, xs, i)
         halves = [[Running(b, of, number=of.number) for _ in range(sums_for(of))] for _ in range(2)]
 
         def add(e: Any, rest: Any = None) -> None:
@@ -80,7 +80,7 @@ def tile_products(tc: Any, x: Any, dy: Any, i: Any, n: Any, ahead: Any, mean: An
                 u = [enter(b, dys, where, left)]
                 if weighted:
                     u = of.multiply(b, u, [of.parameter(b, wp, b.add(at, start), left)])
-                add_products(b, sums, enter(b, xs, where, left), u, mean, left)
+                add_products(b, sums, enter(b, xs, where, left), u, mean, left, included(b, masks, integer(0), start, left))
 
         rest = b.and_(n, integer(31))
         last = b.sub(n, rest)
@@ -191,19 +191,20 @@ def add_row_products(tc: Any, x: Any, dy: Any, block: Any, means: Any, out: Any,
         #     for c in range(width):
         #         d, u = x[i + r * stride + c] - means[c], dy[i + r * stride + c]
         #         out[c], out[room + c], out[2 * room + c] += u, u * d, d
-        xs, dys = map(Elements, (x, dy), a)
+        xs, dys = seen(b, (x, dy), a)
         (i, count, together, stride, width), (means, out, room), of = cgutils.unpack_tuple(b, a[2]), a[3:], t.arithmetic
-        together = integer(SHORT_SUM) if of.single else together
+        together, masks = integer(SHORT_SUM) if of.single else together, track(b, xs, i, stride)
 
         def step(first: Any, c: Any, n: Any, rows: Any) -> None:
             columns = [b.add(c, b.mul(room, integer(k))) for k in range(sums_for(of))]
             sums = running_at(b, t, out, columns, b.icmp_signed("==", first, integer(0)))
             short = short_sums(b, sums, of.number)
             mean = of.lanes(b, load(b, types.float64, means, c, n))
-            with rows() as at:
+            with rows() as (at, row):
                 for p in (xs, dys):
                     prefetch(b, p.pointer, b.add(at, b.mul(together, stride)))
-                add_products(b, short, enter(b, xs, at, n), [enter(b, dys, at, n)], mean, n)
+                mask = included(b, masks, row, c, n)
+                add_products(b, short, enter(b, xs, at, n), [enter(b, dys, at, n)], mean, n, mask)
             take_in(b, sums, short)
             write_back(b, t, out, columns, sums)
 

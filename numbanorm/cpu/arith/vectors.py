@@ -134,7 +134,7 @@ def sixteens_of(b: ir.IRBuilder, n: Any) -> Iterator[Any]:
 def down_rows(b: ir.IRBuilder, block: Any, step: Any) -> None:
     """`step(first, c, n, rows)` for 16 columns at a time, or n, c being the first, and some rows together from `first` on.
 
-    `with rows() as at` is a loop over these rows, at their elements of column c. block: the fields of a `layout.Block`.
+    `with rows() as (at, row)` is a loop over these rows, at their elements of column c. block: the fields of a `layout.Block`.
     """
     # for first in range(0, rows, together):
     #     for c in range(0, width, 16): step(first, c, ...)
@@ -146,7 +146,7 @@ def down_rows(b: ir.IRBuilder, block: Any, step: Any) -> None:
             @contextmanager
             def loop() -> Iterator[Any]:
                 with cgutils.for_range(b, count, intp=I64) as row:
-                    yield b.add(b.add(start, c), b.mul(row.index, stride))
+                    yield b.add(b.add(start, c), b.mul(row.index, stride)), b.add(first, row.index)
 
             step(first, c, n, loop)
 
@@ -161,6 +161,28 @@ def pointer(tc: Any, array: Any) -> Any:
         return ctx.make_array(sig.args[0])(ctx, b, value=a[0]).data
 
     return types.CPointer(array.dtype)(array), codegen
+
+
+@intrinsic
+def popcount(tc: Any, a: Any, at: Any, n: Any) -> Any:
+    """How many of n bytes of an array from `at` on are not 0, 64 at a time."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        total, start = cgutils.alloca_once_value(b, integer(0)), b.gep(ctx.make_array(a)(ctx, b, value=args[0]).data, [args[1]])
+        whole = b.and_(args[2], integer(-64))
+
+        def add(found: Any) -> None:
+            b.store(b.add(b.load(total), found), total)
+
+        with cgutils.for_range_slice(b, integer(0), whole, integer(64), intp=I64) as (k, _):
+            some = b.load(b.bitcast(b.gep(start, [k]), vector(I8, 64).as_pointer()), align=1)
+            is_set = b.bitcast(b.icmp_unsigned("!=", some, constant(I8, 0, 64)), I64)
+            add(call(b, "llvm.ctpop.i64", I64, [is_set]))
+        with cgutils.for_range_slice(b, whole, args[2], integer(1), intp=I64) as (k, _):
+            add(b.zext(b.icmp_unsigned("!=", b.load(b.gep(start, [k])), ir.Constant(I8, 0)), I64))
+        return b.load(total)
+
+    return types.int64(a, types.intp, types.intp), codegen
 
 
 @intrinsic

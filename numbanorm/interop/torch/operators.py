@@ -61,7 +61,7 @@ def differentiated(
         x, dy = x.contiguous(memory_format=layout), dy.contiguous(memory_format=layout)
     dx = torch.empty_like(x, memory_format=layout) if needs[0] else None
     wanted = tuple(needs) if norm.center else tuple(needs[:2])
-    how_ = wanted, exact, None if dx is None else _array(dx, axis), None
+    how_ = wanted, exact, None if dx is None else _array(dx, axis), None, None
     weight = None if weight is None else _array(weight)
     _, *rest = backward(kind, _array(dy, axis), _array(x, axis), norm.which(size, axis), stats, weight, how_, own)
     return dx, *rest, *(None,) * (2 - len(rest))
