@@ -135,8 +135,7 @@ def normalize(
         call: Call, x: Array, y: Array, weight: Any, bias: Any, eps: float, stats: Array, mask: Mask | None
     ) -> bool:
         run, program = ready(call)
-        source, _kept = reading(x, mask)
-        status = run(source, y, weight, bias, mean, var, stats, program, True, eps, 0.0, 0.0, 0.0)
+        status = run(reading(x, mask), y, weight, bias, mean, var, stats, program, True, eps, 0.0, 0.0, 0.0)
         return compute(exactly(call), x, y, weight, bias, eps, stats, mask) if status == TOO_WIDE else status == DONE
 
     done = compute(call, kept, y, weight, bias, eps, stats, mask)
@@ -251,8 +250,7 @@ def differentiate_by_sums(
         own_grads = np.empty(grads.shape)
 
     def compute(x: Array, dy: Array, dx: Array | None, mean: Array | None, rstd: Array, grads: Array | None) -> int:
-        source, _kept = reading(x, mask)
-        status: int = run(source, dy, x if dx is None else dx, weight, mean, rstd, grads, program, True)
+        status: int = run(reading(x, mask), dy, x if dx is None else dx, weight, mean, rstd, grads, program, True)
         return status
 
     status = compute(x, dy, own, mean, rstd, own_grads)
@@ -299,12 +297,9 @@ def assign(target: Array | None, values: Any, where: Any = ...) -> None:
             target[where] = values
 
 
-def reading(x: Array, mask: Mask | None) -> tuple[Array, Any]:
-    """What stands for x in a call of compiled code, and what has to live as long."""
-    if mask is None:
-        return x, None
-    divisors = mask.divisors
-    return mask.words(x, divisors), divisors
+def reading(x: Array, mask: Mask | None) -> Array:
+    """What stands for x in a call of compiled code."""
+    return x if mask is None else mask.words(x)
 
 
 def describe(call: Call, x: Array) -> str:

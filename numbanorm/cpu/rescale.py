@@ -69,7 +69,8 @@ def scaled_groups(
     def of_groups(a: Array) -> Array:
         return a.reshape(plan.B, plan.M, plan.G, -1)[out_of_range // plan.G, :, out_of_range % plan.G]
 
-    x, where = of_groups(x), np.True_ if mask is None else of_groups(mask.where)
+    shape = x.shape
+    x, where = of_groups(x), np.True_ if mask is None else of_groups(np.broadcast_to(mask.where, shape))
     measured = np.where(where, x, 0.0)
     finite = np.isfinite(measured).all((1, 2))
     out_of_range, x, where = out_of_range[finite], x[finite], np.broadcast_to(where, x.shape)[finite]

@@ -8,6 +8,7 @@ serves a whole line. What a mask has within an axis of these, but not along all 
 from __future__ import annotations
 
 from functools import lru_cache
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,27 +42,33 @@ def lines_of(call: Call) -> Lines:
     return Lines(outer, p.G, length, length, False)
 
 
+@lru_cache(maxsize=4096)
+def reshaping(shape: Shape, own: Shape, lines: Lines) -> tuple[Shape, Shape, Shape]:
+    """How a mask of the shape `own`, with an axis for each of `shape`, becomes (outer, middle, line): it is reshaped,
+    broadcast, and reshaped."""
+    axes, pieces, full, sizes = list(zip(shape, own, strict=True)), list[int](), list[int](), list[int]()
+    for size in lines[:3]:
+        told = list[tuple[int, int]]()  # elements of x, and of the mask
+        while prod(n for n, _ in told) < size:
+            n, k = axes.pop(0)
+            part = min(n, size // prod(n for n, _ in told))
+            if part < n:  # channels, of which some are a group
+                axes.insert(0, (n // part, min(k, n // part)))
+            told.append((part, min(k, part)))
+        varies = lines.whole or any(k > 1 for _, k in told)
+        pieces += [k for _, k in told]
+        full += [n if varies else 1 for n, _ in told]
+        sizes.append(size if varies else 1)
+    return tuple(pieces), tuple(full), tuple(sizes)
+
+
 def compact(mask: Array, shape: Shape, lines: Lines) -> Array:
     """A mask that broadcasts to `shape` -> contiguous bytes, of each axis of `lines` all or one."""
-    mask = mask[(None,) * (len(shape) - mask.ndim) + (...,)]
-    mask = mask[tuple(slice(None) if step else slice(1) for step in mask.strides)]  # what broadcast views repeat
-    axes, pieces, ends = [(n, k == 1 < n) for n, k in zip(shape, mask.shape, strict=True)], [], []
-    for size in lines[:3]:
-        own = 1
-        while own < size:
-            n, once = axes.pop(0)
-            part = min(n, size // own)
-            if part < n:  # channels, of which some are a group
-                axes.insert(0, (n // part, once))
-            pieces.append((part, once))
-            own *= part
-        ends.append(len(pieces))
-    mask, at, sizes = mask.reshape([1 if once else n for n, once in pieces]), 0, list[int]()
-    full = list[int]()
-    for end in ends:
-        own_pieces = pieces[at:end]
-        each = lines.whole or not all(once or n == 1 for n, once in own_pieces)
-        full += [n if each else 1 for n, _ in own_pieces]
-        sizes.append(int(np.prod([n for n, _ in own_pieces], dtype=np.int64)) if each else 1)
-        at = end
-    return np.ascontiguousarray(np.broadcast_to(mask, full).reshape(sizes)).view(np.uint8)
+    if 0 in mask.strides:  # what broadcast views repeat
+        mask = mask[tuple(slice(None) if step else slice(1) for step in mask.strides)]
+    own = (1,) * (len(shape) - mask.ndim) + mask.shape
+    pieces, full, sizes = reshaping(shape, own, lines)
+    mask = mask.reshape(pieces)
+    if full != pieces:
+        mask = np.broadcast_to(mask, full)
+    return np.ascontiguousarray(mask.reshape(sizes)).view(np.uint8)

@@ -13,8 +13,9 @@ from numba.core import cgutils
 from ...spec import tree
 from ..compile import device, intrinsic, types
 from .arithmetic import Exact, Number, Vec, arithmetic_of
+from .masked import counted, included, track
 from .memory import load
-from .stages import Elements, centered, counted, enter_wide, included, seen, track
+from .stages import Elements, centered, enter_wide, seen
 from .vectors import (
     F64,
     I32,

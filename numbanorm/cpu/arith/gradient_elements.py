@@ -19,8 +19,9 @@ from .accumulators import running_at, write_back
 from .arithmetic import PAIRS, Exact, Number, Vec, arithmetic_of
 from .elementwise import LINE, aligned, constants_of, down_table, past_rows, swept
 from .gradient_sums import short_sums, take_in
+from .masked import counted, included, track
 from .memory import Past, load, pointed, store
-from .stages import counted, enter, finish, included, seen, track
+from .stages import enter, finish, seen
 from .vectors import F32, F64, I64, LANES, broadcast, call, fused, integer, prefetch, sixteens_of
 
 N, R = types.intp, types.float64

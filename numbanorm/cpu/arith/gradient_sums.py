@@ -22,8 +22,9 @@ from ..compile import device, intrinsic, types
 from ..layout import ANCHOR, CENTER, OFFSET, ROOT, SHIFT, SHIFT_LOW, SINGLES, SIZE, SLOPE, SLOPE_LOW, UNIT
 from .accumulators import TILE, Running, drain, empty, fold, push, running_at, write_back
 from .arithmetic import PAIRS, Exact, Number, Vec, arithmetic_of, less_single, negative, single_of
+from .masked import counted, included, track
 from .memory import load
-from .stages import centered, counted, enter, included, seen, track
+from .stages import centered, enter, seen
 from .statistics import finite, finite_group
 from .vectors import F32, F64, I32, I64, absolute, broadcast, constant, down_rows, integer, prefetch, take
 

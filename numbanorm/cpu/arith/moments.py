@@ -16,7 +16,8 @@ from numba.core import cgutils
 from ..compile import device, intrinsic, types
 from .accumulators import TILE, Running, drain, empty, push, running_at, slot, write_back
 from .arithmetic import Vec, arithmetic_of
-from .stages import Elements, counted, enter_wide, included, seen, track
+from .masked import counted, included, track
+from .stages import Elements, enter_wide, seen
 from .vectors import F64, I32, I64, broadcast, call, constant, down_rows, integer, prefetch, smaller, take, vector
 
 N = types.intp

@@ -164,28 +164,6 @@ def pointer(tc: Any, array: Any) -> Any:
 
 
 @intrinsic
-def popcount(tc: Any, a: Any, at: Any, n: Any) -> Any:
-    """How many of n bytes of an array from `at` on are not 0, 64 at a time."""
-
-    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-        total, start = cgutils.alloca_once_value(b, integer(0)), b.gep(ctx.make_array(a)(ctx, b, value=args[0]).data, [args[1]])
-        whole = b.and_(args[2], integer(-64))
-
-        def add(found: Any) -> None:
-            b.store(b.add(b.load(total), found), total)
-
-        with cgutils.for_range_slice(b, integer(0), whole, integer(64), intp=I64) as (k, _):
-            some = b.load(b.bitcast(b.gep(start, [k]), vector(I8, 64).as_pointer()), align=1)
-            is_set = b.bitcast(b.icmp_unsigned("!=", some, constant(I8, 0, 64)), I64)
-            add(call(b, "llvm.ctpop.i64", I64, [is_set]))
-        with cgutils.for_range_slice(b, whole, args[2], integer(1), intp=I64) as (k, _):
-            add(b.zext(b.icmp_unsigned("!=", b.load(b.gep(start, [k])), ir.Constant(I8, 0)), I64))
-        return b.load(total)
-
-    return types.int64(a, types.intp, types.intp), codegen
-
-
-@intrinsic
 def keep(tc: Any, array: Any) -> Any:
     """Nothing; but Numba frees an array after its last use, and does not see those by its address."""
     return types.void(array), lambda ctx, b, sig, a: ctx.get_dummy_value()
