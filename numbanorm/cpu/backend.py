@@ -18,7 +18,7 @@ from .entry.calls import DONE, REFUSED, TOO_WIDE, TRACKING, Program, run_trackin
 from .entry.objects import identities
 from .launch import GUARD, entry, prepare
 from .layout import AT_ONCE, BOTH, CENTER, COUNT, LOW, M2, MEAN, MERGED, OWN, PARAMETERS, RSTD, SINGLE, SQUARES, STREAM, WRITE
-from .masks import Mask, fill_excluded, mask_of
+from .masks import Mask, fill_excluded, mask_of, write_empty
 from .rescale import keep_scaled, scaled_gradients, scaled_groups
 from .schedule.backward import cut_backward
 from .schedule.forward import SERIAL, Schedule, cut
@@ -146,17 +146,8 @@ def normalize(
         for group in scaled_groups(call, kept, (weight, bias, eps), stats, compute, mask):
             y.reshape(call.plan.B, call.plan.M, call.plan.G, -1)[group.where] = group.y
     if mask is not None:
-        write_empty(call.plan, y, bias, mask.counts)
+        write_empty(call, y, bias, mask.counts)
     return stats
-
-
-def write_empty(p: Plan, y: Array, bias: Array | None, counts: Array) -> None:
-    """The bias for the elements of groups of which nothing was measured, whatever is there, be it nan."""
-    empty = np.flatnonzero(counts == 0)
-    if empty.size:
-        biases = np.zeros((p.G, p.K)) if bias is None else bias.reshape(p.G, p.K) + 0.0
-        where, values = (empty // p.G, slice(None), empty % p.G), biases[empty % p.G][:, None, :, None]
-        assign(y.reshape(p.B, p.M, p.G, p.K, p.T), values, where)
 
 
 @in_default_environment

@@ -54,6 +54,17 @@ def fill_excluded(y: Array, mask: Mask, value: float) -> None:
     filler(stored)(y.reshape(-1).view(stored), own, mask.bytes, (*mask.lines[:3], *mask.steps))
 
 
+def write_empty(call: Call, y: Array, bias: Array | None, counts: Array) -> None:
+    """The bias for the elements of groups of which nothing is measured, whatever is there, be it nan."""
+    if counts.all():
+        return
+    p, stored = call.plan, STORAGE[y.dtype.name]
+    with np.errstate(over="ignore"):
+        biases = np.zeros(p.G * p.K, y.dtype) if bias is None else (bias.reshape(-1) + 0.0).astype(y.dtype)
+    own, elements = y.reshape(-1).view(stored), types.Array(getattr(types, stored), 1, "C")
+    writer(elements)(own, biases.view(stored), counts, (p.M, p.G, p.K, p.T))
+
+
 BYTES = types.Array(types.uint8, 3, "C")
 
 
@@ -68,6 +79,30 @@ def filler(stored: str) -> Any:
     """`fill`, compiled for elements that are stored so."""
     elements = types.Array(getattr(types, stored), 1, "C")
     return entry(fill, (elements, elements, BYTES, types.UniTuple(types.int64, 6)))
+
+
+@cache
+def writer(elements: Any) -> Any:
+    """`write`, compiled for elements that are stored so."""
+    return entry(write, (elements, elements, types.Array(types.int64, 1, "C"), types.UniTuple(types.int64, 4)))
+
+
+@kernel()
+def write(y, biases, counts, sizes):
+    """The bias of its channel for each element of y (B, M, G, K, T) in groups of count 0. sizes: M, G, K, T."""
+    runs, groups, channels, length = sizes
+    to, values = pointer(y), pointer(biases)
+    for u in range(len(counts)):
+        if counts[u] == 0:
+            g, first = u % groups, (u // groups * runs * groups + u % groups) * channels * length
+            for i in range(first, first + runs * groups * channels * length, groups * channels * length):
+                if length == 1:
+                    for k in range(channels):
+                        to[i + k] = values[g * channels + k]
+                else:
+                    for k in range(channels):
+                        for j in range(i + k * length, i + (k + 1) * length):
+                            to[j] = values[g * channels + k]
 
 
 @kernel()
@@ -103,6 +138,9 @@ def fill(y, value, mask, sizes):
     to, p = pointer(y), pointer(mask)
     for o in range(outer):
         for j in range(middle):
-            at = o * row_step + j * line_step
-            if step or p[at] == 0:
-                overwrite(to, (o * middle + j) * line, line, p, at, step, value[0])
+            at, i = o * row_step + j * line_step, (o * middle + j) * line
+            if step:
+                overwrite(to, i, line, p, at, value[0])
+            elif p[at] == 0:
+                for k in range(i, i + line):
+                    to[k] = value[0]

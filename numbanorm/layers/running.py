@@ -206,9 +206,9 @@ class _InstanceNorm(_Tracking):
     def _counter(self) -> Array | None:
         return self.num_batches_tracked if self.momentum is None else None
 
-    def _forward(self, x: Array, out: Array | None) -> tuple[Array, Gradients]:
+    def _forward(self, x: Array, out: Array | None, where: Array | None) -> tuple[Array, Gradients]:
         if x.ndim == len(self._axes[-1]):
-            return super()._forward(x, out)
+            return super()._forward(x, out, where)
 
         space = dispatch.space(x, self.backend)
         x_ = space.array("x", x)
@@ -218,7 +218,7 @@ class _InstanceNorm(_Tracking):
                 space.output(out, x_, ())
             return None if out is None else out[None]
 
-        y, of_batch = super()._forward(x[None], batched(out))
+        y, of_batch = super()._forward(x[None], batched(out), where)
 
         def gradients(dy: Array, out: Array | None) -> tuple[Array | None, ...]:
             dx, *rest = of_batch(space.callers(space.like("dy", dy, x_))[None], out=batched(out))

@@ -69,13 +69,14 @@ def among(where: Array, v: Any) -> Array:
     return np.where(where, v, Long(0))
 
 
-def centred(x: Array, axes: tuple[int, ...], where: Array) -> tuple[Array, Array]:
+def centred(x: Array, axes: tuple[int, ...], where: Any = None) -> tuple[Array, Array]:
     """Mean and x - mean over `axes`; the mean is that of what counts, 0 of nothing.
 
     A long double holds 64 bits, so a mean of 1e6 is 5e-14 off: too much for a float64 result with std 1. The mean is
     therefore kept in two parts. x - high is exact where x is near the mean, and the mean of what is left over is as
     accurate as the spread is small.
     """
+    where = where_of(where, x.shape)
     n = counted(where, axes)
     high = (total(among(where, x), axes) / n).astype(np.float64).astype(Long)
     low = total(among(where, x - high), axes) / n

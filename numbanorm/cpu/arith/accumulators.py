@@ -13,7 +13,7 @@ from numba.core import cgutils
 from ...spec import tree
 from ..compile import device, intrinsic, types
 from .arithmetic import Exact, Number, Vec, arithmetic_of
-from .masked import counted, included, track
+from .masked import counted, included, track, visit, visited
 from .memory import load
 from .stages import Elements, centered, enter_wide, seen
 from .vectors import (
@@ -116,25 +116,29 @@ def tile(b: ir.IRBuilder, x: Elements, i: Any, n: Any, mean: Any = None) -> Any:
     """Sum of the tile x[i : i + n], n <= 256: 8 steps x 32 lanes, each in order from +0.0, lanes by halves."""
     # for k in range(n): lane[k % 32] += x[i + k]    or (x[i + k] - mean)**2
     # return fold(lane)
-    of, masks = x.arithmetic, track(b, x, i)
-    halves = [Running(b, of) for _ in range(2)]
+    of = x.arithmetic
 
-    def add(at: Any, rest: Any = None) -> None:
-        for half, acc in enumerate(halves):
-            start, left = b.add(at, integer(16 * half)), None if rest is None else b.sub(rest, integer(16 * half))
-            add_elements(b, acc, x, start, left, mean, included(b, masks, integer(0), b.sub(start, i), left))
+    def of_tile(mask: Any) -> Any:
+        halves = [Running(b, of) for _ in range(2)]
 
-    rest = b.and_(n, integer(31))
-    last = b.add(i, b.sub(n, rest))
-    with b.if_else(b.icmp_signed("==", n, integer(TILE))) as (whole, part):
-        with whole:
-            for k in range(0, TILE, 32):
-                add(b.add(i, integer(k)))
-        with part, cgutils.for_range_slice(b, i, last, integer(32), intp=I64) as (at, _):
-            add(at)
-    with b.if_then(b.icmp_signed(">", rest, integer(0))):
-        add(last, rest)
-    return of.join(b, fold(b, *halves))
+        def add(at: Any, rest: Any = None) -> None:
+            for half, acc in enumerate(halves):
+                start, left = b.add(at, integer(16 * half)), None if rest is None else b.sub(rest, integer(16 * half))
+                add_elements(b, acc, x, start, left, mean, included(b, mask, integer(0), b.sub(start, i), left))
+
+        rest = b.and_(n, integer(31))
+        last = b.add(i, b.sub(n, rest))
+        with b.if_else(b.icmp_signed("==", n, integer(TILE))) as (whole, part):
+            with whole:
+                for k in range(0, TILE, 32):
+                    add(b.add(i, integer(k)))
+            with part, cgutils.for_range_slice(b, i, last, integer(32), intp=I64) as (at, _):
+                add(at)
+        with b.if_then(b.icmp_signed(">", rest, integer(0))):
+            add(last, rest)
+        return of.join(b, fold(b, *halves))
+
+    return visited(b, track(b, x, i), of_tile, Vec(1, of).zero())
 
 
 @intrinsic
@@ -369,7 +373,7 @@ def add_rows(b: ir.IRBuilder, x: Elements, block: Any, out: Any, means: Any = No
         mean = None if means is None else load(b, types.float64, means, c, n)
         with rows() as (at, row):
             prefetch(b, x.pointer, b.add(at, b.mul(together, stride)))
-            add_elements(b, sums[0], x, at, n, mean, included(b, masks, row, c, n))
+            visit(b, masks, row, lambda mask: add_elements(b, sums[0], x, at, n, mean, included(b, mask, row, c, n)))
         write_back(b, t, out, [c], sums)
 
     down_rows(b, block, step)

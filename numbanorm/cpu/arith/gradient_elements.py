@@ -19,7 +19,7 @@ from .accumulators import running_at, write_back
 from .arithmetic import PAIRS, Exact, Number, Vec, arithmetic_of
 from .elementwise import LINE, aligned, constants_of, down_table, past_rows, swept
 from .gradient_sums import short_sums, take_in
-from .masked import counted, included, track
+from .masked import counted, included, track, visit
 from .memory import Past, load, pointed, store
 from .stages import enter, finish, seen
 from .vectors import F32, F64, I64, LANES, broadcast, call, fused, integer, prefetch, sixteens_of
@@ -200,13 +200,17 @@ def gradient_rows(tc: Any, wanted: Any, x: Any, dy: Any, dx: Any, block: Any, w:
                     with b.if_then(keep):
                         u = of.multiply(b, [g], [weight])
                         finish(b, dxs, at, of.slanted(b, d, unit.slope, (u, [unit.rstd]), unit.shift), n, past)
-                    with b.if_then(add):
-                        mask = included(b, masks, row.index, c, n)
-                        d, (g,), h = counted(b, mask, d), counted(b, mask, [g]), unit.offset
-                        for part in reversed(d):
+
+                    def grow(mask: Any) -> None:
+                        own = included(b, mask, row.index, c, n)
+                        (counting,), h = counted(b, own, [g]), unit.offset
+                        for part in reversed(counted(b, own, d)):
                             h = fused(b, part, unit.rstd, h)
-                        acc[0].add_product(b, [g], [h])
-                        acc[1].add_term(b, g)
+                        acc[0].add_product(b, [counting], [h])
+                        acc[1].add_term(b, counting)
+
+                    with b.if_then(add):
+                        visit(b, masks, row.index, grow)
             with b.if_then(add):
                 for place, total, acc in zip(places, totals, accs, strict=True):
                     take_in(b, total, acc)

@@ -22,7 +22,7 @@ from ..compile import device, intrinsic, types
 from ..layout import ANCHOR, CENTER, OFFSET, ROOT, SHIFT, SHIFT_LOW, SINGLES, SIZE, SLOPE, SLOPE_LOW, UNIT
 from .accumulators import TILE, Running, drain, empty, fold, push, running_at, write_back
 from .arithmetic import PAIRS, Exact, Number, Vec, arithmetic_of, less_single, negative, single_of
-from .masked import counted, included, track
+from .masked import counted, included, track, visit, visited
 from .memory import load
 from .stages import centered, enter, seen
 from .statistics import finite, finite_group
@@ -68,28 +68,33 @@ def tile_products(tc: Any, x: Any, dy: Any, i: Any, n: Any, ahead: Any, mean: An
         # return fold(lane)
         xs, dys = seen(b, (x, dy), a)
         i, n, ahead, mean, wp, at = a[2:]
-        mean, masks = of.lanes(b, mean), track(b, xs, i)
-        halves = [[Running(b, of, number=of.number) for _ in range(sums_for(of))] for _ in range(2)]
+        mean = of.lanes(b, mean)
 
-        def add(e: Any, rest: Any = None) -> None:
-            for half, sums in enumerate(halves):
-                start, left = b.add(e, integer(16 * half)), None if rest is None else b.sub(rest, integer(16 * half))
-                where = b.add(i, start)
-                if rest is None and not weighted:
-                    for p in (xs, dys):
-                        prefetch(b, p.pointer, b.add(where, ahead))
-                u = [enter(b, dys, where, left)]
-                if weighted:
-                    u = of.multiply(b, u, [of.parameter(b, wp, b.add(at, start), left)])
-                add_products(b, sums, enter(b, xs, where, left), u, mean, left, included(b, masks, integer(0), start, left))
+        def of_tile(mask: Any) -> Any:
+            halves = [[Running(b, of, number=of.number) for _ in range(sums_for(of))] for _ in range(2)]
 
-        rest = b.and_(n, integer(31))
-        last = b.sub(n, rest)
-        with cgutils.for_range_slice(b, integer(0), last, integer(32), intp=I64) as (e, _):
-            add(e)
-        with b.if_then(b.icmp_signed(">", rest, integer(0))):
-            add(last, rest)
-        return beside(b, of, [fold(b, low, high) for low, high in zip(*halves, strict=True)])
+            def add(e: Any, rest: Any = None) -> None:
+                for half, sums in enumerate(halves):
+                    start, left = b.add(e, integer(16 * half)), None if rest is None else b.sub(rest, integer(16 * half))
+                    where = b.add(i, start)
+                    if rest is None and not weighted:
+                        for p in (xs, dys):
+                            prefetch(b, p.pointer, b.add(where, ahead))
+                    u = [enter(b, dys, where, left)]
+                    if weighted:
+                        u = of.multiply(b, u, [of.parameter(b, wp, b.add(at, start), left)])
+                    own = included(b, mask, integer(0), start, left)
+                    add_products(b, sums, enter(b, xs, where, left), u, mean, left, own)
+
+            rest = b.and_(n, integer(31))
+            last = b.sub(n, rest)
+            with cgutils.for_range_slice(b, integer(0), last, integer(32), intp=I64) as (e, _):
+                add(e)
+            with b.if_then(b.icmp_signed(">", rest, integer(0))):
+                add(last, rest)
+            return beside(b, of, [fold(b, low, high) for low, high in zip(*halves, strict=True)])
+
+        return visited(b, track(b, xs, i), of_tile, Vec(4, of).zero())
 
     return Vec(4, of)(x, dy, N, N, N, types.float64, w, N), codegen
 
@@ -204,8 +209,12 @@ def add_row_products(tc: Any, x: Any, dy: Any, block: Any, means: Any, out: Any,
             with rows() as (at, row):
                 for p in (xs, dys):
                     prefetch(b, p.pointer, b.add(at, b.mul(together, stride)))
-                mask = included(b, masks, row, c, n)
-                add_products(b, short, enter(b, xs, at, n), [enter(b, dys, at, n)], mean, n, mask)
+
+                def add(mask: Any) -> None:
+                    own = included(b, mask, row, c, n)
+                    add_products(b, short, enter(b, xs, at, n), [enter(b, dys, at, n)], mean, n, own)
+
+                visit(b, masks, row, add)
             take_in(b, sums, short)
             write_back(b, t, out, columns, sums)
 

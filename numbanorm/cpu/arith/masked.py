@@ -5,6 +5,7 @@ The place of an element is found by divisions once a tile, or a block of rows; f
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from llvmlite import ir
@@ -41,19 +42,38 @@ def track(b: ir.IRBuilder, x: Elements, i: Any, stride: Any = None) -> Track | N
 
 
 def included(b: ir.IRBuilder, mask: Track | None, row: Any, column: Any, n: Any = None) -> Any:
-    """Which of 16 elements count, None for all; with `n` only that many are there."""
+    """Which of 16 elements count where each has its byte, None for all; with `n` only that many are there."""
     if mask is None:
         return None
-    at = b.gep(mask.bytes, [b.add(mask.start, b.add(b.mul(row, mask.row), b.mul(column, mask.column)))])
+    return b.icmp_unsigned("!=", load_bytes(b, place_in(b, mask, row, column), n), constant(I8, 0))
+
+
+def place_in(b: ir.IRBuilder, mask: Track, row: Any, column: Any) -> Any:
+    """The byte of an element."""
+    return b.gep(mask.bytes, [b.add(mask.start, b.add(b.mul(row, mask.row), b.mul(column, mask.column)))])
+
+
+def visit(b: ir.IRBuilder, mask: Track | None, row: Any, part: Callable[[Track | None], None]) -> None:
+    """`part(mask)` where each element of a row has its byte; else `part(None)`, or nothing if the row does not count."""
+    if mask is None:
+        part(None)
+        return
     with b.if_else(b.icmp_signed("!=", mask.column, integer(0))) as (each, all_alike):
         with each:
-            own, from_each = load_bytes(b, at, n), b.block
+            part(mask)
         with all_alike:
-            same, from_same = broadcast(b, b.load(at)), b.block
-    found = b.phi(vector(I8))
-    found.add_incoming(own, from_each)
-    found.add_incoming(same, from_same)
-    return b.icmp_unsigned("!=", found, constant(I8, 0))
+            counts = b.icmp_unsigned("!=", b.load(place_in(b, mask, row, integer(0))), ir.Constant(I8, 0))
+            with b.if_then(counts):
+                part(None)
+
+
+def visited(b: ir.IRBuilder, mask: Track | None, part: Callable[[Track | None], Any], nothing: Any) -> Any:
+    """The value of `part` for one row, see `visit`; or `nothing`."""
+    if mask is None:
+        return part(None)
+    place = cgutils.alloca_once_value(b, nothing)
+    visit(b, mask, integer(0), lambda own: b.store(part(own), place))
+    return b.load(place)
 
 
 def counted(b: ir.IRBuilder, mask: Any, x: Number) -> Number:
@@ -82,24 +102,20 @@ def popcount(tc: Any, p: Any, i: Any, n: Any) -> Any:
 
 
 @intrinsic
-def overwrite(tc: Any, y: Any, i: Any, n: Any, mask: Any, at: Any, step: Any, value: Any) -> Any:
-    """y[i : i + n] = value where mask[at : at + n] is 0; with step 0 everywhere."""
+def overwrite(tc: Any, y: Any, i: Any, n: Any, mask: Any, at: Any, value: Any) -> Any:
+    """y[i : i + n] = value where mask[at : at + n] is 0."""
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        # for k in range(n):
-        #     if not mask[at + k * step]: y[i + k] = value
-        y_, i, n, mask, at, step, value = a
-        track, values = Track(mask, at, integer(0), step), broadcast(b, value)
+        y_, i, n, mask, at, value = a
+        values, nothing = broadcast(b, value), constant(I8, 0)
 
         def put(k: Any, some: Any) -> None:
-            keep = included(b, track, integer(0), k, some)
-            place, align = address(b, y_, b.add(i, k), y.dtype), y.dtype.bitwidth // 8
-            if some is not None:
-                keep = b.or_(keep, b.not_(first_lanes(b, some)))
-            args = [values, place, ir.Constant(I32, align), b.not_(keep)]
+            out = b.icmp_unsigned("==", load_bytes(b, b.gep(mask, [b.add(at, k)]), some), nothing)
+            out = out if some is None else b.and_(out, first_lanes(b, some))
+            args = [values, address(b, y_, b.add(i, k), y.dtype), ir.Constant(I32, y.dtype.bitwidth // 8), out]
             call(b, masked("store", y.dtype), ir.VoidType(), args)
 
         sixteens(b, integer(0), n, put)
         return ctx.get_dummy_value()
 
-    return types.void(y, N, N, mask, N, N, value), codegen
+    return types.void(y, N, N, mask, N, value), codegen

@@ -16,7 +16,7 @@ from numba.core import cgutils
 from ..compile import device, intrinsic, types
 from .accumulators import TILE, Running, drain, empty, push, running_at, slot, write_back
 from .arithmetic import Vec, arithmetic_of
-from .masked import counted, included, track
+from .masked import counted, included, track, visit, visited
 from .stages import Elements, enter_wide, seen
 from .vectors import F64, I32, I64, broadcast, call, constant, down_rows, integer, prefetch, smaller, take, vector
 
@@ -63,28 +63,31 @@ def tile_moments(tc: Any, x: Any, i: Any, n: Any) -> Any:
         if not of.at_once:  # no call asks for it
             return t.zero()
         (xs,), i, n = seen(b, [x], a), a[1], a[2]
-        masks = track(b, xs, i)
-        sums, squares = ([Running(b, of) for _ in range(2)] for _ in range(2))
 
-        def add(at: Any, rest: Any = None) -> None:
-            for half in range(2):
-                start, left = b.add(at, integer(16 * half)), None if rest is None else b.sub(rest, integer(16 * half))
-                if rest is None and (half == 0 or x.dtype.bitwidth > 16):
-                    prefetch(b, xs.pointer, b.add(start, integer(AHEAD)), near=True)
-                mask = included(b, masks, integer(0), b.sub(start, i), left)
-                add_both(b, (sums[half], squares[half]), xs, start, left, mask)
+        def of_tile(mask: Any) -> Any:
+            sums, squares = ([Running(b, of) for _ in range(2)] for _ in range(2))
 
-        rest = b.and_(n, integer(31))
-        last = b.add(i, b.sub(n, rest))
-        with b.if_else(b.icmp_signed("==", n, integer(TILE))) as (whole, part):
-            with whole:
-                for k in range(0, TILE, 32):
-                    add(b.add(i, integer(k)))
-            with part, cgutils.for_range_slice(b, i, last, integer(32), intp=I64) as (at, _):
-                add(at)
-        with b.if_then(b.icmp_signed(">", rest, integer(0))):
-            add(last, rest)
-        return fold_both(b, sums, squares)
+            def add(at: Any, rest: Any = None) -> None:
+                for half in range(2):
+                    start, left = b.add(at, integer(16 * half)), None if rest is None else b.sub(rest, integer(16 * half))
+                    if rest is None and (half == 0 or x.dtype.bitwidth > 16):
+                        prefetch(b, xs.pointer, b.add(start, integer(AHEAD)), near=True)
+                    own = included(b, mask, integer(0), b.sub(start, i), left)
+                    add_both(b, (sums[half], squares[half]), xs, start, left, own)
+
+            rest = b.and_(n, integer(31))
+            last = b.add(i, b.sub(n, rest))
+            with b.if_else(b.icmp_signed("==", n, integer(TILE))) as (whole, part):
+                with whole:
+                    for k in range(0, TILE, 32):
+                        add(b.add(i, integer(k)))
+                with part, cgutils.for_range_slice(b, i, last, integer(32), intp=I64) as (at, _):
+                    add(at)
+            with b.if_then(b.icmp_signed(">", rest, integer(0))):
+                add(last, rest)
+            return fold_both(b, sums, squares)
+
+        return visited(b, track(b, xs, i), of_tile, t.zero())
 
     return t(x, N, N), codegen
 
@@ -121,7 +124,7 @@ def add_row_moments(tc: Any, x: Any, block: Any, out: Any, room: Any) -> Any:
             sums = running_at(b, t, out, columns, b.icmp_signed("==", first, integer(0)))
             with rows() as (at, row):
                 prefetch(b, xs.pointer, b.add(at, b.mul(together, stride)))
-                add_both(b, (sums[0], sums[1]), xs, at, n, included(b, masks, row, c, n))
+                visit(b, masks, row, lambda mask: add_both(b, (sums[0], sums[1]), xs, at, n, included(b, mask, row, c, n)))
             write_back(b, t, out, columns, sums)
 
         down_rows(b, block, step)
