@@ -72,7 +72,7 @@ def of_norm(name: str, a: dict[str, Any]) -> forward.Asked:
     x = space.array("x", a["x"])
     checks.flag("return_stats", a["return_stats"])
     affine, how = (a["weight"], a.get("bias"), a["eps"]), (a["method"], a["exact"], a["out"], a["return_stats"], None)
-    return forward.check(name, space, a["x"], x, which, affine, how, running)
+    return forward.check(name, space, (a["x"], x, a["where"], a["fill"]), which, affine, how, running)
 
 
 def of_gradients(name: str, a: dict[str, Any]) -> backward.Asked:
@@ -81,7 +81,7 @@ def of_gradients(name: str, a: dict[str, Any]) -> backward.Asked:
     own = checks.flag(row.own, a[row.own]) if row.own else True
     which, space = which_of(row, a), dispatch.space(a["x"], a["backend"], computes=False)
     x, needs = space.array("x", a["x"]), checks.needs(a["needs"], 1 + len(row.parameters))
-    how = needs, checks.flag("exact", a["exact"]), a["out"], None
+    how = needs, checks.flag("exact", a["exact"]), a["out"], None, a["where"]
     return backward.check(name, space, (a["dy"], a["x"], x), which, a["stats"], a["weight"], how, own)
 
 

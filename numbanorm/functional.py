@@ -32,6 +32,8 @@ def layer_norm(
     exact: bool = False,
     out: Array | None = None,
     return_stats: bool = False,
+    where: Array | None = None,
+    fill: float | None = None,
     backend: str | None = None,
 ) -> Result:
     """Normalize over the last axes: y = (x - mean) / sqrt(var + eps) * weight + bias.
@@ -60,6 +62,13 @@ def layer_norm(
         Where to write the result; may be x. One that is not C-contiguous costs a copy.
     return_stats : bool
         Also return `Stats(mean, rstd)`, float64 of shape x.shape[:-len(normalized_shape)].
+    where : bool array that broadcasts to x's shape, optional
+        The elements that are measured, on the CPU: statistics are those of these alone, whatever is elsewhere, be it nan. y of
+        the others is computed like that of all, unless `fill` is given. It is read as it lies and is broadcast: to leave out
+        positions of (N, L, D) costs N * L bytes. `Stats.count` (int64) says how many there were; a group without any has
+        mean and rstd 0, and its y is the bias. Where statistics are given, it matters for `fill` alone.
+    fill : float, optional
+        What y is where `where` is not set.
     backend : {None, "cpu", "cuda"}
         None: where x lies. "cuda" carries NumPy arrays to the device and the results back.
 
@@ -79,7 +88,7 @@ def layer_norm(
     array([[-1.2247,  0.    ,  1.2247]])
     """
     which = plan.as_shape("normalized_shape", normalized_shape), 0
-    return forward("layer_norm", x, which, (weight, bias, eps), (method, exact, out, return_stats, backend))
+    return forward("layer_norm", x, which, (weight, bias, eps), (method, exact, out, return_stats, backend), None, where, fill)
 
 
 def rms_norm(
@@ -92,6 +101,8 @@ def rms_norm(
     exact: bool = False,
     out: Array | None = None,
     return_stats: bool = False,
+    where: Array | None = None,
+    fill: float | None = None,
     backend: str | None = None,
 ) -> Result:
     """Scale the last axes to a root mean square of 1: y = x / sqrt(mean(x**2) + eps) * weight.
@@ -107,7 +118,7 @@ def rms_norm(
     weight : array of shape normalized_shape, optional
     eps : float, optional
         Added to the mean square; by default the machine epsilon of float32, or float64's for float64: as in torch.
-    method, exact, out, return_stats, backend
+    method, exact, out, return_stats, where, fill, backend
         As for `layer_norm`; there is no mean to take first, so all methods are one.
 
     Returns
@@ -120,7 +131,7 @@ def rms_norm(
         For arguments that do not fit, before anything is computed.
     """
     which = plan.as_shape("normalized_shape", normalized_shape), 0
-    return forward("rms_norm", x, which, (weight, None, eps), (method, exact, out, return_stats, backend))
+    return forward("rms_norm", x, which, (weight, None, eps), (method, exact, out, return_stats, backend), None, where, fill)
 
 
 def group_norm(
@@ -136,6 +147,8 @@ def group_norm(
     exact: bool = False,
     out: Array | None = None,
     return_stats: bool = False,
+    where: Array | None = None,
+    fill: float | None = None,
     backend: str | None = None,
 ) -> Result:
     """Normalize groups of neighbouring channels of each sample: y = (x - mean) / sqrt(var + eps) * weight + bias.
@@ -156,7 +169,7 @@ def group_norm(
     batch_axis : {0, None}
         None: x is one sample and has no batch axis, (C, ...) or, with channel_axis=-1, (..., C). channel_axis is then that of
         x[None], whose result this is.
-    method, exact, out, return_stats, backend
+    method, exact, out, return_stats, where, fill, backend
         As for `layer_norm`; the statistics have shape (N, num_groups), without a batch axis (num_groups,).
 
     Returns
@@ -177,7 +190,7 @@ def group_norm(
             [ 0.   ,  1.604]]])
     """
     which = (plan.as_int("num_groups", num_groups),), *plan.channels_at(channel_axis, batch_axis)
-    return forward("group_norm", x, which, (weight, bias, eps), (method, exact, out, return_stats, backend))
+    return forward("group_norm", x, which, (weight, bias, eps), (method, exact, out, return_stats, backend), None, where, fill)
 
 
 def instance_norm(
@@ -198,6 +211,8 @@ def instance_norm(
     exact: bool = False,
     out: Array | None = None,
     return_stats: bool = False,
+    where: Array | None = None,
+    fill: float | None = None,
     backend: str | None = None,
 ) -> Result:
     """Normalize each channel of each sample: y = (x - mean) / sqrt(var + eps) * weight + bias.
@@ -222,7 +237,7 @@ def instance_norm(
     batch_axis : {0, None}
         None: x is one sample and has no batch axis, (C, ...) or, with channel_axis=-1, (..., C). channel_axis is then that of
         x[None], whose result this is.
-    method, exact, out, return_stats, backend
+    method, exact, out, return_stats, where, fill, backend
         As for `layer_norm`; the statistics have shape (N, C), without a batch axis (C,).
 
     Returns
@@ -244,7 +259,7 @@ def instance_norm(
     """
     which, own = ((), *plan.channels_at(channel_axis, batch_axis)), checks.flag("use_input_stats", use_input_stats)
     running = running_mean, running_var, momentum, num_batches_tracked, convention, own
-    return forward("instance_norm", x, which, (weight, bias, eps), (method, exact, out, return_stats, backend), running)
+    return forward("instance_norm", x, which, (weight, bias, eps), (method, exact, out, return_stats, backend), running, where, fill)
 
 
 def batch_norm(
@@ -264,6 +279,8 @@ def batch_norm(
     exact: bool = False,
     out: Array | None = None,
     return_stats: bool = False,
+    where: Array | None = None,
+    fill: float | None = None,
     backend: str | None = None,
 ) -> Result:
     """Normalize each channel over the batch: y = (x - mean) / sqrt(var + eps) * weight + bias.
@@ -292,7 +309,7 @@ def batch_norm(
     convention : {"torch", "keras"}
         Of the running statistics. "keras" (also Flax, ONNX, the d2l book): momentum weighs the *old* value, and the
         running variance is that of the biased batch variance; "torch" takes the unbiased one.
-    method, exact, out, return_stats, backend
+    method, exact, out, return_stats, where, fill, backend
         As for `layer_norm`; the statistics have shape (C,).
 
     Returns
@@ -306,4 +323,4 @@ def batch_norm(
     """
     which, own = ((), plan.as_int("channel_axis", channel_axis)), checks.flag("training", training)
     running = running_mean, running_var, momentum, num_batches_tracked, convention, own
-    return forward("batch_norm", x, which, (weight, bias, eps), (method, exact, out, return_stats, backend), running)
+    return forward("batch_norm", x, which, (weight, bias, eps), (method, exact, out, return_stats, backend), running, where, fill)

@@ -35,6 +35,7 @@ def layer_norm_backward(
     needs: tuple[bool, bool, bool] = (True, True, True),
     exact: bool = False,
     out: Array | None = None,
+    where: Array | None = None,
     backend: str | None = None,
 ) -> Gradients:
     """Gradients of `layer_norm`.
@@ -60,6 +61,8 @@ def layer_norm_backward(
         layer_norm and rms_norm with a weight that has a number that is no float32.
     out : array like x, optional
         Where to write dx; may be x or dy. One that is not C-contiguous costs a copy.
+    where : bool array that broadcasts to x's shape, optional
+        As it was given to `layer_norm`: dx is exactly 0 where it is not set, and neither x nor dy matters there, be it nan.
     backend : {None, "cpu", "cuda"}
         None: where x lies. "cuda" carries NumPy arrays to the device and the results back.
 
@@ -85,7 +88,7 @@ def layer_norm_backward(
     array([-1.069 , -0.2673,  1.3363])
     """
     which = plan.as_shape("normalized_shape", normalized_shape), 0
-    return backward("layer_norm", dy, x, which, stats, weight, (needs, exact, out, backend))
+    return backward("layer_norm", dy, x, which, stats, weight, (needs, exact, out, backend, where))
 
 
 def rms_norm_backward(
@@ -98,13 +101,14 @@ def rms_norm_backward(
     needs: tuple[bool, bool] = (True, True),
     exact: bool = False,
     out: Array | None = None,
+    where: Array | None = None,
     backend: str | None = None,
 ) -> Gradients:
     """Gradients of `rms_norm`.
 
     Parameters
     ----------
-    dy, x, normalized_shape, weight, exact, out, backend
+    dy, x, normalized_shape, weight, exact, out, where, backend
         As for `layer_norm_backward`.
     stats : Stats
         As `rms_norm` returned them: the mean is None.
@@ -122,7 +126,7 @@ def rms_norm_backward(
         For arguments that do not fit, before anything is computed.
     """
     which = plan.as_shape("normalized_shape", normalized_shape), 0
-    return backward("rms_norm", dy, x, which, stats, weight, (needs, exact, out, backend))
+    return backward("rms_norm", dy, x, which, stats, weight, (needs, exact, out, backend, where))
 
 
 def group_norm_backward(
@@ -137,6 +141,7 @@ def group_norm_backward(
     needs: tuple[bool, bool, bool] = (True, True, True),
     exact: bool = False,
     out: Array | None = None,
+    where: Array | None = None,
     backend: str | None = None,
 ) -> Gradients:
     """Gradients of `group_norm`.
@@ -153,7 +158,7 @@ def group_norm_backward(
         Any axis but 0.
     batch_axis : {0, None}
         As it was given to `group_norm`.
-    needs, exact, out, backend
+    needs, exact, out, where, backend
         As for `layer_norm_backward`.
 
     Returns
@@ -167,7 +172,7 @@ def group_norm_backward(
         For arguments that do not fit, before anything is computed.
     """
     which = (plan.as_int("num_groups", num_groups),), *plan.channels_at(channel_axis, batch_axis)
-    return backward("group_norm", dy, x, which, stats, weight, (needs, exact, out, backend))
+    return backward("group_norm", dy, x, which, stats, weight, (needs, exact, out, backend, where))
 
 
 def instance_norm_backward(
@@ -182,6 +187,7 @@ def instance_norm_backward(
     needs: tuple[bool, bool, bool] = (True, True, True),
     exact: bool = False,
     out: Array | None = None,
+    where: Array | None = None,
     backend: str | None = None,
 ) -> Gradients:
     """Gradients of `instance_norm`.
@@ -198,7 +204,7 @@ def instance_norm_backward(
         As it was given to `instance_norm`.
     use_input_stats : bool
         As it was given to `instance_norm`: False for running statistics, which do not depend on x.
-    needs, exact, out, backend
+    needs, exact, out, where, backend
         As for `layer_norm_backward`.
 
     Returns
@@ -212,7 +218,7 @@ def instance_norm_backward(
         For arguments that do not fit, before anything is computed.
     """
     which, own = ((), *plan.channels_at(channel_axis, batch_axis)), checks.flag("use_input_stats", use_input_stats)
-    return backward("instance_norm", dy, x, which, stats, weight, (needs, exact, out, backend), own)
+    return backward("instance_norm", dy, x, which, stats, weight, (needs, exact, out, backend, where), own)
 
 
 def batch_norm_backward(
@@ -226,6 +232,7 @@ def batch_norm_backward(
     needs: tuple[bool, bool, bool] = (True, True, True),
     exact: bool = False,
     out: Array | None = None,
+    where: Array | None = None,
     backend: str | None = None,
 ) -> Gradients:
     """Gradients of `batch_norm`.
@@ -240,7 +247,7 @@ def batch_norm_backward(
         Any axis.
     training : bool
         As it was given to `batch_norm`: False for running statistics, which do not depend on x.
-    needs, exact, out, backend
+    needs, exact, out, where, backend
         As for `layer_norm_backward`.
 
     Returns
@@ -254,4 +261,4 @@ def batch_norm_backward(
         For arguments that do not fit, before anything is computed.
     """
     which, own = ((), plan.as_int("channel_axis", channel_axis)), checks.flag("training", training)
-    return backward("batch_norm", dy, x, which, stats, weight, (needs, exact, out, backend), own)
+    return backward("batch_norm", dy, x, which, stats, weight, (needs, exact, out, backend, where), own)

@@ -19,7 +19,7 @@ from ..spec.checks import Array
 from ..spec.plan import Plan
 from .protocol import CompiledEntry, Tracked
 
-array, parameter, running, counter = checks.array, checks.parameter, checks.running, checks.counter
+array, parameter, running, counter, mask = checks.array, checks.parameter, checks.running, checks.counter, checks.mask
 like, stats, output, apart = checks.like, checks.stats, checks.output, checks.apart
 shares, contiguous = checks.shares_memory, checks.contiguous
 
@@ -130,7 +130,13 @@ def try_backward(call: Call, x: Array, dy: Any, stats: Any, weight: Any, out: An
 
 
 def differentiate(
-    call: Call, x: Array, dy: Array, dx: Array | None, weight: Array | None, stats: tuple[Array | None, Array]
+    call: Call,
+    x: Array,
+    dy: Array,
+    dx: Array | None,
+    weight: Array | None,
+    stats: tuple[Array | None, Array],
+    where: Array | None = None,
 ) -> tuple[Array | None, Array | None]:
     """Write dx, and return the gradients of the parameters, in the weight's dtype, or x's."""
     p, grads = call.plan, None
@@ -138,7 +144,8 @@ def differentiate(
         dtype = x.dtype if weight is None else weight.dtype
         grads = (np.empty if p.size else np.zeros)((2, p.G * p.K), dtype)  # weight_shape may have as many axes as NumPy has
     if p.size:
-        cpu_backend().differentiate(call, x, dy, dx, weight, stats, grads)
+        mask = None if where is None else cpu_backend().mask_of(call, where, x.shape)
+        cpu_backend().differentiate(call, x, dy, dx, weight, stats, grads, mask)
     if grads is None:
         return None, None
     return grads[0].reshape(p.weight_shape) if call.weight else None, grads[1].reshape(p.weight_shape) if call.bias else None
@@ -159,4 +166,7 @@ def update(stats: Array, p: Plan, tracked: Tracked) -> None:
         tracked.counter[...] += 1
         shares = shares or blend.of_average(int(tracked.counter.reshape(-1)[0]))
     if tracked.mean is not None and shares is not None:
-        cpu_backend().update_running(stats, p.B, p.count - tracked.unbiased, tracked.mean, tracked.var, *shares)
+        if len(stats) == 4:
+            cpu_backend().update_running(stats, p.B, p.count - tracked.unbiased, tracked.mean, tracked.var, *shares)
+        else:  # with a mask
+            cpu_backend().update_included(stats, p, tracked.unbiased, tracked.mean, tracked.var, *shares)

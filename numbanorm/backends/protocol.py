@@ -45,6 +45,20 @@ class Backend(Protocol):
 class CompiledEntry(Backend, Protocol):
     """A backend that looks at arguments in compiled code, too."""
 
+    def mask_of(self, call: Call, where: Any, shape: Shape, /) -> Any:
+        """A mask of x of this shape, as kernels walk through it."""
+
+    def normalize(self, call: Call, x: Any, y: Any, weight: Any, bias: Any, eps: float, known: Known, mask: Any = None, /) -> Any:
+        """As `Backend.normalize`; with a mask (5, B * G): how many elements were measured, too."""
+
+    def differentiate(
+        self, call: Call, x: Any, dy: Any, dx: Any, weight: Any, stats: Two, grads: Any, mask: Any = None, /
+    ) -> None:
+        """As `Backend.differentiate`."""
+
+    def fill(self, y: Any, mask: Any, value: float, /) -> None:
+        """Write a value where a mask is not set."""
+
     def measure(self, call: Call, x: Any, scale: Any = None, /) -> Any:
         """As `Backend.measure`; scale: ones, where sums that leave float64's range are left divided by something else."""
 
@@ -60,6 +74,9 @@ class CompiledEntry(Backend, Protocol):
     def update_running(self, stats: Any, samples: int, n: int, mean: Any, var: Any, old: float, new: float, /) -> None:
         """Take the statistics of a batch into running statistics."""
 
+    def update_included(self, stats: Any, plan: Plan, unbiased: bool, mean: Any, var: Any, old: float, new: float, /) -> None:
+        """As `update_running`, of what a mask let in."""
+
 
 class Space(Protocol):
     """The arrays of a call. Checks raise TypeError or ValueError, and change nothing."""
@@ -72,6 +89,9 @@ class Space(Protocol):
 
     def running(self, name: str, value: Any, channels: int, update: bool, /) -> Any:
         """A running statistic, or None."""
+
+    def mask(self, value: Any, shape: Shape, /) -> Any:
+        """A mask that broadcasts to x's shape, or None."""
 
     def counter(self, value: Any, /) -> Any:
         """num_batches_tracked, or None."""
@@ -129,7 +149,7 @@ class Space(Protocol):
     def try_backward(self, call: Call, x: Any, dy: Any, stats: Any, weight: Any, out: Any, /) -> tuple[Any, ...] | None:
         """The gradients, as `try_forward`."""
 
-    def differentiate(self, call: Call, x: Any, dy: Any, dx: Any, weight: Any, stats: Two, /) -> Two:
+    def differentiate(self, call: Call, x: Any, dy: Any, dx: Any, weight: Any, stats: Two, where: Any = None, /) -> Two:
         """Write dx, and return dweight and dbias, in the weight's dtype or x's; None for what is not wanted."""
 
     def measure(self, call: Call, x: Any, /) -> tuple[Any, Any, Any, Any]:

@@ -64,7 +64,7 @@ class Progress:
 def run(options: argparse.Namespace) -> None:
     arguments = _norm_arguments(options)
     x = _load(options.input, "IN")
-    for name in ("weight", "bias"):
+    for name in ("weight", "bias", "where"):
         if arguments.get(name) is not None:
             arguments[name] = _load(arguments[name], f"--{name}")
     if options.norm in ("layer", "rms"):
@@ -90,7 +90,7 @@ def _norm_arguments(options: argparse.Namespace) -> dict[str, Any]:
     arguments = {name: getattr(options, name) for name in ("eps", "method") if getattr(options, name) is not None}
     if options.exact:
         arguments["exact"] = True
-    for name in ("normalized_shape", "num_groups", "channel_axis", "weight", "bias"):
+    for name in ("normalized_shape", "num_groups", "channel_axis", "weight", "bias", "where"):
         value = getattr(options, name)
         if value is None:
             continue
@@ -150,7 +150,7 @@ def _check_output(options: argparse.Namespace, nbytes: int) -> None:
         raise CommandError(f"OUT must be a file in a folder that exists: got {out}; make the folder first")
     if out.exists() and not out.is_file():
         raise CommandError(f"OUT must be a regular file or a new one: got {out}, which is neither; choose another name")
-    for path in (options.input, options.weight, options.bias):
+    for path in (options.input, options.weight, options.bias, options.where):
         if path is not None and out.exists() and os.path.samefile(path, out):
             raise CommandError(f"OUT must not be a file that is read: got {out} for both; choose another name")
     if out.exists() and not options.overwrite:
@@ -187,7 +187,6 @@ def _stream(norm: str, x: Array, dtype: np.dtype[Any], arguments: dict[str, Any]
     from .. import functional
 
     name = f"{norm}_norm"
-    apply: Callable[..., Any] = functools.partial(getattr(numbanorm, name), **arguments)
     y = open_memmap(path, mode="w+", dtype=dtype, shape=x.shape)
     # Raises every error before the first chunk; the untouched y stands in for x, for a file in Fortran or foreign byte
     # order would be copied whole to be asked about.
@@ -196,6 +195,9 @@ def _stream(norm: str, x: Array, dtype: np.dtype[Any], arguments: dict[str, Any]
     numbanorm.explain(asked, y, out=y)
     if x.size == 0:
         return
+    mask = arguments.pop("where", None)
+    where = None if mask is None else np.broadcast_to(mask, x.shape)
+    apply: Callable[..., Any] = functools.partial(getattr(numbanorm, name), **arguments)
     itemsize = max(x.itemsize, dtype.itemsize)
     blocks = list(_blocks(x.shape, _independent_axes(norm, x.ndim, arguments), itemsize))
     chunks = functools.partial(_chunks, x, dtype, blocks)
@@ -203,7 +205,8 @@ def _stream(norm: str, x: Array, dtype: np.dtype[Any], arguments: dict[str, Any]
         if norm == "batch":
             apply = _batch_norm(chunks, x.ndim, arguments, progress)
         for block, chunk in chunks():
-            apply(chunk, out=np.asarray(y[block]))
+            masked = {} if where is None else {"where": where[block]}
+            apply(chunk, out=np.asarray(y[block]), **masked)
             progress.advance(chunk.nbytes)
     y.flush()
 

@@ -14,9 +14,10 @@ from ..spec.norms import NORMS
 
 # Which options say something to which norm; an option that would be ignored is refused.
 NORM_OPTIONS = {
-    name.removesuffix("_norm"): (norm.sized, *(["channel_axis"] if norm.channels else []), *norm.parameters)
+    name.removesuffix("_norm"): (norm.sized, *(["channel_axis"] if norm.channels else []), *norm.parameters, "where")
     for name, norm in NORMS.items()
 }
+NORM_OPTIONS["batch"] = NORM_OPTIONS["batch"][:-1]  # whose chunks have moments that are merged, and know no mask
 
 
 class CommandError(Exception):
@@ -62,6 +63,9 @@ def _add_normalize(normalize: argparse.ArgumentParser) -> None:
     normalize.add_argument("--eps", type=float, help="added to the variance (default: 1e-5; rms: the type's epsilon)")
     normalize.add_argument("--weight", type=Path, metavar="W.npy", help="multiplied onto the result")
     normalize.add_argument("--bias", type=Path, metavar="B.npy", help="added to the result")
+    normalize.add_argument(
+        "--where", type=Path, metavar="MASK.npy", help="not batch: a bool array that broadcasts to IN, of what is measured"
+    )
     normalize.add_argument(
         "--method",
         choices=("two_pass", "welford"),

@@ -9,20 +9,23 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 
 from ..spec.call import Call, Known, scales, scaling_of, sums_of
-from ..spec.sources import GIVEN, RSTD
+from ..spec.plan import Plan
+from ..spec.sources import GIVEN
+from ..spec.sources import RSTD as RSTD_ALONE
 from .arith.environment import DEFAULT, KEEP, exchange
 from .compile import COMPILES, types
 from .entry.calls import DONE, REFUSED, TOO_WIDE, TRACKING, Program, run_tracking
 from .entry.objects import identities
 from .launch import GUARD, entry, prepare
-from .layout import AT_ONCE, BOTH, CENTER, LOW, MEAN, MERGED, OWN, PARAMETERS, SINGLE, SQUARES, STREAM, WRITE
+from .layout import AT_ONCE, BOTH, CENTER, COUNT, LOW, M2, MEAN, MERGED, OWN, PARAMETERS, RSTD, SINGLE, SQUARES, STREAM, WRITE
+from .masks import Mask, fill_excluded, mask_of, write_empty
 from .rescale import keep_scaled, scaled_gradients, scaled_groups
 from .schedule.backward import cut_backward
 from .schedule.forward import SERIAL, Schedule, cut
 from .slants import cut_slant, has_room, tables
 
-__all__ = ["COMPILES", "describe", "differentiate", "measure", "normalize", "slant", "try_backward", "try_forward"]
-__all__ += ["update_running"]
+__all__ = ["COMPILES", "describe", "differentiate", "fill", "mask_of", "measure", "normalize", "slant", "try_backward",
+           "try_forward", "update_included", "update_running"]  # fmt: skip
 
 Array = np.ndarray[Any, Any]
 Statistics = tuple[Array | None, Array]  # mean, None for 0, and rstd
@@ -81,7 +84,7 @@ def prepared(call: Call, threads: int) -> tuple[Any, Program]:
     """Entry point and program of a call for so many threads (cached)."""
     s, p = schedule_of(call, threads), call.plan
     places = p.G * (p.K if call.backward or call.affine else 1)
-    count = p.count if call.backward else {GIVEN: 1, RSTD: 0}.get(call.source, p.count)
+    count = p.count if call.backward else {GIVEN: 1, RSTD_ALONE: 0}.get(call.source, p.count)
     return prepare(s, call, places=places, count=count, times=p.T if s.family == "rows_backward" else 1)
 
 
@@ -110,7 +113,9 @@ def try_forward(call: Call, x: Array, y: Array, weight: Any, bias: Any, eps: flo
 
 
 @in_default_environment
-def normalize(call: Call, x: Array, y: Array, weight: Array | None, bias: Array | None, eps: float, known: Known) -> Array:
+def normalize(
+    call: Call, x: Array, y: Array, weight: Array | None, bias: Array | None, eps: float, known: Known, mask: Mask | None = None
+) -> Array:
     """Write the normalized x to y (which may be x) and return the statistics.
 
     Parameters
@@ -120,28 +125,38 @@ def normalize(call: Call, x: Array, y: Array, weight: Array | None, bias: Array 
     weight, bias : arrays of the size of the plan's weight_shape, of any float type, or None.
     eps : float
     known : mean and variance of G elements and any float type, if they are given; or mean and rstd of B * G, for source RSTD.
+    mask : of the elements that are measured, if the call has one.
 
     Returns
     -------
-    float64 array (4, B * G) of mean, its low part, sum of squares (the variance, if given) and rstd.
+    float64 array (4, B * G) of mean, its low part, sum of squares (the variance, if given) and rstd; (5, B * G) with a mask:
+    and how many were measured.
     """
-    stats, kept = np.zeros((4, call.plan.units)), x
+    stats, kept = np.zeros((4 if mask is None else 5, call.plan.units)), x
     weight, bias, mean, var = as_float64(weight, bias, *known[:2])
     if known[3] is not None:
         stats[LOW] = known[3]
-    if call.source == RSTD and mean is not None:
+    if call.source == RSTD_ALONE and mean is not None:
         stats[MEAN] = mean
     if x.itemsize == 8 and y is x and not call.given:
         kept = x.copy()  # what leaves float64's range is computed again
 
-    def compute(call: Call, x: Array, y: Array, weight: Any, bias: Any, eps: float, stats: Array) -> bool:
+    def compute(
+        call: Call, x: Array, y: Array, weight: Any, bias: Any, eps: float, stats: Array, mask: Mask | None
+    ) -> bool:
         run, program = ready(call)
-        status = run(x, y, weight, bias, mean, var, stats, program, True, eps, 0.0, 0.0, 0.0)
-        return compute(exactly(call), x, y, weight, bias, eps, stats) if status == TOO_WIDE else status == DONE
+        status = run(reading(x, mask), y, weight, bias, mean, var, stats, program, True, eps, 0.0, 0.0, 0.0)
+        return compute(exactly(call), x, y, weight, bias, eps, stats, mask) if status == TOO_WIDE else status == DONE
 
-    if not compute(call, kept, y, weight, bias, eps, stats):
-        for group in scaled_groups(call, kept, weight, bias, eps, stats, compute):
+    done = compute(call, kept, y, weight, bias, eps, stats, mask)
+    if mask is not None:
+        stats[COUNT] = mask.counts
+        stats[RSTD, mask.counts == 0] = 0.0
+    if not done:
+        for group in scaled_groups(call, kept, (weight, bias, eps), stats, compute, mask):
             y.reshape(call.plan.B, call.plan.M, call.plan.G, -1)[group.where] = group.y
+    if mask is not None:
+        write_empty(call, y, bias, mask.counts)
     return stats
 
 
@@ -154,12 +169,12 @@ def measure(call: Call, x: Array, scale: Array | None = None) -> Array:
     """
     stats = np.zeros((4, call.plan.units))
 
-    def compute(call: Call, x: Array, y: Any, weight: None, bias: None, eps: float, stats: Array) -> bool:
+    def compute(call: Call, x: Array, y: Any, weight: None, bias: None, eps: float, stats: Array, mask: None) -> bool:
         run, program = ready(call)
         return run(x, x, None, None, None, None, stats, program, True, eps, 0.0, 0.0, 0.0) == DONE  # type: ignore[no-any-return]
 
-    if not compute(call, x, None, None, None, 0.0, stats):
-        for group in scaled_groups(call, x, None, None, 0.0, stats, compute):
+    if not compute(call, x, None, None, None, 0.0, stats, None):
+        for group in scaled_groups(call, x, (None, None, 0.0), stats, compute, None):
             if scale is not None:
                 keep_scaled(group, stats, scale)
     return stats
@@ -178,7 +193,14 @@ def try_backward(
 
 @in_default_environment
 def differentiate(
-    call: Call, x: Array, dy: Array, dx: Array | None, weight: Array | None, stats: Statistics, grads: Array | None
+    call: Call,
+    x: Array,
+    dy: Array,
+    dx: Array | None,
+    weight: Array | None,
+    stats: Statistics,
+    grads: Array | None,
+    mask: Mask | None = None,
 ) -> None:
     """Write the gradient of x to dx (which may be x or dy), and those of weight and bias to grads.
 
@@ -190,25 +212,38 @@ def differentiate(
     stats : mean and rstd, of B * G elements and any float type; mean None for 0.
     grads : C-contiguous array of twice the size of weight_shape: dweight, dbias, of which only what is wanted is defined; or
         None, if none is.
+    mask : of the elements that were measured, if the call has one; dx is 0 elsewhere.
     """
     if not call.exact and any(a is not None and a.dtype != np.float64 for a in stats):
         call = exactly(call)  # which makes good what the mean was rounded by
     sums = sums_of(call)
     if sums.write or sums.affine:
         read = dy if not call.weight and (dx is None or call.given) else x  # for dbias x need not be read
-        differentiate_by_sums(sums, read, dy, dx if sums.write else None, weight, stats, grads)
+        differentiate_by_sums(sums, read, dy, dx if sums.write else None, weight, stats, grads, mask)
     if scales(call):
         run, program = ready(scaling_of(call))
         run(dy, dx, *as_float64(weight, None, None, stats[1]), None, program, True, 0.0, 0.0, 0.0, 0.0)
+    if mask is not None and dx is not None:
+        fill_excluded(dx, mask, 0.0)
 
 
 def differentiate_by_sums(
-    call: Call, x: Array, dy: Array, dx: Array | None, weight: Array | None, stats: Statistics, grads: Array | None
+    call: Call,
+    x: Array,
+    dy: Array,
+    dx: Array | None,
+    weight: Array | None,
+    stats: Statistics,
+    grads: Array | None,
+    mask: Mask | None,
 ) -> None:
     """The part of `differentiate` that needs sums over groups. What leaves its range is computed again: so nothing that is read
     is overwritten before, and gradients of float64 are kept unrounded."""
     run, program = ready(call)
     (weight, mean), rstd = as_float64(weight, stats[0]), stats[1].astype(np.float64, order="C")
+    if mask is not None:  # numbers of a group of which nothing was measured, with which no sum has to be taken again
+        for a, value in ((mean, 0.0), (rstd, 1.0)):
+            assign(None if a is None else a.reshape(-1), value, mask.counts == 0)
     own, own_grads = dx, grads
     if (x.itemsize == 8 or not call.exact) and (dx is x or dx is dy):
         own = np.empty_like(x)
@@ -216,17 +251,18 @@ def differentiate_by_sums(
         own_grads = np.empty(grads.shape)
 
     def compute(x: Array, dy: Array, dx: Array | None, mean: Array | None, rstd: Array, grads: Array | None) -> int:
-        status: int = run(x, dy, x if dx is None else dx, weight, mean, rstd, grads, program, True)
+        status: int = run(reading(x, mask), dy, x if dx is None else dx, weight, mean, rstd, grads, program, True)
         return status
 
     status = compute(x, dy, own, mean, rstd, own_grads)
     if status == TOO_WIDE:
-        return differentiate_by_sums(exactly(call), x, dy, dx, weight, stats, grads)
+        return differentiate_by_sums(exactly(call), x, dy, dx, weight, stats, grads, mask)
     if status != DONE and call.exact:
+        x, dy = (a if mask is None else np.where(mask.where, a, 0.0) for a in (x, dy))
         scaled_gradients(call.plan, x, dy, own, mean, rstd, own_grads, compute)
     elif status != DONE:
         exact_dx, exact_grads = (None if a is None else np.empty(a.shape, a.dtype) for a in (own, own_grads))
-        differentiate_by_sums(exactly(call), x, dy, exact_dx, weight, (mean, rstd), exact_grads)
+        differentiate_by_sums(exactly(call), x, dy, exact_dx, weight, (mean, rstd), exact_grads, mask)
         mend(call, (own, own_grads), (exact_dx, exact_grads))
     for target, values in ((grads, own_grads), (dx, own)):
         if target is not values:
@@ -254,6 +290,9 @@ def slant(
     run(x, dy, dx, table, program)
 
 
+fill = in_default_environment(fill_excluded)
+
+
 @lru_cache(maxsize=4096)
 def exactly(call: Call) -> Call:
     """The call whose results are rounded once."""
@@ -266,16 +305,23 @@ def mend(call: Call, fast: tuple[Array | None, Array | None], exact: tuple[Array
         p = call.plan
         to, source = (a.reshape(p.B, p.M, p.G, -1) for a in (fast[0], exact[0]))
         sample, group = np.nonzero(np.isnan(to[:, 0, :, 0]))
+        spoilt = np.isnan(to[sample, :, group]).all((1, 2))  # a mask may leave out what is nan
+        sample, group = sample[spoilt], group[spoilt]
         to[sample, :, group] = source[sample, :, group]
     if fast[1] is not None and exact[1] is not None:
         np.copyto(fast[1], exact[1], where=~np.isfinite(fast[1]))
 
 
-def assign(target: Array | None, values: Array | None) -> None:
+def assign(target: Array | None, values: Any, where: Any = ...) -> None:
     """Copy values into an array of any layout and type."""
     with np.errstate(over="ignore", invalid="ignore"):  # what is too large for the dtype is inf there
         if target is not None:
-            target[...] = values
+            target[where] = values
+
+
+def reading(x: Array, mask: Mask | None) -> Array:
+    """What stands for x in a call of compiled code."""
+    return x if mask is None else mask.words(x)
 
 
 def describe(call: Call, x: Array) -> str:
@@ -292,6 +338,7 @@ def describe(call: Call, x: Array) -> str:
     if call.backward and scales(call):
         told.append("dx = dy * weight * rstd by the kernel of the forward pass")
     if told:
+        told += ["a mask says which elements are measured"] if part.where else []
         told.append("results are float64 numbers rounded once" if part.exact else "results are computed in float32")
     return "cpu, " + ("; ".join(told) or "nothing: no gradient is wanted")
 
@@ -303,3 +350,25 @@ def update_running(stats: Array, samples: int, n: int, mean: Array | None, var: 
     entry(run_tracking, TRACKING)(stats, *own, told, samples, float(n), old, new)
     assign(mean, own[0])
     assign(var, own[1])
+
+
+@in_default_environment
+def update_included(
+    stats: Array, p: Plan, unbiased: bool, mean: Array | None, var: Array | None, old: float, new: float
+) -> None:
+    """`update_running`, of what a mask let in: a sample counts where it has a mean, or a variance, and a channel without such
+    stays as it is. stats: float64 (5, B * G)."""
+    n = p.count - unbiased
+    for row, running in ((MEAN, mean), (M2, var)):
+        if running is None:
+            continue
+        counts, values = (stats[k].reshape(p.B, p.G) for k in (COUNT, row))
+        if row == M2:
+            counts = counts - unbiased
+            values = values * (n / np.maximum(counts, 1))
+        there, batch, before = counts > 0, np.zeros((4, p.G)), running.copy()
+        for sample in np.where(there, values, 0.0):
+            batch[row] += sample
+        batch[row] /= np.maximum(there.sum(0), 1)
+        update_running(batch, 1, n, running if row == MEAN else None, running if row == M2 else None, old, new)
+        assign(running, before[~there.any(0)], ~there.any(0))

@@ -44,11 +44,12 @@ def machine_code(kernel: Any, *signature: Any) -> int:
 
 
 @cache
-def family_address(family: str, storage: str, single: bool, at_once: bool) -> int:
-    """Machine code of a family for one storage type and arithmetic, see `arithmetic.Element`."""
+def family_address(family: str, storage: str, single: bool, at_once: bool, masked: bool) -> int:
+    """Machine code of a family for one storage type and arithmetic, see `arithmetic.Element`; masked: whether x has a mask."""
     stored = getattr(types, storage)
-    x = types.CPointer(stored if stored == types.float64 else Element(stored, single, at_once))
-    arguments = (x, x, x, *GRADIENT_ARGUMENTS) if family.endswith("backward") else (x, x, *ARGUMENTS)
+    y = types.CPointer(stored if stored == types.float64 else Element(stored, single, at_once))
+    x = types.CPointer(Element(stored, single, at_once, True)) if masked else y
+    arguments = (x, y, y, *GRADIENT_ARGUMENTS) if family.endswith("backward") else (x, y, *ARGUMENTS)
     return unbroken(machine_code, FAMILIES[family], types.int64, types.int64, *arguments, *[types.int64] * 3)
 
 
@@ -72,7 +73,7 @@ def prepare(s: Schedule, call: Call, places: int, count: int, times: int, alone:
     shared = any(step.threads > 1 for step in s.steps)
     # without a mean, or with a given one, there is one way: it is in the kernels that are called more often
     at_once = not call.backward and (call.method == "one_read" or call.given or not call.center)
-    family = family_address(s.family, STORAGE[call.dtype.name], not call.exact, at_once)
+    family = family_address(s.family, STORAGE[call.dtype.name], not call.exact, at_once, call.where)
     addresses = family, dealer(call.backward) if shared else 0
     run = entry(*((run_slants, SLANTS) if alone else (run_backward, BACKWARD) if call.backward else (run_forward, FORWARD)))
     return Launch(run, call.plan.size) if shared else run, program(s, addresses, call, places, count, times)

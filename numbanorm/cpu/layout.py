@@ -16,6 +16,7 @@ BOTH = CENTER | SQUARES
 
 # rows of the statistics, float64 (4, units): mean = MEAN + LOW, unevaluated
 MEAN, LOW, M2, RSTD = 0, 1, 2, 3
+COUNT = 4  # and where there is a mask, elements that it lets in: for Python, kernels have it otherwise
 
 # columns of the backward pass's table, float64 (units, UNIT): the mean and rstd that came, and what `gradient_sums.settle`
 # adds; slope and shift have low parts for float64 elements
@@ -129,6 +130,19 @@ class RowsGradientSizes(NamedTuple):
 # what travels together inside a kernel; Any: a pointer, whose type is the storage type's or float64
 
 
+class Masked(NamedTuple):
+    """Elements with a mask, as integers in memory: what a pointer to masked elements points to. See `spec.masks.Lines`."""
+
+    elements: Any  # their address
+    mask: Any  # and that of its bytes
+    counts: Any  # and that of how many each group has, float64 and at least 1
+    row: Any  # elements of a row
+    line: Any  # and of a line of it
+    row_step: Any  # bytes of the mask from a row to the next
+    line_step: Any  # from a line
+    step: Any  # and from an element, 0 or 1
+
+
 class Block(NamedTuple):
     """Columns i .. i + width - 1 of some rows."""
 
@@ -191,7 +205,7 @@ class Stats(NamedTuple):
     low: Any
     m2: Any
     rstd: Any
-    n: float  # elements of a group
+    n: Any  # elements of a group, or with a mask the address of how many each has
     eps: float
 
 
@@ -214,4 +228,4 @@ class GradientArrays(NamedTuple):
     dx: Any
     w: Any
     table: Any
-    n: float  # elements of a group
+    n: Any  # see `Stats`

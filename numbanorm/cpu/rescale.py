@@ -19,6 +19,7 @@ from ..spec.plan import Plan
 from ..spec.tree import FLOOR, LEAST_COLUMNS, UNITS
 from .arith.statistics import group_in_range
 from .layout import LOW, M2, MEAN, RSTD
+from .masks import Mask, mask_of
 
 Array = np.ndarray[Any, Any]
 STEP = 256  # exponents are multiples of this one: the largest of x is then within 2**128 of 1, its square far from any limit
@@ -55,34 +56,45 @@ def as_one_sample_of(call: Call, groups: int) -> Call:
 
 
 def scaled_groups(
-    call: Call, x: Array, weight: Array | None, bias: Array | None, eps: float, stats: Array, normalize: Callable[..., Any]
+    call: Call, x: Array, affine: tuple[Any, Any, float], stats: Array, normalize: Callable[..., Any], mask: Mask | None
 ) -> Iterator[Scaled]:
-    """The groups that are not in range, whose stats are corrected.
+    """The groups that are not in range, whose stats are corrected. affine: weight, bias, eps.
 
-    normalize(call, x, y, weight, bias, eps, stats) is the kernel. Groups of one exponent go through it as those of one sample.
+    normalize(call, x, y, weight, bias, eps, stats, mask) is the kernel. Groups of one exponent go through it as those of one
+    sample.
     """
-    plan = call.plan
-    parts = x.reshape(plan.B, plan.M, plan.G, -1)
+    plan, (weight, bias, eps) = call.plan, affine
     out_of_range = np.flatnonzero(~group_in_range.py_func(stats[M2], stats[RSTD]))
-    x = parts[out_of_range // plan.G, :, out_of_range % plan.G]
-    finite = np.isfinite(x).all((1, 2))
-    out_of_range, x = out_of_range[finite], x[finite]
-    exponent = exponents(np.abs(x).max((1, 2)))
+
+    def of_groups(a: Array) -> Array:
+        return a.reshape(plan.B, plan.M, plan.G, -1)[out_of_range // plan.G, :, out_of_range % plan.G]
+
+    shape = x.shape
+    x, where = of_groups(x), np.True_ if mask is None else of_groups(np.broadcast_to(mask.where, shape))
+    measured = np.where(where, x, 0.0)
+    finite = np.isfinite(measured).all((1, 2))
+    out_of_range, x, where = out_of_range[finite], x[finite], np.broadcast_to(where, x.shape)[finite]
+    exponent = exponents(np.abs(measured[finite]).max((1, 2)))
     if eps:
         exponent = np.maximum(exponent, exponents(np.sqrt(eps)))
     for e in np.unique(exponent):
         units = out_of_range[exponent == e]
         n, where = len(units), (units // plan.G, slice(None), units % plan.G)
         # more groups, of zeros, so that rows are never folded: a group's bits do not depend on how many others are here
-        room = max(n, -(-LEAST_COLUMNS // parts.shape[3]))
+        room = max(n, -(-LEAST_COLUMNS // x.shape[2]))
         own = as_one_sample_of(call, room)
-        scaled, found = np.zeros((plan.M, room, parts.shape[3])), np.zeros((4, room))
+        scaled, found = np.zeros((plan.M, room, x.shape[2])), np.zeros((4, room))
         scaled[:, :n] = times_power(x[exponent == e], -e).transpose(1, 0, 2)
         own_weight, own_bias = (
             None if p is None else np.resize(p.reshape(plan.G, -1)[units % plan.G], (room, plan.K)) for p in (weight, bias)
         )
         y, own_eps = np.empty(scaled.shape), max(float(times_power(np.float64(eps), -2 * e)), FLOOR) if eps else 0.0
-        normalize(own, scaled, y, own_weight, own_bias, own_eps, found)
+        own_mask = None
+        if mask is not None:
+            own_where = np.zeros(scaled.shape, bool)
+            own_where[:, :n] = where[exponent == e].transpose(1, 0, 2)
+            own_mask = mask_of(own, own_where, scaled.shape)
+        normalize(own, scaled, y, own_weight, own_bias, own_eps, found, own_mask)
         for row, power in ((MEAN, e), (LOW, e), (M2, 2 * e), (RSTD, -e)):
             stats[row, units] = times_power(found[row, :n], power)
         if eps:

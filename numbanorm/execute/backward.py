@@ -8,27 +8,27 @@ from typing import Any, NamedTuple
 from ..backends import dispatch
 from ..backends.protocol import Space
 from ..spec import checks
-from ..spec.call import Call, Which, backward_call
+from ..spec.call import Call, Which, backward_call, with_mask
 from ..spec.norms import NORMS
 from ..spec.sources import GIVEN, OWN
 
-How = tuple[Any, Any, Any, Any]  # needs, exact, out, backend
+How = tuple[Any, Any, Any, Any, Any]  # needs, exact, out, backend, where
 
 
 def backward(norm: str, dy: Any, x: Any, which: Which, stats: Any, weight: Any, how: How, own: bool = True) -> tuple[Any, ...]:
     """The gradients of a norm in `NORMS`; own: whether x's own statistics normalized it."""
-    needs, exact, out, backend = how
+    needs, exact, out, backend, where = how
     space = dispatch.space(x, backend)
     x_ = space.array("x", x)
     wanted = checks.needs(needs, 1 + len(NORMS[norm].parameters))
     exact = exact if exact.__class__ is bool else checks.flag("exact", exact)
-    if backend is None:
+    if backend is None and where is None:
         in_place = out is not None and (out is x_ or out is dy)
         call = backward_call(norm, x_.shape, x_.dtype, which, OWN if own else GIVEN, wanted, exact, in_place)
         done = space.try_backward(call, x_, dy, stats, weight, out)
         if done is not None:
             return done
-    return run(check(norm, space, (dy, x, x_), which, stats, weight, (wanted, exact, out, backend), own))
+    return run(check(norm, space, (dy, x, x_), which, stats, weight, (wanted, exact, out, backend, where), own))
 
 
 class Asked(NamedTuple):
@@ -42,13 +42,14 @@ class Asked(NamedTuple):
     stats: tuple[Any, Any]
     out: Any
     needs: tuple[bool, ...]
+    where: Any
 
 
 def check(
     norm: str, space: Space, arrays: tuple[Any, Any, Any], which: Which, stats: Any, weight: Any, how: How, own: bool
 ) -> Asked:
     """Check all arguments. arrays: dy, x, and x of a known dtype."""
-    (dy, x, x_), (needs, exact, out, _) = arrays, how
+    (dy, x, x_), (needs, exact, out, _, where) = arrays, how
     call_of = partial(backward_call, norm, x_.shape, x_.dtype, which, OWN if own else GIVEN, needs, exact)
     call = call_of(False)
     dy_ = space.like("dy", dy, x_)
@@ -59,20 +60,22 @@ def check(
     if out is not None:
         if not needs[0]:
             raise ValueError(f"out is where dx is written: got needs={needs}; leave out away, or ask for dx")
-        others = (("x", x), ("dy", dy), ("weight", weight), ("mean", mean), ("rstd", rstd))
+        others = (("x", x), ("dy", dy), ("weight", weight), ("mean", mean), ("rstd", rstd), ("where", where))
         space.output(out, x_, others, may_be=("x", "dy"))
+    kept = space.mask(where, x_.shape)
     target = None if out is None else space.target(out, x_, dy_)
-    return Asked(space, call_of(target is not None and (target is x_ or target is dy_)), x_, dy_, w, (mean, rstd), out, needs)
+    call = call_of(target is not None and (target is x_ or target is dy_))
+    return Asked(space, call if kept is None else with_mask(call), x_, dy_, w, (mean, rstd), out, needs, kept)
 
 
 def run(asked: Asked) -> tuple[Any, ...]:
     """The gradients that are wanted, None for the others."""
-    space, call, x, dy, weight, (mean, rstd), out, needs = asked
+    space, call, x, dy, weight, (mean, rstd), out, needs, where = asked
     x_, dy_ = space.contiguous(x), space.contiguous(dy)
     weight, mean, rstd = space.ready(weight, mean, rstd)
     dx = None
     if call.write:
         dx = None if out is None else space.target(out, x_, dy_)
         dx = space.empty_like(x) if dx is None else dx
-    grads = space.differentiate(call, x_, dy_, dx, weight, (mean, rstd))
+    grads = space.differentiate(call, x_, dy_, dx, weight, (mean, rstd), where)
     return (space.written(out, dx) if call.write else None, *grads[: len(needs) - 1])

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from ..backends import dispatch
 from ..backends.protocol import Space
 from ..spec import checks
-from ..spec.call import NOTHING, Call, Known, Stats, Which, forward_call, without_x
+from ..spec.call import NOTHING, Call, Known, Stats, Which, forward_call, with_mask, without_x
 from ..spec.norms import NORMS
 from ..spec.sources import GIVEN, OWN, TRACKED
 from .running import Running, RunningArguments, plain
@@ -23,14 +23,24 @@ Affine = tuple[Any, Any, Any]  # weight, bias, eps
 How = tuple[Any, Any, Any, Any, Any]  # method, exact, out, return_stats, backend
 
 
-def forward(norm: str, x: Any, which: Which, affine: Affine, how: How, running: RunningArguments | None = None) -> Any:
+def forward(
+    norm: str,
+    x: Any,
+    which: Which,
+    affine: Affine,
+    how: How,
+    running: RunningArguments | None = None,
+    where: Any = None,
+    fill: Any = None,
+) -> Any:
     """y, or (y, Stats), of a norm in `NORMS`; nothing of the arguments but x's axes was checked."""
     (weight, bias, eps), (method, exact, out, return_stats, backend) = affine, how
     space = dispatch.space(x, backend)
     x_ = space.array("x", x)
     with_stats = return_stats if return_stats.__class__ is bool else checks.flag("return_stats", return_stats)
     known = NOTHING if running is None else plain(running)
-    if backend is None and known is not None and exact.__class__ is bool and (method is None or method.__class__ is str):
+    quick = backend is None and known is not None and exact.__class__ is bool and (method is None or method.__class__ is str)
+    if quick and known is not None and where is None and fill is None:
         source = OWN if known[0] is None else TRACKED if known[2] else GIVEN
         present = weight is not None, bias is not None, out is x_
         call = forward_call(norm, x_.shape, x_.dtype, which, source, method, exact, present)
@@ -41,7 +51,7 @@ def forward(norm: str, x: Any, which: Which, affine: Affine, how: How, running: 
         if done is not None:
             y, stats = done
             return (y, stats_of(space, call, stats, weight)) if with_stats else y
-    asked = check(norm, space, x, x_, which, affine, how, running)
+    asked = check(norm, space, (x, x_, where, fill), which, affine, how, running)
     y, stats = run(asked, with_stats)
     return (y, stats_of(space, asked.call, stats, weight)) if with_stats else y
 
@@ -64,13 +74,22 @@ class Asked(NamedTuple):
     eps: float
     out: Any
     running: Running | None
+    where: Any
+    fill: float | None
 
 
 def check(
-    norm: str, space: Space, x: Any, x_: Any, which: Which, affine: Affine, how: How, running: RunningArguments | None
+    norm: str,
+    space: Space,
+    data: tuple[Any, Any, Any, Any],
+    which: Which,
+    affine: Affine,
+    how: How,
+    running: RunningArguments | None,
 ) -> Asked:
-    """Check all arguments. x_: x, of a known dtype."""
-    (weight, bias, eps), (method, exact, out, _, _), own = affine, how, running is None or running[-1]
+    """Check all arguments. data: x, x of a known dtype, where and fill."""
+    (x, x_, where, fill), own = data, running is None or running[-1]
+    (weight, bias, eps), (method, exact, out, _, _) = affine, how
     named, exact, present = checks.method(method), checks.flag("exact", exact), (weight is not None, bias is not None)
     call_of = partial(forward_call, norm, x_.shape, x_.dtype, which, OWN if own else GIVEN, named, exact)
     call = call_of((*present, False))
@@ -79,24 +98,31 @@ def check(
     number = epsilon(call, eps)
     w = space.parameter("weight", weight, plan.weight_shape)
     b = space.parameter("bias", bias, plan.weight_shape)
-    others, updated = (("x", x), ("weight", weight), ("bias", bias)), () if tracked is None else tracked.arrays()
+    kept, value = space.mask(where, x_.shape), checks.fill(fill, where)
+    if kept is not None:
+        with_mask(call)
+    others, updated = (("x", x), ("weight", weight), ("bias", bias), ("where", where)), () if tracked is None else tracked.arrays()
     if out is not None:
         space.output(out, x_, (*others, *updated))
     if tracked is not None and own:
         space.apart(updated, others)
     in_place = out is not None and space.target(out, x_) is x_
-    return Asked(space, call_of((*present, in_place)), x_, w, b, number, out, tracked)
+    call = call_of((*present, in_place))
+    return Asked(space, call if kept is None else with_mask(call), x_, w, b, number, out, tracked, kept, value)
 
 
 def run(asked: Asked, with_stats: bool) -> tuple[Any, Any]:
     """y and the statistics (4, B * G), of each sample if they are wanted; running statistics are updated."""
-    space, call, x, weight, bias, eps, out, running = asked
+    space, call, x, weight, bias, eps, out, running, where, fill = asked
     backend, source, (weight, bias) = space.backend(), space.contiguous(x), space.ready(weight, bias)
     known = NOTHING if running is None or running.own else (*space.ready(running.mean, running.var), None, None)
     y = space.empty_like(x) if out is None else space.target(out, source)
     y = space.empty_like(x) if y is None else y
     if call.plan.size:
-        stats = backend.normalize(call, source, y, weight, bias, eps, known)
+        mask = None if where is None else backend.mask_of(call, where, x.shape)
+        stats = backend.normalize(call, source, y, weight, bias, eps, known, *([mask] if call.where else []))
+        if mask is not None and fill is not None:
+            backend.fill(y, mask, fill)
     if not call.plan.size or (with_stats and call.plan.units < math.prod(call.plan.stats_shape)):
         stats = given(space, call, source, eps, known)
     result = space.written(out, y)
@@ -106,16 +132,18 @@ def run(asked: Asked, with_stats: bool) -> tuple[Any, Any]:
 
 
 def given(space: Space, call: Call, x: Any, eps: float, known: Known) -> Any:
-    """Statistics of each sample that owe nothing to x: those that were given, or nan of an empty x."""
+    """Statistics of each sample that owe nothing to x: those that were given, or nan of an empty x, or 0 with a mask."""
     units = math.prod(call.plan.stats_shape)
     if known[0] is None or units == 0:
-        return space.full((4, units), math.nan)
+        return space.full((5, units), 0.0) if call.where else space.full((4, units), math.nan)
     return space.backend().normalize(without_x(call), x, x, None, None, eps, known)
 
 
 def stats_of(space: Space, call: Call, stats: Any, weight: Any) -> Stats:
-    """The caller's statistics, from those of the kernels, float64 (4, B * G)."""
+    """The caller's statistics, from those of the kernels, float64 (4, B * G), or (5, B * G) with a mask."""
     shape = call.plan.stats_shape
     measured = Stats(space.row(stats, 0, shape) if call.center else None, space.row(stats, 3, shape))
     measured.weighted = weight is not None
+    if call.where:
+        measured.count = space.row(stats, 4, shape).astype("int64")
     return measured

@@ -92,10 +92,10 @@ class Layer:
         """Arguments of this norm beside the common ones: those of both functions, and those of the forward one alone."""
         raise NotImplementedError
 
-    def _forward(self, x: Array, out: Array | None) -> tuple[Array, Gradients]:
+    def _forward(self, x: Array, out: Array | None, where: Array | None) -> tuple[Array, Gradients]:
         """y, and what makes gradients of dy."""
         shared, extra = self._arguments()
-        shared |= self._batch(x.ndim) | {"exact": self.exact, "backend": self.backend}
+        shared |= self._batch(x.ndim) | {"exact": self.exact, "where": where, "backend": self.backend}
         parameters = {name: getattr(self, name) for name in PARAMETERS if hasattr(self, name)}
         y, stats = getattr(functional, self._norm)(
             x, eps=self.eps, method=self.method, out=out, return_stats=True, **parameters, **shared, **extra
@@ -104,7 +104,7 @@ class Layer:
         function = getattr(backward, f"{self._norm}_backward")
         return y, partial(function, x=x, stats=stats, weight=self.weight, needs=needs, **shared)
 
-    def __call__(self, x: Array, out: Array | None = None) -> Array:
+    def __call__(self, x: Array, out: Array | None = None, where: Array | None = None) -> Array:
         """Normalize x.
 
         Parameters
@@ -113,6 +113,8 @@ class Layer:
             `backward` reads it again, and the weight: leave both as they are until then.
         out : array like x, optional
             Where to write y; may be x, which leaves nothing for `backward`.
+        where : bool array that broadcasts to x's shape, optional
+            The elements that are measured, see `numbanorm.layer_norm`. `backward` reads it again.
 
         Returns
         -------
@@ -127,7 +129,7 @@ class Layer:
         x_ = space.array("x", x)
         self._fits(x_.shape)
         x = space.callers(x_)
-        y, gradients = self._forward(x, out)
+        y, gradients = self._forward(x, out, where)
         self._last = OVERWRITTEN if out is not None and space.shares(out, x_) else (x, gradients)
         return y
 

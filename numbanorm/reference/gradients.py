@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..spec.plan import Plan
 from ..spec.tree import gradient_family
-from .elements import narrow, parameter
+from .elements import narrow, of_group, parameter
 from .numbers import Array, Number, distance, fma, minus, negative, over, plus, rounded, times
 from .trees import Tree, add_product, add_term, row_tree, run_tree
 
@@ -22,7 +22,7 @@ class Slant(NamedTuple):
     offset: Array
 
 
-def slant(sums: list[Number], rstd: Array, count: float, center: bool) -> Slant:
+def slant(sums: list[Number], rstd: Array, count: Any, center: bool) -> Slant:
     """From a group's sums of u, u * d and d; without `center` no mean was subtracted, and only that of u * d matters."""
     c1, c2, delta = (over(s, count) for s in sums)
     return of_averages(c1, c2, delta, rstd, center)
@@ -66,7 +66,7 @@ def products(tree: Tree, u: Number, d: Number, limbs: int) -> list[Number]:
 
 def backward(
     plan: Plan, x: Array, dy: Array, mean: Array | None, rstd: Array, weight: Array | None = None, *, center: bool = True,
-    given: bool = False,
+    given: bool = False, where: Array | None = None,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     """Gradients of x, weight and bias.
 
@@ -81,6 +81,8 @@ def backward(
         False for a mean of 0 (RMS norm).
     given : bool
         Whether the statistics do not depend on x.
+    where : bool array of x's shape, optional
+        The elements that were measured; dx is 0 elsewhere, and neither x nor dy matters there.
 
     Returns
     -------
@@ -89,13 +91,12 @@ def backward(
     """
     shape, limbs = (plan.B, plan.M, plan.G, plan.K, plan.T), 2 if x.itemsize == 8 else 1
     wide, dy_ = (a.astype(np.float64).reshape(shape) for a in (x, dy))
-    stats = (np.zeros_like(rstd) if mean is None else mean, rstd)
-    anchor, root = (a.astype(np.float64).reshape(plan.B, plan.G) for a in stats)
+    kept, count, anchor, root = included(plan, where, mean, rstd)
     w, family = parameter(plan, weight, 1.0), gradient_family(plan)
     with np.errstate(all="ignore"):
-        d = distance(wide, anchor[:, None, :, None, None], limbs)
-        way = of_rows if family == "rows" else of_channels
-        s, dweight, dbias = way(plan, d, dy_, root, w, center and not given, limbs)
+        d = [np.where(kept, limb, 0.0) for limb in distance(wide, of_group(anchor), limbs)]
+        way, dy_ = of_rows if family == "rows" else of_channels, np.where(kept, dy_, 0.0)
+        s, dweight, dbias = way(plan, d, dy_, (root, count), w, center and not given, limbs)
         r = [root[:, None, :, None, None]]
         if given:
             dx = fma(dy_ - 0.0, r[0] * w, fma(-0.0, w, -0.0))
@@ -103,13 +104,25 @@ def backward(
             u = times(times([dy_], [w], limbs), r, limbs) if family == "rows" else times([dy_], times(r, [w], limbs), limbs)
             slope, shift = ([limb[:, None, :, None, None] for limb in number] for number in (s.slope, s.shift))
             dx = sloped(d, slope, u, shift)
-    return narrow(dx, x.dtype).reshape(x.shape), dweight, dbias
+    return narrow(np.where(kept, dx, 0.0), x.dtype).reshape(x.shape), dweight, dbias
+
+
+def included(plan: Plan, where: Array | None, mean: Array | None, rstd: Array) -> tuple[Any, Any, Array, Array]:
+    """A mask (B, M, G, K, T), the divisor of each group, its mean and rstd; 0 and 1 where nothing was measured."""
+    stats = (np.zeros_like(rstd) if mean is None else mean, rstd)
+    anchor, root = (a.astype(np.float64).reshape(plan.B, plan.G) for a in stats)
+    if where is None:
+        return np.True_, np.float64(plan.count), anchor, root
+    kept = where.reshape(plan.B, plan.M, plan.G, plan.K, plan.T)
+    count = kept.sum((1, 3, 4))
+    return kept, np.maximum(count, 1).astype(np.float64), np.where(count, anchor, 0.0), np.where(count, root, 1.0)
 
 
 def of_channels(
-    plan: Plan, d: Number, dy: Array, rstd: Array, w: Array, center: bool, limbs: int
+    plan: Plan, d: Number, dy: Array, stats: tuple[Array, Any], w: Array, center: bool, limbs: int
 ) -> tuple[Slant, Array, Array]:
-    """Channels first or last: sums of each channel in each sample serve all gradients."""
+    """Channels first or last: sums of each channel in each sample serve all gradients. stats: rstd, and how many elements."""
+    rstd, count = stats
     tree = Tree(gradient_family(plan) == "columns", plan.G * plan.K * plan.T)
 
     def channels(a: Array) -> Array:
@@ -120,22 +133,25 @@ def of_channels(
     factors = w[..., 0], w[..., 0], np.ones((plan.G, plan.K))
     weighted = [times(s, [np.broadcast_to(f, s[0].shape)], limbs) for s, f in zip(sums, factors, strict=True)]
     of_groups = [row_tree(plus, [np.moveaxis(limb, 2, 0) for limb in s], limbs) for s in weighted]
-    found = slant(of_groups, rstd, float(plan.count), center)
+    found = slant(of_groups, rstd, count, center)
     r, offset = rstd[..., None], found.offset[..., None]
     of_bias = plus(times(sums[0], [np.ones_like(r)], limbs), *times([np.zeros_like(s) for s in sums[0]], [r * 0.0], limbs))
     of_weight = plus(times(sums[1], [r], limbs), *times(sums[0], [offset], limbs))
     return found, *(rounded(row_tree(plus, s, limbs)) for s in (of_weight, of_bias))
 
 
-def of_rows(plan: Plan, d: Number, dy: Array, rstd: Array, w: Array, center: bool, limbs: int) -> tuple[Slant, Array, Array]:
+def of_rows(
+    plan: Plan, d: Number, dy: Array, stats: tuple[Array, Any], w: Array, center: bool, limbs: int
+) -> tuple[Slant, Array, Array]:
     """Layer and RMS norm: a weight has an element or a few in each row."""
+    rstd, count = stats
 
     def runs(a: Array) -> Array:
         return a.reshape(plan.B, 1, plan.G, plan.K * plan.T)
 
     u = times([dy], [np.broadcast_to(w, dy.shape)], limbs)
     sums = products(Tree(False, 0), [runs(limb) for limb in u], [runs(limb) for limb in d], limbs)
-    found = slant(sums, rstd, float(plan.count), center)
+    found = slant(sums, rstd, count, center)
     r, h = (np.broadcast_to(a[:, None, :, None, None], dy.shape) for a in (rstd, found.offset))
     for limb in reversed(d):
         h = fma(limb, r, h)

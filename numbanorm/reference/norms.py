@@ -10,14 +10,14 @@ from __future__ import annotations
 import numpy as np
 
 from ..spec.plan import Plan
-from .elements import in_float32, narrow, parameter, rounded_once
+from .elements import in_float32, narrow, of_group, parameter, rounded_once
 from .numbers import Array
 from .statistics import Statistics, measure, of_given
 
 
 def forward(
     plan: Plan, x: Array, affine: tuple[Array | None, Array | None] = (None, None), eps: float = 1e-5, *, center: bool = True,
-    given: tuple[Array, Array] | None = None, method: str | None = None, exact: bool = False,
+    given: tuple[Array, Array] | None = None, method: str | None = None, exact: bool = False, where: Array | None = None,
 ) -> tuple[Array, Statistics]:  # fmt: skip
     """Normalize.
 
@@ -37,6 +37,8 @@ def forward(
     exact : bool
         Whether the elements of float32 and narrower types, too, are float64 values rounded once; else most are computed in
         float32, and off by 1.5 ulp, or 3 with a weight or bias.
+    where : bool array of x's shape, optional
+        The elements that are measured. A group without any has mean and rstd 0, and its y is the bias.
 
     Returns
     -------
@@ -46,7 +48,8 @@ def forward(
     with np.errstate(all="ignore"):
         if given is None:
             wide = x.astype(np.float64).reshape(plan.B, plan.M, plan.G, plan.K * plan.T)
-            s = measure(plan, wide, eps, center, method, 2 if x.itemsize == 8 else 1)
+            kept = None if where is None else where.reshape(wide.shape)
+            s = measure(plan, wide, eps, (center, method), 2 if x.itemsize == 8 else 1, kept)
         else:
             s = of_given(plan, *given, eps)
         w, b = parameter(plan, affine[0], 1.0), parameter(plan, affine[1], -0.0)
@@ -54,4 +57,6 @@ def forward(
         if x.itemsize < 8 and not exact:
             near, good = in_float32(plan, x.reshape(shape), s, w, b, given is None)
             y = np.where(good, near.astype(x.dtype), y)
+        if where is not None and given is None:
+            y = np.where(of_group(kept.any((1, 3))), y, narrow(b + 0.0, x.dtype))
     return y.reshape(x.shape), s

@@ -59,7 +59,7 @@ def merged_squares(tree: Tree, x: Array, leaves: Number, mean: Array) -> Number:
     return tree.joined(squares_about(about_own, sizes, own, low, about))
 
 
-def one_read(of_x: Array, of_squares: Array, s: Statistics, count: float, eps: float) -> Statistics:
+def one_read(of_x: Array, of_squares: Array, s: Statistics, count: Any, eps: float) -> Statistics:
     """From the sums of x and of its squares, where their difference loses few bits (method None); elsewhere `s`.
 
     It loses no more than log2(SPREAD) of 53, so the variance is within 2**-42 of itself. A constant, but for zeros, and what is
@@ -71,9 +71,20 @@ def one_read(of_x: Array, of_squares: Array, s: Statistics, count: float, eps: f
     return Statistics(s.mean, s.low, np.where(near, m2, s.m2), np.where(near, rstd, s.rstd))
 
 
-def measure(plan: Plan, x: Array, eps: float, center: bool, method: str | None, limbs: int) -> Statistics:
-    """The statistics of x, float64 (B, M, G, L)."""
-    tree, count = Tree(by_columns(plan), plan.G * plan.K * plan.T), float(plan.count)
+def measure(plan: Plan, x: Array, eps: float, how: tuple[bool, str | None], limbs: int, where: Array | None) -> Statistics:
+    """The statistics of x, float64 (B, M, G, L), or of its elements where a mask is set. how: center, method."""
+    if where is None:
+        return measured(plan, x, eps, how, limbs, np.True_, np.float64(plan.count))
+    count = where.sum((1, 3))
+    s = measured(plan, np.where(where, x, 0.0), eps, how, limbs, where, np.maximum(count, 1).astype(np.float64))
+    return s._replace(rstd=np.where(count, s.rstd, 0.0))
+
+
+def measured(
+    plan: Plan, x: Array, eps: float, how: tuple[bool, str | None], limbs: int, where: Any, count: Any
+) -> Statistics:
+    """`measure`, of x that is 0 where it does not count."""
+    tree, (center, method) = Tree(by_columns(plan), plan.G * plan.K * plan.T), how
     mean = low = np.zeros((plan.B, plan.G))
     sums = tree.leaves(add_term, tree.inner([x]), limbs)
     of_x = tree.joined(sums)
@@ -82,7 +93,8 @@ def measure(plan: Plan, x: Array, eps: float, center: bool, method: str | None, 
     if method == "welford" and center:
         about_mean = merged_squares(tree, x, sums, mean)
     else:
-        about_mean = tree.total(squares, distance(x, mean[:, None, :, None], limbs), limbs)
+        d = [np.where(where, limb, 0.0) for limb in distance(x, mean[:, None, :, None], limbs)]
+        about_mean = tree.total(squares, d, limbs)
     m2 = rounded(about_mean) - (count * low) * low
     high, rest = quotient(about_mean, count)
     square = times([low], [low], limbs)

@@ -37,6 +37,7 @@ class Call:
     weight: bool = False  # whether there is one; backward, whether its gradient is wanted
     bias: bool = False
     in_place: bool = False  # whether y is x; dx is x or dy
+    where: bool = False  # whether a mask says which elements are measured
     eps: float | None = None  # where none is given; only RMS norm has one
 
     @property
@@ -69,9 +70,15 @@ class Stats(_Pair):
     """Statistics of a norm, in float64: the mean (None for RMS norm) and 1 / sqrt(variance + eps).
 
     It remembers whether the call had a weight, so that a backward call that was not given one is told.
+
+    Attributes
+    ----------
+    count : int64 array of the statistics' shape, or None
+        How many elements a mask let in; None without a mask.
     """
 
     weighted: bool = False
+    count: Array | None = None
 
 
 def settled(method: Any, exact: bool, dtype: Any, measures: bool) -> tuple[str | None, bool]:
@@ -97,7 +104,7 @@ def forward_call(
         plan = plan.as_one_sample()
     # epsilon of the type that torch computes in; float16's own would be as large as the mean square of data of deviation 0.03
     eps = None if row.center else 2.0**-52 if dtype.itemsize == 8 else 2.0**-23
-    return Call(plan, dtype, False, row.center, source, method or "one_read", exact, True, *present, eps)
+    return Call(plan, dtype, False, row.center, source, method or "one_read", exact, True, *present, eps=eps)
 
 
 @lru_cache(maxsize=4096)
@@ -111,6 +118,15 @@ def backward_call(
     write, weight, bias = (*needs, False)[:3]
     plan = row.plan_of(shape, *which)
     return Call(plan, dtype, True, row.center, source, "two_pass", exact, write, weight, bias, in_place)
+
+
+@lru_cache(maxsize=4096)
+def with_mask(call: Call) -> Call:
+    """The call with a mask; one that is given its statistics measures nothing."""
+    if call.method == "welford":
+        raise ValueError("method must be None or 'two_pass' with where, for tiles have as many elements as they are long in "
+                         "Welford's method: got 'welford'; leave it out")  # fmt: skip
+    return call if call.given and not call.backward else call.but(where=True)
 
 
 @lru_cache(maxsize=4096)
@@ -132,7 +148,7 @@ def sums_of(call: Call) -> Call:
 @lru_cache(maxsize=4096)
 def scaling_of(call: Call) -> Call:
     """The call of the forward kernel that writes dx = dy * weight * rstd."""
-    return call.but(backward=False, center=False, source=RSTD, weight=True, bias=False)
+    return call.but(backward=False, center=False, source=RSTD, weight=True, bias=False, where=False)
 
 
 @lru_cache(maxsize=4096)

@@ -53,6 +53,21 @@ def test_a_layer_is_its_functions(name: str, train: bool, dtype: Any, rng: np.ra
         assert {g.dtype for g in layer.grad.values()} == {np.dtype(np.float32)}
 
 
+@train_and_eval
+@every_case
+def test_a_mask_is_kept_for_backward(name: str, train: bool, rng: np.random.Generator) -> None:
+    layer, x, dy = made(name, rng)
+    layer.train(train)
+    where = rng.random((*x.shape[:-1], 1)) < 0.7
+    state = copy.deepcopy(layer.state_dict())
+    y, stats = CASES[name].forward(x, state, train, return_stats=True, where=where)
+    expected = CASES[name].backward(dy, x, stats, state, train, where=where)
+    assert layer(x, where=where).tobytes() == y.tobytes()
+    assert contents(layer) == as_bytes(state)
+    assert layer.backward(dy).tobytes() == expected[0].tobytes()
+    assert as_bytes(layer.grad) == as_bytes(dict(zip(("weight", "bias"), expected[1:], strict=False)))
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("eps", [1, 0.25])
 @every_case

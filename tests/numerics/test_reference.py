@@ -9,6 +9,7 @@ import cases
 import numpy as np
 import pytest
 from cases import ALL_METHODS, DTYPES, MODES, Arguments, Case, call, call_backward
+from close import identical
 from hostile import KINDS, groups_of, hostile
 from numpy.typing import NDArray
 
@@ -25,13 +26,6 @@ every_method = pytest.mark.parametrize("method", ALL_METHODS)
 every_case = pytest.mark.parametrize("case", TABLE, ids=lambda c: c.name)
 
 
-def same(found: Any, expected: Array, what: str) -> None:
-    """Bit for bit; a nan is a nan."""
-    assert found.dtype == expected.dtype
-    np.testing.assert_array_equal(found.ravel(), expected.ravel(), err_msg=what)
-    assert (np.signbit(found) == np.signbit(expected.reshape(found.shape)))[~np.isnan(found)].all(), f"{what}: a zero's sign"
-
-
 def check_forward(case: Case, a: Arguments, method: str | None, exact: bool, eps: float | None = None) -> None:
     """y and statistics."""
     p, center = case.its.planned(case.shape, case.told, case.channel_axis), case.its.center
@@ -41,10 +35,10 @@ def check_forward(case: Case, a: Arguments, method: str | None, exact: bool, eps
     y, stats = call(case, a, eps=eps, method=method, exact=exact, return_stats=True)
     options = {"center": center, "given": given, "method": method, "exact": exact}
     expected, measured = reference.forward(p, a.x, (a.weight, a.bias), eps, **options)
-    same(y, expected, f"{a.x.dtype}: y")
-    same(stats.rstd, measured.rstd, f"{a.x.dtype}: rstd")
+    identical(y, expected, f"{a.x.dtype}: y")
+    identical(stats.rstd, measured.rstd, f"{a.x.dtype}: rstd")
     if center:
-        same(stats.mean, measured.mean, f"{a.x.dtype}: mean")
+        identical(stats.mean, measured.mean, f"{a.x.dtype}: mean")
 
 
 @every_mode
@@ -62,10 +56,10 @@ def check_backward(case: Case, a: Arguments, dy: Array, exact: bool, eps: float 
     found = call_backward(case, a, dy, stats, exact=exact)
     backward = reference.backward if exact or dtype.itemsize == 8 else reference.backward32
     dx, *of_parameters = backward(p, a.x, dy, stats.mean, stats.rstd, a.weight, center=center, given=not case.training)
-    same(found[0], dx, f"{dtype}: dx")
+    identical(found[0], dx, f"{dtype}: dx")
     kind = dtype if a.weight is None else a.weight.dtype
     for name, got, true in zip(("dweight", "dbias"), found[1:], of_parameters, strict=False):
-        same(got, reference.narrow(true, kind), f"{dtype}: {name}")
+        identical(got, reference.narrow(true, kind), f"{dtype}: {name}")
 
 
 @every_mode

@@ -168,6 +168,7 @@ class Arguments:
     bias: Array | None = None
     running_mean: Array | None = None
     running_var: Array | None = None
+    where: Array | None = None
 
 
 def seed(case: Case) -> list[int]:
@@ -198,14 +199,14 @@ def truth(case: Case, dtype: np.dtype[Any]) -> oracle.Truth:
 def expected(case: Case, a: Arguments, eps: float | None = None) -> oracle.Truth:
     e = 1e-5 if eps is None else eps
     if case.norm == "layer":
-        return oracle.layer_norm(a.x, case.dims, a.weight, a.bias, e)
+        return oracle.layer_norm(a.x, case.dims, a.weight, a.bias, e, a.where)
     if case.norm == "rms":
-        return oracle.rms_norm(a.x, case.dims, a.weight, rms_eps(a.x.dtype) if eps is None else eps)
+        return oracle.rms_norm(a.x, case.dims, a.weight, rms_eps(a.x.dtype) if eps is None else eps, a.where)
     if case.norm == "group":
-        return oracle.group_norm(a.x, case.groups, a.weight, a.bias, e, case.channel_axis)
+        return oracle.group_norm(a.x, case.groups, a.weight, a.bias, e, case.channel_axis, a.where)
     given = None if case.training else (a.running_mean, a.running_var)
     norm = oracle.instance_norm if case.norm == "instance" else oracle.batch_norm
-    return norm(a.x, a.weight, a.bias, e, case.channel_axis, given)
+    return norm(a.x, a.weight, a.bias, e, case.channel_axis, given, a.where)
 
 
 @lru_cache(maxsize=512)
@@ -233,6 +234,30 @@ def with_zeros(case: Case, dtype: np.dtype[Any]) -> tuple[Arguments, Array]:
     return replace(a, weight=weight), dy
 
 
+def masks(case: Case) -> Iterator[tuple[str, Array]]:
+    """Masks of the case's x by name: of every element, of some axes alone, padding at an end, of all and of nothing."""
+    rng, shape = np.random.default_rng([*seed(case), 3]), case.shape
+
+    def drawn(*axes: int) -> Array:
+        return rng.random([n if k in axes or k - len(shape) in axes else 1 for k, n in enumerate(shape)]) < 0.7
+
+    yield "each", drawn(*range(len(shape)))
+    yield "transposed", np.asfortranarray(drawn(*range(len(shape))))
+    yield "last", drawn(-1)
+    if len(shape) > 1:
+        yield "first", drawn(0)
+        yield "all but the last", drawn(*range(len(shape) - 1))
+        yield "first and last", drawn(0, -1)
+        yield "second", drawn(1)
+        yield "broadcast", np.broadcast_to(drawn(0), shape)
+    lengths = rng.integers(0, shape[-1] + 1, (*shape[:-1], 1))
+    yield "padding", np.arange(shape[-1]) < lengths
+    yield "nothing", np.zeros(1, bool)
+    one = np.zeros(shape, bool)
+    one.flat[case.size // 2] = True
+    yield "one", one
+
+
 def groups_of(case: Case, x: Array) -> list[Array]:
     """Views of what shares a mean."""
     if case.rows:
@@ -249,14 +274,14 @@ def groups_of(case: Case, x: Array) -> list[Array]:
 def expected_gradients(case: Case, a: Arguments, dy: Array, eps: float | None = None) -> oracle.Gradients:
     e = 1e-5 if eps is None else eps
     if case.norm == "layer":
-        return oracle.layer_norm_backward(dy, a.x, case.dims, a.weight, e)
+        return oracle.layer_norm_backward(dy, a.x, case.dims, a.weight, e, where=a.where)
     if case.norm == "rms":
         e = rms_eps(a.x.dtype) if eps is None else eps
-        return oracle.layer_norm_backward(dy, a.x, case.dims, a.weight, e, center=False)
+        return oracle.layer_norm_backward(dy, a.x, case.dims, a.weight, e, False, a.where)
     if case.norm == "group":
-        return oracle.group_norm_backward(dy, a.x, case.groups, a.weight, e, case.channel_axis)
+        return oracle.group_norm_backward(dy, a.x, case.groups, a.weight, e, case.channel_axis, a.where)
     given = None if case.training else (a.running_mean, a.running_var)
-    return oracle.channels_backward(dy, a.x, case.norm == "instance", a.weight, e, case.channel_axis, given)
+    return oracle.channels_backward(dy, a.x, case.norm == "instance", a.weight, e, case.channel_axis, given, a.where)
 
 
 # a gradient is evaluated in float64, off by a few roundings of its terms, and rounded once. Where it is not tiny against
@@ -295,7 +320,7 @@ def rms_eps(dtype: np.dtype[Any]) -> float:
 def norm_of(case: Case, a: Arguments, **options: Any) -> partial[Any]:
     """The package's function for the case, and its arguments; `options` are eps, method, out, return_stats ..."""
     names = (*(("running_mean", "running_var") if case.its.own else ()), *case.its.parameters)
-    arrays = {name: getattr(a, name) for name in names}
+    arrays = {name: getattr(a, name) for name in names} | ({} if a.where is None else {"where": a.where})
     return partial(getattr(numbanorm, f"{case.norm}_norm"), a.x, **case.options, **arrays, **options)
 
 
@@ -304,6 +329,7 @@ def gradient_of(case: Case, a: Arguments, dy: Array, stats: Any, **options: Any)
     if "needs" in options:
         options["needs"] = options["needs"][: case.gradients]
     function = getattr(numbanorm, f"{case.norm}_norm_backward")
+    options |= {} if a.where is None else {"where": a.where}
     return partial(function, dy, a.x, stats=stats, weight=a.weight, **case.options, **options)
 
 

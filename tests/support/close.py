@@ -29,6 +29,13 @@ LEAST = 2.0**-126
 STATISTICS = 1e-12
 
 
+def identical(found: Any, expected: Array, what: str) -> None:
+    """Bit for bit; a nan is a nan."""
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found.ravel(), expected.ravel(), err_msg=what)
+    assert (np.signbit(found) == np.signbit(expected.reshape(found.shape)))[~np.isnan(found)].all(), f"{what}: a zero's sign"
+
+
 def check_close(y: Array, truth: oracle.Truth) -> None:
     if y.dtype == np.float64:
         assert oracle.eps_error(y, truth.y, truth.terms) <= FLOAT64_EPS

@@ -37,8 +37,8 @@ def batch(make: Callable[..., Any], shape: tuple[int, ...], axis: int = 1) -> Ca
         lambda x, s, train, **k: nn.batch_norm(
             x, weight=s["weight"], bias=s["bias"], training=train, channel_axis=axis, **running(s), **k
         ),
-        lambda dy, x, stats, s, train: nn.batch_norm_backward(
-            dy, x, stats, s["weight"], channel_axis=axis, training=train
+        lambda dy, x, stats, s, train, **k: nn.batch_norm_backward(
+            dy, x, stats, s["weight"], channel_axis=axis, training=train, **k
         ),
     )  # fmt: skip
 
@@ -51,8 +51,8 @@ def instance(make: Callable[..., Any], shape: tuple[int, ...], axis: int = 1) ->
         lambda x, s, train, **k: nn.instance_norm(
             x, s["running_mean"], s["running_var"], s["weight"], s["bias"], train, channel_axis=axis, **k
         ),
-        lambda dy, x, stats, s, train: nn.instance_norm_backward(
-            dy, x, stats, s["weight"], channel_axis=axis, use_input_stats=train
+        lambda dy, x, stats, s, train, **k: nn.instance_norm_backward(
+            dy, x, stats, s["weight"], channel_axis=axis, use_input_stats=train, **k
         ),
     )  # fmt: skip
 
@@ -70,25 +70,25 @@ CASES = {
         lambda **k: nn.LayerNorm((5, 4), **k),
         (3, 6, 5, 4),
         lambda x, s, train, **k: nn.layer_norm(x, (5, 4), s["weight"], s["bias"], **k),
-        lambda dy, x, stats, s, train: nn.layer_norm_backward(dy, x, (5, 4), stats, s["weight"]),
+        lambda dy, x, stats, s, train, **k: nn.layer_norm_backward(dy, x, (5, 4), stats, s["weight"], **k),
     ),
     "RMSNorm": Case(
         lambda **k: nn.RMSNorm(6, **k),
         (3, 4, 6),
         lambda x, s, train, **k: nn.rms_norm(x, 6, s["weight"], **k),
-        lambda dy, x, stats, s, train: nn.rms_norm_backward(dy, x, 6, stats, s["weight"]),
+        lambda dy, x, stats, s, train, **k: nn.rms_norm_backward(dy, x, 6, stats, s["weight"], **k),
     ),
     "GroupNorm": Case(
         lambda **k: nn.GroupNorm(3, 6, **k),
         (3, 6, 5),
         lambda x, s, train, **k: nn.group_norm(x, 3, s["weight"], s["bias"], **k),
-        lambda dy, x, stats, s, train: nn.group_norm_backward(dy, x, 3, stats, s["weight"]),
+        lambda dy, x, stats, s, train, **k: nn.group_norm_backward(dy, x, 3, stats, s["weight"], **k),
     ),
     "GroupNorm, channels last": Case(
         lambda **k: nn.GroupNorm(3, 6, channel_axis=-1, **k),
         (3, 5, 6),
         lambda x, s, train, **k: nn.group_norm(x, 3, s["weight"], s["bias"], channel_axis=-1, **k),
-        lambda dy, x, stats, s, train: nn.group_norm_backward(dy, x, 3, stats, s["weight"], channel_axis=-1),
+        lambda dy, x, stats, s, train, **k: nn.group_norm_backward(dy, x, 3, stats, s["weight"], channel_axis=-1, **k),
     ),
 }  # fmt: skip
 

@@ -59,25 +59,51 @@ def total(v: Array, axes: tuple[int, ...]) -> Array:
     return lined_up.sum(axis=1).reshape([1 if axis in axes else v.shape[axis] for axis in range(v.ndim)])
 
 
-def centred(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    """Mean and x - mean over `axes`.
+def where_of(where: Any, shape: tuple[int, ...]) -> Array:
+    """The mask of what counts, as large as x; all of it without one."""
+    return np.broadcast_to(np.True_ if where is None else where, shape)
+
+
+def among(where: Array, v: Any) -> Array:
+    """v, and 0 in place of what does not count, be it nan."""
+    return np.where(where, v, Long(0))
+
+
+def centred(x: Array, axes: tuple[int, ...], where: Any = None) -> tuple[Array, Array]:
+    """Mean and x - mean over `axes`; the mean is that of what counts, 0 of nothing.
 
     A long double holds 64 bits, so a mean of 1e6 is 5e-14 off: too much for a float64 result with std 1. The mean is
     therefore kept in two parts. x - high is exact where x is near the mean, and the mean of what is left over is as
     accurate as the spread is small.
     """
-    n = math.prod(x.shape[axis] for axis in axes)
-    high = (total(x, axes) / n).astype(np.float64).astype(Long)
-    low = total(x - high, axes) / n
+    where = where_of(where, x.shape)
+    n = counted(where, axes)
+    high = (total(among(where, x), axes) / n).astype(np.float64).astype(Long)
+    low = total(among(where, x - high), axes) / n
     return high + low, (x - high) - low
 
 
-def normalize(x: Array, axes: tuple[int, ...], eps: float, weight: Array, bias: Array, center: bool = True) -> Truth:
-    """(x - mean) / sqrt(var + eps) * weight + bias; without `center` the mean is taken to be zero."""
-    n = math.prod(x.shape[axis] for axis in axes)
+def counted(where: Array, axes: tuple[int, ...]) -> Array:
+    """How many count over `axes`, and 1 for none: what is divided by."""
+    return np.maximum(total(where.astype(Long), axes), 1)
+
+
+def variance(d: Array, axes: tuple[int, ...], where: Array) -> Array:
+    """Mean of d * d; infinite for nothing, so that 1 / sqrt(var + eps) is 0."""
+    found = total(among(where, d * d), axes) / counted(where, axes)
+    return np.where(total(where.astype(Long), axes) == 0, Long(np.inf), found)
+
+
+def normalize(
+    x: Array, axes: tuple[int, ...], eps: float, weight: Array, bias: Array, center: bool = True, where: Any = None
+) -> Truth:
+    """(x - mean) / sqrt(var + eps) * weight + bias; without `center` the mean is taken to be zero. Where nothing of a group
+    counts, its x is taken to be its mean."""
+    where = where_of(where, x.shape)
     with np.errstate(invalid="ignore", divide="ignore"):  # nan and inf are asked for in some tests
-        mean, d = centred(x, axes) if center else (None, x)
-        var = total(d * d, axes) / n
+        mean, d = centred(x, axes, where) if center else (None, x)
+        var = variance(d, axes, where)
+        d = among(np.broadcast_to(total(where.astype(Long), axes) > 0, x.shape), d)
         return with_terms(d / np.sqrt(var + Long(eps)), mean, var, weight, bias)
 
 
@@ -101,18 +127,22 @@ def differentiate(
     shape: tuple[int, ...],
     center: bool = True,
     given: tuple[Array, Array] | None = None,
+    where: Any = None,
 ) -> Gradients:
-    """Of sum(dy * y). `axes` share a mean; the parameters are of `shape`, and summed over the axes that have length 1 there."""
-    n = math.prod(x.shape[axis] for axis in axes)
+    """Of sum(dy * y) over what counts. `axes` share a mean; the parameters are of `shape`, and summed over the axes that have
+    length 1 there."""
+    where = where_of(where, x.shape)
+    n = counted(where, axes)
     shared = tuple(axis for axis, length in enumerate(shape) if length == 1)
     with np.errstate(invalid="ignore", divide="ignore"):  # as in normalize
         if given is None:
-            d = centred(x, axes)[1] if center else x
-            var = total(d * d, axes) / n
+            d = centred(x, axes, where)[1] if center else x
+            var = variance(d, axes, where)
         else:
             d, var = x - given[0], given[1]
         rstd = 1 / np.sqrt(var + Long(eps))
-        xh, u = d * rstd, dy * spread(weight, shape, 1)
+        xh, dy = among(where, d * rstd), among(where, dy)
+        u = dy * spread(weight, shape, 1)
         # x - mean is as exact as the mean: xh, like y, has its rounding at the scale of 1 where it is smaller
         size = np.maximum(np.abs(xh), 1) if given is None and center else np.abs(xh)
         dx, terms = u, np.abs(u)
@@ -122,7 +152,7 @@ def differentiate(
         if given is None and center:
             dx, terms = dx - total(u, axes) / n, terms + total(np.abs(u), axes) / n
         sums = [Gradient(total(dy * v, shared), total(np.abs(dy) * w, shared)) for v, w in ((xh, size), (1, 1))]
-        return Gradients(Gradient(dx * rstd, terms * rstd), *sums)
+        return Gradients(Gradient(among(where, dx * rstd), terms * rstd), *sums)
 
 
 def reshaped(g: Gradients, x_shape: tuple[int, ...], parameter_shape: tuple[int, ...]) -> Gradients:
@@ -141,29 +171,32 @@ def trailing(x: Array, dims: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(range(x.ndim - dims, x.ndim)), (1,) * (x.ndim - dims) + x.shape[x.ndim - dims :]
 
 
-def layer_norm(x: Any, dims: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Truth:
+def layer_norm(x: Any, dims: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, where: Any = None) -> Truth:
     """Over the last `dims` axes; statistics of shape x.shape[:-dims]."""
     x = widen(x)
     axes, shape = trailing(x, dims)
-    truth = normalize(x, axes, eps, spread(weight, shape, 1), spread(bias, shape, 0))
+    truth = normalize(x, axes, eps, spread(weight, shape, 1), spread(bias, shape, 0), where=where)
     assert truth.mean is not None
     rows = x.shape[: x.ndim - dims]
     return truth._replace(mean=truth.mean.reshape(rows), var=truth.var.reshape(rows))
 
 
-def rms_norm(x: Any, dims: int, weight: Any = None, eps: float = 1e-5) -> Truth:
+def rms_norm(x: Any, dims: int, weight: Any = None, eps: float = 1e-5, where: Any = None) -> Truth:
     """As layer norm, about zero."""
     x = widen(x)
     axes, shape = trailing(x, dims)
-    truth = normalize(x, axes, eps, spread(weight, shape, 1), spread(None, shape, 0), center=False)
+    truth = normalize(x, axes, eps, spread(weight, shape, 1), spread(None, shape, 0), False, where)
     return truth._replace(var=truth.var.reshape(x.shape[: x.ndim - dims]))
 
 
-def layer_norm_backward(dy: Any, x: Any, dims: int, weight: Any = None, eps: float = 1e-5, center: bool = True) -> Gradients:
+def layer_norm_backward(
+    dy: Any, x: Any, dims: int, weight: Any = None, eps: float = 1e-5, center: bool = True, where: Any = None
+) -> Gradients:
     """RMS norm's without `center`; there the last of them means nothing."""
     dy, x = widen(dy), widen(x)
     axes, shape = trailing(x, dims)
-    return reshaped(differentiate(dy, x, axes, eps, weight, shape, center), x.shape, x.shape[x.ndim - dims :])
+    g = differentiate(dy, x, axes, eps, weight, shape, center, where=where)
+    return reshaped(g, x.shape, x.shape[x.ndim - dims :])
 
 
 def in_groups(full: tuple[int, ...], groups: int, axis: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
@@ -173,12 +206,15 @@ def in_groups(full: tuple[int, ...], groups: int, axis: int) -> tuple[tuple[int,
     return split, axes, tuple(n if i in (axis, axis + 1) else 1 for i, n in enumerate(split))
 
 
-def group_norm(x: Any, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, channel_axis: int = 1) -> Truth:
+def group_norm(
+    x: Any, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, channel_axis: int = 1, where: Any = None
+) -> Truth:
     """The channels of a sample in `groups` equal parts, each over its channels and all other axes but the first."""
     x = widen(x)
     full = x.shape
     split, axes, shape = in_groups(full, groups, channel_axis % x.ndim)
-    truth = normalize(x.reshape(split), axes, eps, spread(weight, shape, 1), spread(bias, shape, 0))
+    kept = where_of(where, full).reshape(split)
+    truth = normalize(x.reshape(split), axes, eps, spread(weight, shape, 1), spread(bias, shape, 0), where=kept)
     assert truth.mean is not None
     y, *scales = (np.broadcast_to(a, split).reshape(full) for a in (truth.y, truth.weight, truth.terms, truth.largest))
     stats = (full[0], groups)
@@ -186,11 +222,12 @@ def group_norm(x: Any, groups: int, weight: Any = None, bias: Any = None, eps: f
 
 
 def group_norm_backward(
-    dy: Any, x: Any, groups: int, weight: Any = None, eps: float = 1e-5, channel_axis: int = 1
+    dy: Any, x: Any, groups: int, weight: Any = None, eps: float = 1e-5, channel_axis: int = 1, where: Any = None
 ) -> Gradients:
     dy, x = widen(dy), widen(x)
     split, axes, shape = in_groups(x.shape, groups, channel_axis % x.ndim)
-    g = differentiate(dy.reshape(split), x.reshape(split), axes, eps, weight, shape)
+    kept = where_of(where, x.shape).reshape(split)
+    g = differentiate(dy.reshape(split), x.reshape(split), axes, eps, weight, shape, where=kept)
     return reshaped(g, x.shape, (x.shape[channel_axis],))
 
 
@@ -201,7 +238,13 @@ def by_channel(x: Array, channel_axis: int) -> tuple[int, tuple[int, ...]]:
 
 
 def instance_norm(
-    x: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, channel_axis: int = 1, given: Any = None
+    x: Any,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    channel_axis: int = 1,
+    given: Any = None,
+    where: Any = None,
 ) -> Truth:
     """Over all axes but the first and the channels; `given` = (mean, var) per channel takes their place."""
     x = widen(x)
@@ -209,14 +252,20 @@ def instance_norm(
     w, b = spread(weight, shape, 1), spread(bias, shape, 0)
     if given is not None:
         return normalize_given(x, spread(given[0], shape, 0), spread(given[1], shape, 1), eps, w, b)
-    truth = normalize(x, tuple(i for i in range(1, x.ndim) if i != axis), eps, w, b)
+    truth = normalize(x, tuple(i for i in range(1, x.ndim) if i != axis), eps, w, b, where=where)
     assert truth.mean is not None
     stats = (x.shape[0], x.shape[axis])
     return truth._replace(mean=truth.mean.reshape(stats), var=truth.var.reshape(stats))
 
 
 def batch_norm(
-    x: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, channel_axis: int = 1, given: Any = None
+    x: Any,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    channel_axis: int = 1,
+    given: Any = None,
+    where: Any = None,
 ) -> Truth:
     """Over all axes but the channels; `given` = (mean, var) per channel takes their place."""
     x = widen(x)
@@ -224,20 +273,27 @@ def batch_norm(
     w, b = spread(weight, shape, 1), spread(bias, shape, 0)
     if given is not None:
         return normalize_given(x, spread(given[0], shape, 0), spread(given[1], shape, 1), eps, w, b)
-    truth = normalize(x, tuple(i for i in range(x.ndim) if i != axis), eps, w, b)
+    truth = normalize(x, tuple(i for i in range(x.ndim) if i != axis), eps, w, b, where=where)
     assert truth.mean is not None
     return truth._replace(mean=truth.mean.reshape(-1), var=truth.var.reshape(-1))
 
 
 def channels_backward(
-    dy: Any, x: Any, kept: int, weight: Any = None, eps: float = 1e-5, channel_axis: int = 1, given: Any = None
+    dy: Any,
+    x: Any,
+    kept: int,
+    weight: Any = None,
+    eps: float = 1e-5,
+    channel_axis: int = 1,
+    given: Any = None,
+    where: Any = None,
 ) -> Gradients:
     """Of instance norm, where the first `kept` = 1 axes have means of their own; of batch norm with `kept` = 0."""
     dy, x = widen(dy), widen(x)
     axis, shape = by_channel(x, channel_axis)
     axes = tuple(i for i in range(kept, x.ndim) if i != axis)
     known = None if given is None else (spread(given[0], shape, 0), spread(given[1], shape, 1))
-    return reshaped(differentiate(dy, x, axes, eps, weight, shape, given=known), x.shape, (x.shape[axis],))
+    return reshaped(differentiate(dy, x, axes, eps, weight, shape, given=known, where=where), x.shape, (x.shape[axis],))
 
 
 def standardize(x: Any, mean: Any, rstd: Any, axes: tuple[int, ...], weight: Any = None, bias: Any = None) -> Truth:

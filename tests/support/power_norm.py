@@ -38,7 +38,7 @@ def power_norm(x: Any, weight: Any, axis: int, method: str = "two_pass") -> Any:
 
 def power_norm_backward(dy: Any, x: Any, stats: Any, weight: Any, axis: int) -> Any:
     """dx and dweight."""
-    return backward(NAME, dy, x, ((), axis), stats, weight, ((True, True), True, None, None))
+    return backward(NAME, dy, x, ((), axis), stats, weight, ((True, True), True, None, None, None))
 
 
 def arguments(shape: tuple[int, ...], axis: int, dtype: np.dtype[Any]) -> tuple[Array, Array, Array]:

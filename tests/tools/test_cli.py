@@ -240,6 +240,29 @@ def test_bad_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str], typed
     assert [path.name for path in tmp_path.iterdir()] == ["in.npy"]
 
 
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("axes", [(0,), (0, 1), (-1,), (0, 1, 2)])
+@pytest.mark.parametrize(("norm", "typed", "called"), [
+    ("layer", [], {"normalized_shape": 30}), ("rms", [], {"normalized_shape": 30}), ("instance", [], {}),
+    ("group", ["--num-groups", "3"], {"num_groups": 3})])  # fmt: skip
+def test_where(tmp_path: Path, norm: str, typed: list[str], called: dict[str, int], axes: tuple[int, ...]) -> None:
+    """A mask is cut as the data are."""
+    x, shape = numbers((7, 6, 30)), [n if k in axes or k - 3 in axes else 1 for k, n in enumerate((7, 6, 30))]
+    mask = np.random.default_rng(3).random(shape) < 0.7
+    y = normalize(tmp_path, x, norm, *typed, "--where", save(tmp_path / "mask.npy", mask))
+    np.testing.assert_array_equal(y, getattr(numbanorm, f"{norm}_norm")(x, **called, where=mask))
+
+
+def test_where_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [save(tmp_path / "x.npy", numbers((4, 6))), str(tmp_path / "y.npy")]
+    masks = {name: save(tmp_path / f"{name}.npy", np.ones(shape, kind)) for name, shape, kind in
+             (("good", (6,), bool), ("wide", (5,), bool), ("float", (6,), float))}  # fmt: skip
+    for norm, mask, words in [("batch", "good", "--where is for --norm layer"), ("layer", "wide", "where must broadcast"),
+                              ("layer", "float", "where must be a NumPy array of bool")]:  # fmt: skip
+        assert cli.main(["normalize", *files, "--norm", norm, "--where", masks[mask]]) == 2
+        assert words in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("norm", ["layer", "batch", "instance"])
 def test_weight_of_the_wrong_shape(tmp_path: Path, capsys: pytest.CaptureFixture[str], norm: str) -> None:
     source, weight = save(tmp_path / "in.npy", numbers((8, 6, 5))), save(tmp_path / "w.npy", numbers((7,)))

@@ -13,8 +13,9 @@ from numba.core import cgutils
 from ...spec import tree
 from ..compile import device, intrinsic, types
 from .arithmetic import Exact, Number, Vec, arithmetic_of
+from .masked import counted, included, track, visit, visited
 from .memory import load
-from .stages import Elements, centered, enter_wide
+from .stages import Elements, centered, enter_wide, seen
 from .vectors import (
     F64,
     I32,
@@ -95,16 +96,16 @@ def fold(b: ir.IRBuilder, x: Running, y: Running) -> Number:
     return parts
 
 
-def add_elements(b: ir.IRBuilder, acc: Running, x: Elements, i: Any, n: Any, mean: Any) -> None:
+def add_elements(b: ir.IRBuilder, acc: Running, x: Elements, i: Any, n: Any, mean: Any, mask: Any) -> None:
     """Add the 16 elements of x from `i` on: the elements, or with `mean` their squared distances.
 
-    Only the first `n` are there, if it is given; an absent element adds nothing.
+    Only the first `n` are there, if it is given; an absent element adds nothing, nor does one that the mask leaves out.
     """
     v = enter_wide(b, x, i, n)
     if mean is None:
-        acc.add_term(b, v)
+        acc.add_term(b, *counted(b, mask, [v]))
     else:
-        d = centered(b, acc.of, v, mean, n)
+        d = counted(b, mask, centered(b, acc.of, v, mean, n))
         acc.add_product(b, d, d)
 
 
@@ -116,24 +117,28 @@ def tile(b: ir.IRBuilder, x: Elements, i: Any, n: Any, mean: Any = None) -> Any:
     # for k in range(n): lane[k % 32] += x[i + k]    or (x[i + k] - mean)**2
     # return fold(lane)
     of = x.arithmetic
-    halves = [Running(b, of) for _ in range(2)]
 
-    def add(at: Any, rest: Any = None) -> None:
-        for half, acc in enumerate(halves):
-            start, left = b.add(at, integer(16 * half)), None if rest is None else b.sub(rest, integer(16 * half))
-            add_elements(b, acc, x, start, left, mean)
+    def of_tile(mask: Any) -> Any:
+        halves = [Running(b, of) for _ in range(2)]
 
-    rest = b.and_(n, integer(31))
-    last = b.add(i, b.sub(n, rest))
-    with b.if_else(b.icmp_signed("==", n, integer(TILE))) as (whole, part):
-        with whole:
-            for k in range(0, TILE, 32):
-                add(b.add(i, integer(k)))
-        with part, cgutils.for_range_slice(b, i, last, integer(32), intp=I64) as (at, _):
-            add(at)
-    with b.if_then(b.icmp_signed(">", rest, integer(0))):
-        add(last, rest)
-    return of.join(b, fold(b, *halves))
+        def add(at: Any, rest: Any = None) -> None:
+            for half, acc in enumerate(halves):
+                start, left = b.add(at, integer(16 * half)), None if rest is None else b.sub(rest, integer(16 * half))
+                add_elements(b, acc, x, start, left, mean, included(b, mask, integer(0), b.sub(start, i), left))
+
+        rest = b.and_(n, integer(31))
+        last = b.add(i, b.sub(n, rest))
+        with b.if_else(b.icmp_signed("==", n, integer(TILE))) as (whole, part):
+            with whole:
+                for k in range(0, TILE, 32):
+                    add(b.add(i, integer(k)))
+            with part, cgutils.for_range_slice(b, i, last, integer(32), intp=I64) as (at, _):
+                add(at)
+        with b.if_then(b.icmp_signed(">", rest, integer(0))):
+            add(last, rest)
+        return of.join(b, fold(b, *halves))
+
+    return visited(b, track(b, x, i), of_tile, Vec(1, of).zero())
 
 
 @intrinsic
@@ -143,7 +148,7 @@ def tile_sum(tc: Any, p: Any, i: Any, n: Any) -> Any:
     t = Vec(1, arithmetic_of(p.dtype))
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        return t.zero() if t.arithmetic.at_once else tile(b, Elements(p, a[0]), a[1], a[2])
+        return t.zero() if t.arithmetic.at_once else tile(b, *seen(b, [p], a), a[1], a[2])
 
     return t(p, N, N), codegen
 
@@ -153,7 +158,7 @@ def tile_squares(tc: Any, p: Any, i: Any, n: Any, mean: Any) -> Any:
     """Sum of (p[i : i + n] - mean) ** 2, n <= 256."""
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        return tile(b, Elements(p, a[0]), a[1], a[2], broadcast(b, a[3]))
+        return tile(b, *seen(b, [p], a), a[1], a[2], broadcast(b, a[3]))
 
     return Vec(1, arithmetic_of(p.dtype))(p, N, N, types.float64), codegen
 
@@ -178,14 +183,14 @@ def of_lanes(b: ir.IRBuilder, v: Any) -> Any:
 
 @intrinsic
 def ratio(tc: Any, s: Any, n: Any) -> Any:
-    """s / n as (high, low), high the rounded quotient."""
+    """s / n as (high, low), high the rounded quotient; n: a number, or one for each lane."""
     of = s.arithmetic
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        both = of.ratio(b, of.split(b, a[0]), broadcast(b, a[1], s.lanes))
+        both = of.ratio(b, of.split(b, a[0]), a[1] if isinstance(n, Vec) else broadcast(b, a[1], s.lanes))
         return ctx.make_tuple(b, sig.return_type, [of_lanes(b, p) for p in both])
 
-    return types.UniTuple(in_lanes(s), 2)(s, types.float64), codegen
+    return types.UniTuple(in_lanes(s), 2)(s, n if isinstance(n, Vec) else types.float64), codegen
 
 
 @intrinsic
@@ -360,15 +365,15 @@ def add_rows(b: ir.IRBuilder, x: Elements, block: Any, out: Any, means: Any = No
     """
     # for r in range(rows):
     #     for c in range(width): out[c] += x[i + r * stride + c]    or (x[i + r * stride + c] - means[c])**2
-    _, _, together, stride, _ = block
-    t = Vec(LANES, x.arithmetic)
+    i, _, together, stride, _ = block
+    t, masks = Vec(LANES, x.arithmetic), track(b, x, i, stride)
 
     def step(first: Any, c: Any, n: Any, rows: Any) -> None:
         sums = running_at(b, t, out, [c], b.icmp_signed("==", first, integer(0)))
         mean = None if means is None else load(b, types.float64, means, c, n)
-        with rows() as at:
+        with rows() as (at, row):
             prefetch(b, x.pointer, b.add(at, b.mul(together, stride)))
-            add_elements(b, sums[0], x, at, n, mean)
+            visit(b, masks, row, lambda mask: add_elements(b, sums[0], x, at, n, mean, included(b, mask, row, c, n)))
         write_back(b, t, out, [c], sums)
 
     down_rows(b, block, step)
@@ -380,7 +385,7 @@ def add_row_sums(tc: Any, p: Any, block: Any, out: Any) -> Any:
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
         if not arithmetic_of(p.dtype).at_once:
-            add_rows(b, Elements(p, a[0]), cgutils.unpack_tuple(b, a[1]), a[2])
+            add_rows(b, *seen(b, [p], a), cgutils.unpack_tuple(b, a[1]), a[2])
         return ctx.get_dummy_value()
 
     return types.void(p, block, out), codegen
@@ -391,7 +396,7 @@ def add_row_squares(tc: Any, p: Any, block: Any, out: Any, means: Any) -> Any:
     """out[c] = (p[i + c] - means[c]) ** 2 + ..., for the columns and rows of a block."""
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        add_rows(b, Elements(p, a[0]), cgutils.unpack_tuple(b, a[1]), a[2], a[3])
+        add_rows(b, *seen(b, [p], a), cgutils.unpack_tuple(b, a[1]), a[2], a[3])
         return ctx.get_dummy_value()
 
     return types.void(p, block, out, means), codegen

@@ -312,11 +312,15 @@ WAYS = {(of.single, of.at_once): of for of in (EXACT, Exact(at_once=True), FAST,
 
 
 class Element(types.Type):
-    """Elements of 32 bits or fewer: the type that they are stored as, and the arithmetic for them."""
+    """Elements of 32 bits or fewer: the type that they are stored as, and the arithmetic for them.
 
-    def __init__(self, stored: Any, single: bool, at_once: bool) -> None:
-        self.stored, self.bitwidth, self.arithmetic = stored, stored.bitwidth, WAYS[single, at_once]
-        super().__init__(name=f"Element({stored} {self.arithmetic.name})")
+    Masked ones, of which there are float64 too, have a mask: a pointer to them is one to a `layout.Masked`.
+    """
+
+    def __init__(self, stored: Any, single: bool, at_once: bool, masked: bool = False) -> None:
+        self.stored, self.bitwidth, self.masked = stored, stored.bitwidth, masked
+        self.arithmetic = PAIRS if stored == types.float64 else WAYS[single, at_once]
+        super().__init__(name=f"Element({stored} {self.arithmetic.name}{' masked' * masked})")
 
 
 @register_model(Element)
@@ -330,6 +334,11 @@ def arithmetic_of(element: Any) -> Exact:
     if isinstance(element, Element):
         return element.arithmetic
     return PAIRS if element == types.float64 else EXACT
+
+
+def is_masked(element: Any) -> bool:
+    """Whether such elements have a mask."""
+    return isinstance(element, Element) and element.masked
 
 
 def stored_as(element: Any) -> Any:

@@ -15,10 +15,10 @@ from numba.core import cgutils
 from numba.core.cgutils import for_range, for_range_slice
 
 from ..compile import intrinsic, types
-from .arithmetic import EXACT, FAST, Exact, arithmetic_of, stored_as
+from .arithmetic import EXACT, FAST, Exact, arithmetic_of
 from .conversions import from_single, narrow
 from .memory import Past, load, pointed, put_first, repeat_row, store
-from .stages import Elements, enter, finish
+from .stages import Elements, enter, finish, seen
 from .vectors import (
     F32,
     I1,
@@ -73,7 +73,7 @@ def constants_of(x: Any) -> Any:
     return types.UniTuple(types.float32 if of.number == F32 else types.float64, of.constants)
 
 
-def write_run(b: ir.IRBuilder, arrays: tuple[Elements, Elements], span: Any, result_of: Any) -> None:
+def write_run(b: ir.IRBuilder, arrays: list[Elements], span: Any, result_of: Any) -> None:
     """y = result_of(elements of x, their place in the run, n) over a span; see `swept`. arrays: x, y."""
     # for r in range(runs):
     #     for e in range(n): y[i + e] = result_of(x[i + e], e)
@@ -101,7 +101,7 @@ def affine_run(tc: Any, x: Any, y: Any, span: Any, known: Any) -> Any:
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
         constants = [broadcast(b, v) for v in cgutils.unpack_tuple(b, a[3])]
-        write_run(b, (Elements(x, a[0]), Elements(y, a[1])), a[2], lambda v, e, n: of.affine(b, v, *constants))
+        write_run(b, seen(b, (x, y), a), a[2], lambda v, e, n: of.affine(b, v, *constants))
         return ctx.get_dummy_value()
 
     return types.void(x, y, span, known), codegen
@@ -118,7 +118,7 @@ def pointwise_run(tc: Any, x: Any, y: Any, span: Any, known: Any, w: Any, b: Any
         def result_of(v: Any, e: Any, n: Any) -> Any:
             return of.pointwise(b, v, group, *(of.parameter(b, p, e, n) for p in a[4:]))
 
-        write_run(b, (Elements(x, a[0]), Elements(y, a[1])), a[2], result_of)
+        write_run(b, seen(b, (x, y), a), a[2], result_of)
         return ctx.get_dummy_value()
 
     return types.void(x, y, span, known, w, b), codegen
@@ -135,18 +135,18 @@ def plain_run(tc: Any, x: Any, y: Any, span: Any, group: Any, w: Any, b: Any) ->
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
         if not arithmetic_of(x.dtype).single:  # no group is such
             return ctx.get_dummy_value()
-        (xp, yp), (i, n, _, _, runs, stride) = a[:2], cgutils.unpack_tuple(b, a[2])
+        (xs, ys), (i, n, _, _, runs, stride) = seen(b, (x, y), a), cgutils.unpack_tuple(b, a[2])
         group = cgutils.unpack_tuple(b, a[3])
         known = [broadcast(b, v) for v in (of.apart(b, *group) if single else of.joined(b, *group, *a[4:]))]
         after = b.add(i, b.mul(runs, stride))
         with for_range_slice(b, i, after, stride, intp=I64) as (first, _), sixteens_of(b, n) as (e, left):
             at = b.add(first, e)
-            v = load(b, stored_as(x.dtype), xp, at, left)
+            v = load(b, xs.stored, xs.pointer, at, left)
             if single:
                 result = of.pointwise(b, v, known, *(load(b, types.float64, p, e, left) for p in a[4:]))
             else:
                 result = of.affine(b, v, *known)
-            store(b, stored_as(y.dtype), yp, at, result, left)
+            store(b, ys.stored, ys.pointer, at, result, left)
         return ctx.get_dummy_value()
 
     return types.void(x, y, span, types.UniTuple(R, 3), w, b), codegen
@@ -195,7 +195,7 @@ def down_table(b: ir.IRBuilder, block: Any, known_at: Any, at_element: Any) -> N
 
     def step(first: Any, c: Any, n: Any, rows: Any) -> None:
         known = known_at(c, n)
-        with rows() as at:
+        with rows() as (at, _):
             at_element(known, at, n)
 
     down_rows(b, (i, rows, together, stride, width), step)
@@ -208,7 +208,7 @@ def affine_columns(tc: Any, x: Any, y: Any, block: Any, streaming: Any, table: A
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
         # for r in range(rows):
         #     for c in range(width): y[i + r * stride + c] = (x[i + r * stride + c] - mean[c]) * scale[c] + shift[c]
-        (xs, ys), of = map(Elements, (x, y), a), arithmetic_of(x.dtype)
+        (xs, ys), of = seen(b, (x, y), a), arithmetic_of(x.dtype)
         past = past_rows(b, ys, *a[2:4])
 
         def at_element(known: Any, at: Any, n: Any) -> None:
@@ -227,7 +227,7 @@ def mixed_columns(tc: Any, x: Any, y: Any, block: Any, table: Any, room: Any) ->
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
         if not arithmetic_of(x.dtype).single:
             return ctx.get_dummy_value()
-        (xs, ys), (_, _, block, table, room) = map(Elements, (x, y), a), a
+        (xs, ys), (_, _, block, table, room) = seen(b, (x, y), a), a
         i, rows, _, stride, width = cgutils.unpack_tuple(b, block)
         own, plain = table_of(b, FAST, table, room), table_of(b, EXACT, table, room)
         with sixteens_of(b, width) as (c, n):

@@ -19,8 +19,9 @@ from .accumulators import running_at, write_back
 from .arithmetic import PAIRS, Exact, Number, Vec, arithmetic_of
 from .elementwise import LINE, aligned, constants_of, down_table, past_rows, swept
 from .gradient_sums import short_sums, take_in
+from .masked import counted, included, track, visit
 from .memory import Past, load, pointed, store
-from .stages import Elements, enter, finish
+from .stages import enter, finish, seen
 from .vectors import F32, F64, I64, LANES, broadcast, call, fused, integer, prefetch, sixteens_of
 
 N, R = types.intp, types.float64
@@ -54,7 +55,7 @@ def gradient_run(tc: Any, x: Any, dy: Any, dx: Any, span: Any, w: Any, table: An
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
         # for e in range(i, i + n): dx[e] = (x[e] - mean) * slope + (dy[e] * (rstd * w) + shift)
-        xs, dys, dxs = map(Elements, (x, dy, dx), a)
+        xs, dys, dxs = seen(b, (x, dy, dx), a)
         i, n, ahead, streaming, _, _ = cgutils.unpack_tuple(b, a[3])
         unit = unit_entries(b, a[5], of)
         scale = of.scale(b, b.load(b.gep(a[5], [integer(ROOT)])), a[4])
@@ -141,7 +142,7 @@ def gradient_columns(tc: Any, x: Any, dy: Any, dx: Any, block: Any, streaming: A
         #     for c in range(width):
         #         e = i + r * stride + c
         #         dx[e] = (x[e] - mean[c]) * slope[c] + (dy[e] * scale[c] + shift[c])
-        xs, dys, dxs = map(Elements, (x, dy, dx), a)
+        xs, dys, dxs = seen(b, (x, dy, dx), a)
         past = past_rows(b, dxs, *a[3:5])
 
         def at_element(known: Any, at: Any, n: Any) -> None:
@@ -179,10 +180,10 @@ def gradient_rows(tc: Any, wanted: Any, x: Any, dy: Any, dx: Any, block: Any, w:
         #         e, d = i + r * stride + c, x[e] - mean[r]
         #         if keep: dx[e] = d * slope[r] + (dy[e] * w[c] * rstd[r] + shift[r])
         #         if add: sums[c], sums[room + c] += dy[e] * (d * rstd[r] + offset[r]), dy[e]
-        xs, dys, dxs = map(Elements, (x, dy, dx), a[1:4])
+        xs, dys, dxs = seen(b, (x, dy, dx), a[1:4])
         (keep, add, fresh, streaming), (i, rows, _, stride, width) = (cgutils.unpack_tuple(b, v) for v in (a[0], a[4]))
         w, (table, apart), (sums, room) = a[5], *(cgutils.unpack_tuple(b, v) for v in a[6:])
-        together = 2 if of.single else 1  # vectors
+        together, masks = 2 if of.single else 1, track(b, xs, i, stride)  # vectors
         whole = together * LANES * dxs.stored.bitwidth // 8 >= LINE
         past = past_rows(b, dxs, a[4], streaming, LINE) if whole else None
 
@@ -199,12 +200,17 @@ def gradient_rows(tc: Any, wanted: Any, x: Any, dy: Any, dx: Any, block: Any, w:
                     with b.if_then(keep):
                         u = of.multiply(b, [g], [weight])
                         finish(b, dxs, at, of.slanted(b, d, unit.slope, (u, [unit.rstd]), unit.shift), n, past)
-                    with b.if_then(add):
-                        h = unit.offset
-                        for part in reversed(d):
+
+                    def grow(mask: Any) -> None:
+                        own = included(b, mask, row.index, c, n)
+                        (counting,), h = counted(b, own, [g]), unit.offset
+                        for part in reversed(counted(b, own, d)):
                             h = fused(b, part, unit.rstd, h)
-                        acc[0].add_product(b, [g], [h])
-                        acc[1].add_term(b, g)
+                        acc[0].add_product(b, [counting], [h])
+                        acc[1].add_term(b, counting)
+
+                    with b.if_then(add):
+                        visit(b, masks, row.index, grow)
             with b.if_then(add):
                 for place, total, acc in zip(places, totals, accs, strict=True):
                     take_in(b, total, acc)

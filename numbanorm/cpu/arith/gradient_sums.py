@@ -22,8 +22,9 @@ from ..compile import device, intrinsic, types
 from ..layout import ANCHOR, CENTER, OFFSET, ROOT, SHIFT, SHIFT_LOW, SINGLES, SIZE, SLOPE, SLOPE_LOW, UNIT
 from .accumulators import TILE, Running, drain, empty, fold, push, running_at, write_back
 from .arithmetic import PAIRS, Exact, Number, Vec, arithmetic_of, less_single, negative, single_of
+from .masked import counted, included, track, visit, visited
 from .memory import load
-from .stages import Elements, centered, enter
+from .stages import centered, enter, seen
 from .statistics import finite, finite_group
 from .vectors import F32, F64, I32, I64, absolute, broadcast, constant, down_rows, integer, prefetch, take
 
@@ -31,9 +32,9 @@ SUMS = 3  # u, u * d, d
 N = types.intp
 
 
-def add_products(b: ir.IRBuilder, sums: list[Running], v: Any, u: Number, mean: Any, n: Any = None) -> None:
+def add_products(b: ir.IRBuilder, sums: list[Running], v: Any, u: Number, mean: Any, n: Any, mask: Any) -> None:
     """16 elements into the three accumulators; only the first `n` are there, if it is given, and u is 0 elsewhere."""
-    d = centered(b, sums[0].of, v, mean, n)
+    d, u = counted(b, mask, centered(b, sums[0].of, v, mean, n)), counted(b, mask, u)
     sums[0].add_term(b, *u)
     sums[1].add_product(b, u, d)
     for acc in sums[2:]:
@@ -65,30 +66,35 @@ def tile_products(tc: Any, x: Any, dy: Any, i: Any, n: Any, ahead: Any, mean: An
         #     d, u = x[i + k] - mean, dy[i + k] * w[at + k]
         #     lane[k % 32] += u, u * d, d
         # return fold(lane)
-        xs, dys = map(Elements, (x, dy), a)
+        xs, dys = seen(b, (x, dy), a)
         i, n, ahead, mean, wp, at = a[2:]
         mean = of.lanes(b, mean)
-        halves = [[Running(b, of, number=of.number) for _ in range(sums_for(of))] for _ in range(2)]
 
-        def add(e: Any, rest: Any = None) -> None:
-            for half, sums in enumerate(halves):
-                start, left = b.add(e, integer(16 * half)), None if rest is None else b.sub(rest, integer(16 * half))
-                where = b.add(i, start)
-                if rest is None and not weighted:
-                    for p in (xs, dys):
-                        prefetch(b, p.pointer, b.add(where, ahead))
-                u = [enter(b, dys, where, left)]
-                if weighted:
-                    u = of.multiply(b, u, [of.parameter(b, wp, b.add(at, start), left)])
-                add_products(b, sums, enter(b, xs, where, left), u, mean, left)
+        def of_tile(mask: Any) -> Any:
+            halves = [[Running(b, of, number=of.number) for _ in range(sums_for(of))] for _ in range(2)]
 
-        rest = b.and_(n, integer(31))
-        last = b.sub(n, rest)
-        with cgutils.for_range_slice(b, integer(0), last, integer(32), intp=I64) as (e, _):
-            add(e)
-        with b.if_then(b.icmp_signed(">", rest, integer(0))):
-            add(last, rest)
-        return beside(b, of, [fold(b, low, high) for low, high in zip(*halves, strict=True)])
+            def add(e: Any, rest: Any = None) -> None:
+                for half, sums in enumerate(halves):
+                    start, left = b.add(e, integer(16 * half)), None if rest is None else b.sub(rest, integer(16 * half))
+                    where = b.add(i, start)
+                    if rest is None and not weighted:
+                        for p in (xs, dys):
+                            prefetch(b, p.pointer, b.add(where, ahead))
+                    u = [enter(b, dys, where, left)]
+                    if weighted:
+                        u = of.multiply(b, u, [of.parameter(b, wp, b.add(at, start), left)])
+                    own = included(b, mask, integer(0), start, left)
+                    add_products(b, sums, enter(b, xs, where, left), u, mean, left, own)
+
+            rest = b.and_(n, integer(31))
+            last = b.sub(n, rest)
+            with cgutils.for_range_slice(b, integer(0), last, integer(32), intp=I64) as (e, _):
+                add(e)
+            with b.if_then(b.icmp_signed(">", rest, integer(0))):
+                add(last, rest)
+            return beside(b, of, [fold(b, low, high) for low, high in zip(*halves, strict=True)])
+
+        return visited(b, track(b, xs, i), of_tile, Vec(4, of).zero())
 
     return Vec(4, of)(x, dy, N, N, N, types.float64, w, N), codegen
 
@@ -191,19 +197,24 @@ def add_row_products(tc: Any, x: Any, dy: Any, block: Any, means: Any, out: Any,
         #     for c in range(width):
         #         d, u = x[i + r * stride + c] - means[c], dy[i + r * stride + c]
         #         out[c], out[room + c], out[2 * room + c] += u, u * d, d
-        xs, dys = map(Elements, (x, dy), a)
+        xs, dys = seen(b, (x, dy), a)
         (i, count, together, stride, width), (means, out, room), of = cgutils.unpack_tuple(b, a[2]), a[3:], t.arithmetic
-        together = integer(SHORT_SUM) if of.single else together
+        together, masks = integer(SHORT_SUM) if of.single else together, track(b, xs, i, stride)
 
         def step(first: Any, c: Any, n: Any, rows: Any) -> None:
             columns = [b.add(c, b.mul(room, integer(k))) for k in range(sums_for(of))]
             sums = running_at(b, t, out, columns, b.icmp_signed("==", first, integer(0)))
             short = short_sums(b, sums, of.number)
             mean = of.lanes(b, load(b, types.float64, means, c, n))
-            with rows() as at:
+            with rows() as (at, row):
                 for p in (xs, dys):
                     prefetch(b, p.pointer, b.add(at, b.mul(together, stride)))
-                add_products(b, short, enter(b, xs, at, n), [enter(b, dys, at, n)], mean, n)
+
+                def add(mask: Any) -> None:
+                    own = included(b, mask, row, c, n)
+                    add_products(b, short, enter(b, xs, at, n), [enter(b, dys, at, n)], mean, n, own)
+
+                visit(b, masks, row, add)
             take_in(b, sums, short)
             write_back(b, t, out, columns, sums)
 

@@ -11,6 +11,7 @@ from ..compile import intrinsic, types
 from .conversions import from_single, narrow, single, widen
 from .vectors import (
     F32,
+    I8,
     I16,
     I32,
     I64,
@@ -41,6 +42,16 @@ def stored(b: ir.IRBuilder, element: Any, p: Any, i: Any, n: Any = None) -> Any:
     nothing = ir.Constant(vt, [0 if MEMORY[element] == I16 else 0.0] * LANES)
     args = [where, ir.Constant(I32, align), first_lanes(b, n), nothing]
     return call(b, masked("load", element), vt, args)
+
+
+def load_bytes(b: ir.IRBuilder, where: Any, n: Any = None) -> Any:
+    """16 bytes; with `n` only that many are read, and 0 stands behind them."""
+    vt = vector(I8)
+    where = b.bitcast(where, vt.as_pointer())
+    if n is None:
+        return b.load(where, align=1)
+    args = [where, ir.Constant(I32, 1), first_lanes(b, n), ir.Constant(vt, [0] * LANES)]
+    return call(b, f"llvm.masked.load.v{LANES}i8.p0", vt, args)
 
 
 def load(b: ir.IRBuilder, element: Any, p: Any, i: Any, n: Any = None) -> Any:

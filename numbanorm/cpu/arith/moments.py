@@ -16,16 +16,17 @@ from numba.core import cgutils
 from ..compile import device, intrinsic, types
 from .accumulators import TILE, Running, drain, empty, push, running_at, slot, write_back
 from .arithmetic import Vec, arithmetic_of
-from .stages import Elements, enter_wide
+from .masked import counted, included, track, visit, visited
+from .stages import Elements, enter_wide, seen
 from .vectors import F64, I32, I64, broadcast, call, constant, down_rows, integer, prefetch, smaller, take, vector
 
 N = types.intp
 AHEAD = 1024  # elements that sums ask for ahead: (512, 768) 6 % and (4096, 768) 3 % faster; the CPU's own guess is too late
 
 
-def add_both(b: ir.IRBuilder, acc: tuple[Running, Running], x: Elements, i: Any, n: Any) -> None:
+def add_both(b: ir.IRBuilder, acc: tuple[Running, Running], x: Elements, i: Any, n: Any, mask: Any) -> None:
     """Add the 16 elements of x from `i` on, or n of them, and their squares. acc: of sums, and of squares."""
-    v = enter_wide(b, x, i, n)
+    (v,) = counted(b, mask, [enter_wide(b, x, i, n)])
     acc[0].add_term(b, v)
     acc[1].add_product(b, [v], [v])
 
@@ -61,27 +62,32 @@ def tile_moments(tc: Any, x: Any, i: Any, n: Any) -> Any:
         # return fold(lane), fold(squares)
         if not of.at_once:  # no call asks for it
             return t.zero()
-        xs, i, n = Elements(x, a[0]), a[1], a[2]
-        sums, squares = ([Running(b, of) for _ in range(2)] for _ in range(2))
+        (xs,), i, n = seen(b, [x], a), a[1], a[2]
 
-        def add(at: Any, rest: Any = None) -> None:
-            for half in range(2):
-                start, left = b.add(at, integer(16 * half)), None if rest is None else b.sub(rest, integer(16 * half))
-                if rest is None and (half == 0 or x.dtype.bitwidth > 16):
-                    prefetch(b, xs.pointer, b.add(start, integer(AHEAD)), near=True)
-                add_both(b, (sums[half], squares[half]), xs, start, left)
+        def of_tile(mask: Any) -> Any:
+            sums, squares = ([Running(b, of) for _ in range(2)] for _ in range(2))
 
-        rest = b.and_(n, integer(31))
-        last = b.add(i, b.sub(n, rest))
-        with b.if_else(b.icmp_signed("==", n, integer(TILE))) as (whole, part):
-            with whole:
-                for k in range(0, TILE, 32):
-                    add(b.add(i, integer(k)))
-            with part, cgutils.for_range_slice(b, i, last, integer(32), intp=I64) as (at, _):
-                add(at)
-        with b.if_then(b.icmp_signed(">", rest, integer(0))):
-            add(last, rest)
-        return fold_both(b, sums, squares)
+            def add(at: Any, rest: Any = None) -> None:
+                for half in range(2):
+                    start, left = b.add(at, integer(16 * half)), None if rest is None else b.sub(rest, integer(16 * half))
+                    if rest is None and (half == 0 or x.dtype.bitwidth > 16):
+                        prefetch(b, xs.pointer, b.add(start, integer(AHEAD)), near=True)
+                    own = included(b, mask, integer(0), b.sub(start, i), left)
+                    add_both(b, (sums[half], squares[half]), xs, start, left, own)
+
+            rest = b.and_(n, integer(31))
+            last = b.add(i, b.sub(n, rest))
+            with b.if_else(b.icmp_signed("==", n, integer(TILE))) as (whole, part):
+                with whole:
+                    for k in range(0, TILE, 32):
+                        add(b.add(i, integer(k)))
+                with part, cgutils.for_range_slice(b, i, last, integer(32), intp=I64) as (at, _):
+                    add(at)
+            with b.if_then(b.icmp_signed(">", rest, integer(0))):
+                add(last, rest)
+            return fold_both(b, sums, squares)
+
+        return visited(b, track(b, xs, i), of_tile, t.zero())
 
     return t(x, N, N), codegen
 
@@ -107,17 +113,18 @@ def add_row_moments(tc: Any, x: Any, block: Any, out: Any, room: Any) -> Any:
         #     for c in range(width):
         #         out[c] += x[i + r * stride + c]
         #         out[room + c] += x[i + r * stride + c] ** 2
-        xs, block, out, room = Elements(x, a[0]), cgutils.unpack_tuple(b, a[1]), a[2], a[3]
         if not t.arithmetic.at_once:
             return ctx.get_dummy_value()
-        _, _, together, stride, _ = block
+        (xs,), block, out, room = seen(b, [x], a), cgutils.unpack_tuple(b, a[1]), a[2], a[3]
+        i, _, together, stride, _ = block
+        masks = track(b, xs, i, stride)
 
         def step(first: Any, c: Any, n: Any, rows: Any) -> None:
             columns = [c, b.add(c, room)]
             sums = running_at(b, t, out, columns, b.icmp_signed("==", first, integer(0)))
-            with rows() as at:
+            with rows() as (at, row):
                 prefetch(b, xs.pointer, b.add(at, b.mul(together, stride)))
-                add_both(b, (sums[0], sums[1]), xs, at, n)
+                visit(b, masks, row, lambda mask: add_both(b, (sums[0], sums[1]), xs, at, n, included(b, mask, row, c, n)))
             write_back(b, t, out, columns, sums)
 
         down_rows(b, block, step)

@@ -5,20 +5,23 @@ Between them every element is numbers of an arithmetic: what else is done to one
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from llvmlite import ir
 
-from .arithmetic import Exact, Number, arithmetic_of, stored_as
+from ..layout import Masked
+from .arithmetic import Exact, Number, arithmetic_of, is_masked, stored_as
 from .memory import Past
-from .vectors import first_lanes, like
+from .vectors import I64, first_lanes, integer, like
 
 
 class Elements(NamedTuple):
-    """An array of a kernel: the type of its pointer, and the pointer."""
+    """An array of a kernel: the type of its pointer, and the pointer; and its mask, if it has one."""
 
     type: Any
     pointer: Any
+    mask: Masked | None = None
 
     @property
     def arithmetic(self) -> Exact:
@@ -27,6 +30,18 @@ class Elements(NamedTuple):
     @property
     def stored(self) -> Any:
         return stored_as(self.type.dtype)
+
+
+def seen(b: ir.IRBuilder, types: Iterable[Any], values: Iterable[Any]) -> list[Elements]:
+    """Arrays of a kernel, from its arguments."""
+    return [with_mask(b, t, value) if is_masked(t.dtype) else Elements(t, value) for t, value in zip(types, values, strict=False)]
+
+
+def with_mask(b: ir.IRBuilder, t: Any, words: Any) -> Elements:
+    """An array from the address of its `layout.Masked`."""
+    numbers = b.bitcast(words, I64.as_pointer())
+    mask = Masked(*(b.load(b.gep(numbers, [integer(k)])) for k in range(len(Masked._fields))))
+    return Elements(t, b.inttoptr(mask.elements, words.type), mask)
 
 
 def enter(b: ir.IRBuilder, x: Elements, i: Any, n: Any = None) -> Any:

@@ -11,9 +11,10 @@ from ...spec.tree import LARGE_STAT, TOO_FAR
 from ..compile import device, intrinsic, types
 from ..layout import CENTER, LOW, M2, MEAN, RSTD, SQUARES, Stats
 from .accumulators import in_lanes, of_lanes, ratio, value, whole
-from .arithmetic import Vec, two_sum, unless_nan
+from .arithmetic import Vec, is_masked, two_sum, unless_nan
 from .memory import load, store
-from .vectors import F64, advance, broadcast, call, constant, fused, pointer, suffix_of
+from .stages import seen
+from .vectors import F64, I1, advance, broadcast, call, constant, fused, pointer, suffix_of
 
 
 @intrinsic
@@ -46,9 +47,9 @@ def less_square(tc: Any, x: Any, d: Any, n: Any) -> Any:
     """x - n * d * d"""
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        return b.fsub(a[0], b.fmul(b.fmul(whole(b, a[2], x), a[1]), a[1]))
+        return b.fsub(a[0], b.fmul(b.fmul(a[2] if n == x else whole(b, a[2], x), a[1]), a[1]))
 
-    return x(x, d, types.float64), codegen
+    return x(x, d, n if n == x else types.float64), codegen
 
 
 @intrinsic
@@ -106,12 +107,17 @@ def nought(tc: Any, like: Any) -> Any:
     return like(like), lambda ctx, b, sig, a: whole(b, ir.Constant(F64, 0.0), like)
 
 
+def lanes_at(b: ir.IRBuilder, a: Any, like: Any) -> Any:
+    """`get_lanes`, of its arguments."""
+    return b.load(b.gep(a[0], [a[1]])) if like.lanes == 1 else load(b, types.float64, a[0], a[1], a[2])
+
+
 @intrinsic
 def get_lanes(tc: Any, p: Any, i: Any, n: Any, like: Any) -> Any:
     """p[i], float64, or with an accumulator `like` one of sixteen lanes p[i : i + n], n <= 16."""
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        return b.load(b.gep(a[0], [a[1]])) if like.lanes == 1 else load(b, types.float64, a[0], a[1], a[2])
+        return lanes_at(b, a, like)
 
     return in_lanes(like)(p, types.intp, types.intp, like), codegen
 
@@ -130,9 +136,40 @@ def put_lanes(tc: Any, p: Any, i: Any, n: Any, values: Any) -> Any:
     return types.void(p, types.intp, types.intp, values), codegen
 
 
+@intrinsic
+def divisors(tc: Any, x: Any, n: Any) -> Any:
+    """How many elements of x a group has, n; or with a mask the address of how many each has."""
+    if not is_masked(x.dtype):
+        return types.float64(x, types.float64), lambda ctx, b, sig, a: a[1]
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        return b.inttoptr(seen(b, [x], a)[0].mask.counts, F64.as_pointer())  # type: ignore[union-attr]
+
+    return types.CPointer(types.float64)(x, types.float64), codegen
+
+
+@intrinsic
+def divisor(tc: Any, n: Any, u: Any, some: Any, like: Any) -> Any:
+    """What `divisors` says of groups u .. u + some - 1: a number, or a number for each lane of an accumulator."""
+    if n == types.float64:
+        return n(n, types.intp, types.intp, like), lambda ctx, b, sig, a: a[0]
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        return lanes_at(b, a, like)
+
+    return in_lanes(like)(n, types.intp, types.intp, like), codegen
+
+
+@intrinsic
+def is_given(tc: Any, n: Any) -> Any:
+    """Whether a variance was given, of what `divisors` says: 0 is for rstd itself."""
+    zero = ir.Constant(F64, 0.0)
+    return types.boolean(n), lambda ctx, b, sig, a: b.fcmp_unordered("une", a[0], zero) if n == types.float64 else ir.Constant(I1, 0)
+
+
 @device()
 def rows_of(stats, count, eps):
-    """An array of statistics (4, units) as `Stats`."""
+    """An array of statistics (4, units) as `Stats`; count: see `divisors`."""
     p, units = pointer(stats), stats.shape[1]
     mean, low, m2, rstd = (advance(p, MEAN * units), advance(p, LOW * units), advance(p, M2 * units), advance(p, RSTD * units))
     return Stats(mean, low, m2, rstd, count, eps)
@@ -146,17 +183,18 @@ def conclude(kind, total, stats, u, n):
     Kind 0 is for statistics that are given: the variance in place of the squares, and a count of 1; or rstd, and 0.
     """
     if kind & CENTER:
-        high, low = ratio(total, stats.n)
+        high, low = ratio(total, divisor(stats.n, u, n, total))
         put_lanes(stats.mean, u, n, high)
         put_lanes(stats.low, u, n, low)
     elif kind & SQUARES:
         off, known = get_lanes(stats.low, u, n, total), get_lanes(stats.rstd, u, n, total)
-        m2 = less_square(value(total), off, stats.n)
+        count = divisor(stats.n, u, n, total)
+        m2 = less_square(value(total), off, count)
         put_lanes(stats.m2, u, n, if_unknown(known, get_lanes(stats.m2, u, n, total), m2))
-        high, low = ratio(total, stats.n)
+        high, low = ratio(total, count)
         high, low = variance(total, high, low, off)
         put_lanes(stats.rstd, u, n, if_unknown(known, known, inverse_root(high, low, stats.eps)))
-    elif stats.n:  # 0 where rstd itself was given
+    elif is_given(stats.n):
         var = get_lanes(stats.m2, u, n, total)
         put_lanes(stats.rstd, u, n, inverse_root(var, nought(var), stats.eps))
 
@@ -164,13 +202,14 @@ def conclude(kind, total, stats, u, n):
 @device()
 def conclude_moments(sums, squares, stats, u, n):
     """The sums and squares of groups u .. u + n - 1, accumulators as in `conclude` -> statistics; rstd 0 if not accepted."""
-    high, low = ratio(sums, stats.n)
+    count = divisor(stats.n, u, n, sums)
+    high, low = ratio(sums, count)
     put_lanes(stats.mean, u, n, high)
     put_lanes(stats.low, u, n, low)
     about = about_mean(squares, sums, high)
     m2 = value(about)
     put_lanes(stats.m2, u, n, m2)
-    high, low = ratio(about, stats.n)
+    high, low = ratio(about, count)
     put_lanes(stats.rstd, u, n, if_accepted(squares, m2, inverse_root(high, low, stats.eps)))
 
 

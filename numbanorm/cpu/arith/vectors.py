@@ -134,7 +134,7 @@ def sixteens_of(b: ir.IRBuilder, n: Any) -> Iterator[Any]:
 def down_rows(b: ir.IRBuilder, block: Any, step: Any) -> None:
     """`step(first, c, n, rows)` for 16 columns at a time, or n, c being the first, and some rows together from `first` on.
 
-    `with rows() as at` is a loop over these rows, at their elements of column c. block: the fields of a `layout.Block`.
+    `with rows() as (at, row)` is a loop over these rows, at their elements of column c. block: the fields of a `layout.Block`.
     """
     # for first in range(0, rows, together):
     #     for c in range(0, width, 16): step(first, c, ...)
@@ -146,7 +146,7 @@ def down_rows(b: ir.IRBuilder, block: Any, step: Any) -> None:
             @contextmanager
             def loop() -> Iterator[Any]:
                 with cgutils.for_range(b, count, intp=I64) as row:
-                    yield b.add(b.add(start, c), b.mul(row.index, stride))
+                    yield b.add(b.add(start, c), b.mul(row.index, stride)), b.add(first, row.index)
 
             step(first, c, n, loop)
 

@@ -71,6 +71,7 @@ class Head(NamedTuple):
     single: int  # whether results are computed in float32; 2 where parameters are wanted as float32, by their address
     times: int  # how often each weight is written down
     nbytes: int  # of x
+    masked: int  # whether x has a mask: a `layout.Masked` stands for it
     shapes: int  # where they stand: (ndim, *sizes) of the parameters and of the statistics
 
 
@@ -86,7 +87,7 @@ def program(s: Schedule, addresses: tuple[int, int], call: Call, places: int, co
     head = Head(
         kernel=addresses[0], dealer=addresses[1], steps=len(s.steps), work=s.work, kept=s.kept, places=places, units=p.units,
         groups=p.G, runs=p.M, members=count, source=call.source,
-        single=0 if call.exact else 2 if own else 1, times=times, nbytes=p.size * call.dtype.itemsize,
+        single=0 if call.exact else 2 if own else 1, times=times, nbytes=p.size * call.dtype.itemsize, masked=call.where,
         shapes=STEPS + len(steps) + len(s.sizes),
     )  # fmt: skip
     shapes = (len(p.weight_shape), *p.weight_shape, len(p.stats_shape), *p.stats_shape)
@@ -258,7 +259,8 @@ def forward(x, y, w, b, mean, var, stats, program, checked, eps, n, old, new):
     run_steps(words, h, (elements(x, uint8), elements(y, uint8), *args, float64(h.members), eps), advance(table, RSTD * units))
     if guarded:
         squares, roots = advance(table, M2 * units), advance(table, RSTD * units)
-        if not in_range(squares, roots, units, elements(x, float64), groups, h.runs, h.members // h.runs):
+        each = 0 if h.masked else h.members // h.runs  # whoever has the mask looks for what no scale would mend
+        if not in_range(squares, roots, units, elements(x, float64), groups, h.runs, each):
             return OUT_OF_RANGE
     if h.source == TRACKED:
         track(table, mean, ids, groups, units // groups, 1.0, old, new, weights)
@@ -311,7 +313,7 @@ def backward(x, dy, dx, w, mean, rstd, grads, program, checked):
     if h.single and not has_room(table, units, total, places if there(grads) else 0):
         status = OUT_OF_RANGE
     if guarded:
-        n, each = places if there(grads) else 0, h.members // h.runs
+        n, each = places if there(grads) else 0, 0 if h.masked else h.members // h.runs
         if not gradients_in_range(table, units, total, n, elements(x, float64), elements(dy, float64), h.groups, h.runs, each):
             status = OUT_OF_RANGE
     keep(space)

@@ -11,6 +11,7 @@ from numba import int64
 from ..arith.accumulators import block_rows, drain, empty, get, plus, push
 from ..arith.elementwise import fits_channel
 from ..arith.gradient_sums import gradients_of, numbers, settle, weighted
+from ..arith.statistics import divisor
 from ..arith.vectors import advance
 from ..compile import device
 from ..layout import OFFSET, ROOT, UNIT
@@ -28,7 +29,8 @@ def settle_group(flags, arrays, sums, groups, channels, u, stack):
             good &= fits_channel(x, 0.0, 0.0, table[UNIT * u + ROOT], w[first + k], 0.0)
             a = plus(a, weighted(get(sums, 4 * (u * channels + k), empty(x, 4)), w[first + k]))
         push(stack, int64(0), int64(4), b, a)
-    settle(flags, drain(stack, int64(0), int64(4), blocks, empty(x, 4)), advance(table, UNIT * u), count, good)
+    n = divisor(count, u, int64(1), empty(x, 1))
+    settle(flags, drain(stack, int64(0), int64(4), blocks, empty(x, 4)), advance(table, UNIT * u), n, good)
 
 
 @device(inline=False)

@@ -37,7 +37,7 @@ from ..arith.arithmetic import at_once
 from ..arith.elementwise import affine_columns, mixed_columns, put_constants, repeat_constants
 from ..arith.memory import fill, repeat
 from ..arith.moments import add_row_moments
-from ..arith.statistics import conclude, conclude_moments, get_lanes, rows_of, unknown
+from ..arith.statistics import conclude, conclude_moments, divisors, get_lanes, rows_of, unknown
 from ..arith.vectors import advance, named
 from ..compile import device, kernel
 from ..layout import (
@@ -305,7 +305,7 @@ def columns(phase, flags, x, y, w, b, stats, work, kept, sizes, count, eps, lo, 
     work: `slots` scratch areas of `scratch` float64 (stack, column sums, lanes, constants), then the sums of all chunks.
     kept: the moments of blocks, of one strip a slot (FUSED) or of all strips.
     """
-    sizes, stats, one = named(sizes, ColumnsSizes), rows_of(stats, count, eps), empty(x, 1)
+    sizes, stats, one = named(sizes, ColumnsSizes), rows_of(stats, divisors(x, count), eps), empty(x, 1)
     arrays, room, chunks, fused = Arrays(x, y, w, b, (w, b), stats), sizes.room, sizes.chunks, phase == FUSED
     stack = advance(work, slot * sizes.scratch)
     sums = advance_by(stack, sizes.stack, one)

@@ -14,6 +14,7 @@ from ..arith.elementwise import affine_columns
 from ..arith.gradient_elements import gradient_columns, narrow_rows, product_error, rows_of_parameters
 from ..arith.gradient_sums import SUMS, add_row_products, as_one, sums_of
 from ..arith.memory import fill, repeat
+from ..arith.statistics import divisors
 from ..arith.vectors import advance, named
 from ..compile import device, kernel
 from ..layout import (
@@ -124,7 +125,7 @@ def columns_backward(phase, flags, x, dy, dx, w, table, sums, grads, work, sizes
     Arrays as in `runs_backward`; sizes: `ColumnsGradientSizes`.
     work: `slots` scratch areas of `scratch` float64 (stack, column sums, lanes, parameters), then the sums of all chunks.
     """
-    sizes, arrays, one = named(sizes, ColumnsGradientSizes), GradientArrays(x, dy, dx, w, table, count), empty(x, 1)
+    sizes, arrays, one = named(sizes, ColumnsGradientSizes), GradientArrays(x, dy, dx, w, table, divisors(x, count)), empty(x, 1)
     room, chunks, fused, columns = sizes.room, sizes.chunks, phase == FUSED, sizes.channels * sizes.length
     stack = advance(work, slot * sizes.scratch)
     column_sums = advance_by(stack, sizes.stack, one)

@@ -11,6 +11,7 @@ from numba import boolean, int64
 from ..arith.accumulators import advance_by, block_rows, drain, empty, get, push, put, value
 from ..arith.gradient_elements import gradient_rows, own_weights
 from ..arith.gradient_sums import settle, span_products
+from ..arith.statistics import divisor, divisors
 from ..arith.vectors import advance, named
 from ..compile import device, kernel
 from ..layout import (
@@ -58,7 +59,7 @@ def rows_chunk(phase, flags, arrays, sizes, stack, partials, q, strip):
                 for u in range(r * all_groups, (r + n) * all_groups):
                     weights, mean = advance(w, u % all_groups * length), table[UNIT * u + ANCHOR]
                     total = span_products(x, dy, u * length, length, int64(0), mean, weights, stack)
-                    settle(flags, total, advance(table, UNIT * u), count, True)
+                    settle(flags, total, advance(table, UNIT * u), divisor(count, u, int64(1), one), True)
             for j in range(g, g + groups):
                 u = r * all_groups + j
                 block = Block(u * length + c0, n, n, all_groups * length, width)
@@ -98,7 +99,7 @@ def rows_backward(phase, flags, x, dy, dx, w, table, sums, grads, work, sizes, c
     sizes = named(sizes, RowsGradientSizes)
     _, groups, length, _, padded, span, _, _, chunks, columns, scratch, slots = sizes
     w = own_weights(x, w, groups * length)
-    arrays = GradientArrays(x, dy, dx, w, table, count)
+    arrays = GradientArrays(x, dy, dx, w, table, divisors(x, count))
     spans = (length + span - 1) // span
     stack, one = advance(work, slot * scratch), empty(x, 1)
     partials = advance(work, slots * scratch)
@@ -115,7 +116,8 @@ def rows_backward(phase, flags, x, dy, dx, w, table, sums, grads, work, sizes, c
         for u in range(lo, hi):
             for s in range(spans):
                 push(stack, int64(0), int64(4), s, get(sums, 4 * (u * spans + s), empty(x, 4)))
-            settle(flags, drain(stack, int64(0), int64(4), spans, empty(x, 4)), advance(table, UNIT * u), count, True)
+            n = divisor(arrays.n, u, int64(1), one)
+            settle(flags, drain(stack, int64(0), int64(4), spans, empty(x, 4)), advance(table, UNIT * u), n, True)
     elif phase == APPLY:
         strips = (length + columns - 1) // columns
         for p in range(lo, hi):

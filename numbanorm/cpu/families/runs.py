@@ -33,7 +33,7 @@ from ..arith.accumulators import (
 from ..arith.arithmetic import at_once
 from ..arith.elementwise import affine_run, constants_at, has_no_room, own_parameters, plain_run, pointwise_run, put_constants
 from ..arith.moments import get_moments, span_moments, sum_and_squares
-from ..arith.statistics import conclude, conclude_moments, get_lanes, rows_of, unknown
+from ..arith.statistics import conclude, conclude_moments, divisors, get_lanes, rows_of, unknown
 from ..arith.vectors import advance, named
 from ..compile import device, kernel
 from ..layout import (
@@ -348,7 +348,7 @@ def runs(phase, flags, x, y, w, b, stats, work, kept, sizes, count, eps, lo, hi,
     work: `slots` scratch areas of `scratch` float64 (stack, then partials), then the partials of all units.
     kept: the moments of tiles, of one unit (or batch of rows) a slot in FUSED, or of all units.
     """
-    sizes, stats, one = named(sizes, RunsSizes), rows_of(stats, count, eps), empty(x, 1)
+    sizes, stats, one = named(sizes, RunsSizes), rows_of(stats, divisors(x, count), eps), empty(x, 1)
     group, groups, length, t, _, span, scratch, slots = sizes
     arrays = Arrays(x, y, w, b, own_parameters(x, w, b, groups * (length // t)), stats)
     spans, tiles = (length + span - 1) // span, (length + TILE - 1) // TILE

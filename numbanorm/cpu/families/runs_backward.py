@@ -11,6 +11,7 @@ from ..arith.accumulators import advance_by, empty, put
 from ..arith.elementwise import affine_run
 from ..arith.gradient_elements import gradient_run, scaling
 from ..arith.gradient_sums import span_products
+from ..arith.statistics import divisors
 from ..arith.vectors import advance, named
 from ..compile import device, kernel
 from ..layout import (
@@ -69,7 +70,7 @@ def runs_backward(phase, flags, x, dy, dx, w, table, sums, grads, work, sizes, c
     (B * G * K, 4); grads: float64 (2, G * K), dweight and dbias; sizes: `RunsGradientSizes`.
     work: `slots` scratch areas of `scratch` float64 (stack, partials), then the channels' partials.
     """
-    sizes, arrays = named(sizes, RunsGradientSizes), GradientArrays(x, dy, dx, w, table, count)
+    sizes, arrays = named(sizes, RunsGradientSizes), GradientArrays(x, dy, dx, w, table, divisors(x, count))
     _, runs, groups, channels, length, ahead, span, scratch, slots = sizes
     spans, every = (length + span - 1) // span, groups * channels
     each = runs * spans

@@ -103,6 +103,12 @@ class Device:
         checks.fits_running(name, a, channels, update, a.readonly, self.kind.copy)
         return a
 
+    def mask(self, value: Any, shape: tuple[int, ...]) -> None:
+        """No mask: kernels for it are the CPU's alone."""
+        if value is not None:
+            raise ValueError(f"where must be None on a CUDA device, for masks are computed on the CPU alone: got a mask of type "
+                             f"{type(value).__name__}; copy the arrays to the host, or leave where out")  # fmt: skip
+
     def counter(self, value: Any) -> DeviceArray | None:
         """num_batches_tracked; what it holds is known on the device alone."""
         if value is None:
@@ -232,7 +238,7 @@ class Device:
 
     def differentiate(
         self, call: Call, x: DeviceArray, dy: DeviceArray, dx: DeviceArray | None, weight: DeviceArray | None,
-        stats: tuple[DeviceArray | None, DeviceArray],
+        stats: tuple[DeviceArray | None, DeviceArray], where: None = None,
     ) -> tuple[Any, Any]:  # fmt: skip
         p, grads = call.plan, None
         shape = (2, *p.weight_shape)

@@ -154,6 +154,10 @@ def _forward(ours: Callable[..., Any], theirs: Callable[..., Any]) -> Callable[.
         for x in (*args, *kwargs.values()):
             if isinstance(x, Tensor):
                 if x.is_nested:
+                    if len(args) + len(kwargs) > 1:
+                        raise ValueError(
+                            "where must be None for a nested tensor, whose parts have no padding: got a mask; leave it out"
+                        )
                     return _nested(ours, theirs, self, x)
             elif isinstance(x, torch.fx.Proxy):
                 path = _path(self, x.tracer)

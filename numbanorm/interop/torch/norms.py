@@ -15,6 +15,7 @@ from ...backends import dispatch
 from ...spec import checks
 from ...spec.dtypes import DTYPES
 from .convert import register
+from .included import normalize_included
 from .operators import Running, call, no_tangent, normalize, normalize_unseen
 
 TORCH_FLOATS = {getattr(torch, name) for name in DTYPES}
@@ -28,6 +29,7 @@ def layer_norm(
     eps: float = 1e-5,
     *,
     exact: bool = False,
+    where: Tensor | None = None,
 ) -> Tensor:
     """`torch.nn.functional.layer_norm`, computed by `numbanorm.layer_norm`.
 
@@ -41,6 +43,8 @@ def layer_norm(
     eps : float
     exact : bool
         As for `numbanorm.layer_norm`.
+    where : bool tensor that broadcasts to the input's shape, optional
+        As for `numbanorm.layer_norm`: plain tensors on the CPU, in eager mode, and first derivatives.
 
     Returns
     -------
@@ -52,8 +56,9 @@ def layer_norm(
         For arguments that do not fit, before anything is computed.
     """
     if has_torch_function_variadic(input, weight, bias):
-        return handle_torch_function(layer_norm, (input, weight, bias), input, normalized_shape, weight, bias, eps, exact=exact)
-    return _apply("layer_norm", input, normalized_shape, (weight, bias), (eps, exact))
+        tensors, how = (input, weight, bias), {"exact": exact, "where": where}
+        return handle_torch_function(layer_norm, tensors, input, normalized_shape, weight, bias, eps, **how)
+    return _apply("layer_norm", input, normalized_shape, (weight, bias), (eps, exact, where))
 
 
 def rms_norm(
@@ -63,6 +68,7 @@ def rms_norm(
     eps: float | None = None,
     *,
     exact: bool = False,
+    where: Tensor | None = None,
 ) -> Tensor:
     """`torch.nn.functional.rms_norm`, computed by `numbanorm.rms_norm`.
 
@@ -75,8 +81,8 @@ def rms_norm(
         Of any of these float types.
     eps : float, optional
         By default the machine epsilon of float32, or that of float64 for a float64 input: what torch computes with.
-    exact : bool
-        As for `numbanorm.layer_norm`.
+    exact, where
+        As for `layer_norm`.
 
     Returns
     -------
@@ -88,8 +94,9 @@ def rms_norm(
         For arguments that do not fit, before anything is computed.
     """
     if has_torch_function_variadic(input, weight):
-        return handle_torch_function(rms_norm, (input, weight), input, normalized_shape, weight, eps, exact=exact)
-    return _apply("rms_norm", input, normalized_shape, (weight, None), (eps, exact))
+        how = {"exact": exact, "where": where}
+        return handle_torch_function(rms_norm, (input, weight), input, normalized_shape, weight, eps, **how)
+    return _apply("rms_norm", input, normalized_shape, (weight, None), (eps, exact, where))
 
 
 def group_norm(
@@ -100,6 +107,7 @@ def group_norm(
     eps: float = 1e-5,
     *,
     exact: bool = False,
+    where: Tensor | None = None,
 ) -> Tensor:
     """`torch.nn.functional.group_norm`, computed by `numbanorm.group_norm`.
 
@@ -111,8 +119,8 @@ def group_norm(
     weight, bias : tensor of shape (C,), optional
         Both of one float type, not necessarily the input's.
     eps : float
-    exact : bool
-        As for `numbanorm.layer_norm`.
+    exact, where
+        As for `layer_norm`.
 
     Returns
     -------
@@ -124,8 +132,9 @@ def group_norm(
         For arguments that do not fit, before anything is computed.
     """
     if has_torch_function_variadic(input, weight, bias):
-        return handle_torch_function(group_norm, (input, weight, bias), input, num_groups, weight, bias, eps, exact=exact)
-    return _apply("group_norm", input, (num_groups,), (weight, bias), (eps, exact))
+        tensors, how = (input, weight, bias), {"exact": exact, "where": where}
+        return handle_torch_function(group_norm, tensors, input, num_groups, weight, bias, eps, **how)
+    return _apply("group_norm", input, (num_groups,), (weight, bias), (eps, exact, where))
 
 
 def instance_norm(
@@ -139,6 +148,7 @@ def instance_norm(
     eps: float = 1e-5,
     *,
     exact: bool = False,
+    where: Tensor | None = None,
 ) -> Tensor:
     """`torch.nn.functional.instance_norm`, computed by `numbanorm.instance_norm`.
 
@@ -152,8 +162,8 @@ def instance_norm(
         Both of one float type, not necessarily the input's.
     use_input_stats : bool
     momentum, eps : float
-    exact : bool
-        As for `numbanorm.layer_norm`.
+    exact, where
+        As for `layer_norm`.
 
     Returns
     -------
@@ -166,9 +176,9 @@ def instance_norm(
     """
     tensors = (input, running_mean, running_var, weight, bias)
     if has_torch_function_variadic(*tensors):
-        return handle_torch_function(instance_norm, tensors, *tensors, use_input_stats, momentum, eps, exact=exact)
+        return handle_torch_function(instance_norm, tensors, *tensors, use_input_stats, momentum, eps, exact=exact, where=where)
     running = (running_mean, running_var, None)
-    return _apply("instance_norm", input, (), (weight, bias), (eps, exact), running, use_input_stats, momentum)
+    return _apply("instance_norm", input, (), (weight, bias), (eps, exact, where), running, use_input_stats, momentum)
 
 
 def batch_norm(
@@ -182,6 +192,7 @@ def batch_norm(
     eps: float = 1e-5,
     *,
     exact: bool = False,
+    where: Tensor | None = None,
 ) -> Tensor:
     """`torch.nn.functional.batch_norm`, computed by `numbanorm.batch_norm`.
 
@@ -195,8 +206,8 @@ def batch_norm(
         Both of one float type, not necessarily the input's.
     training : bool
     momentum, eps : float
-    exact : bool
-        As for `numbanorm.layer_norm`.
+    exact, where
+        As for `layer_norm`.
 
     Returns
     -------
@@ -209,9 +220,9 @@ def batch_norm(
     """
     tensors = (input, running_mean, running_var, weight, bias)
     if has_torch_function_variadic(*tensors):
-        return handle_torch_function(batch_norm, tensors, *tensors, training, momentum, eps, exact=exact)
+        return handle_torch_function(batch_norm, tensors, *tensors, training, momentum, eps, exact=exact, where=where)
     running = (running_mean, running_var, None)
-    return _apply("batch_norm", input, (), (weight, bias), (eps, exact), running, training, momentum)
+    return _apply("batch_norm", input, (), (weight, bias), (eps, exact, where), running, training, momentum)
 
 
 def _counted_batch_norm(
@@ -239,7 +250,7 @@ def _state(module: Any, name: str) -> Tensor | None:
 class _Batch(_BatchNorm):
     """torch's forward pass with numbanorm's; the batch is counted when it is done."""
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, where: Tensor | None = None) -> Tensor:
         self._check_input_dim(input)
         tracking = self.training and self.track_running_stats
         weight, bias, mean, var = (_state(self, name) for name in ("weight", "bias", "running_mean", "running_var"))
@@ -247,10 +258,10 @@ class _Batch(_BatchNorm):
         mean, var = (mean, var) if tracking or not self.training else (None, None)
         counter = self.num_batches_tracked if tracking else None
         if self.momentum is None and counter is not None:
-            y = _counted_batch_norm(input, mean, var, weight, bias, own, (self.eps, self.exact), counter)
+            y = _counted_batch_norm(input, mean, var, weight, bias, own, (self.eps, self.exact, where), counter)
         else:  # without a counter there is no average, and torch leaves the running statistics as they are
             momentum = self.momentum or 0.0
-            y = batch_norm(input, mean, var, weight, bias, own, momentum, self.eps, exact=self.exact)
+            y = batch_norm(input, mean, var, weight, bias, own, momentum, self.eps, exact=self.exact, where=where)
         if counter is not None:
             counter.add_(1)
         return y
@@ -271,11 +282,19 @@ class BatchNorm3d(_Batch, torch.nn.BatchNorm3d):
 class _Instance(_InstanceNorm):
     """torch's forward pass around `instance_norm` of this module."""
 
-    def _apply_instance_norm(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, where: Tensor | None = None) -> Tensor:
+        if where is None:
+            return super().forward(input)
+        self._check_input_dim(input)
+        alone = input.dim() == self._get_no_batch_dim()
+        y = self._apply_instance_norm(input[None] if alone else input, where)
+        return y[0] if alone else y
+
+    def _apply_instance_norm(self, input: Tensor, where: Tensor | None = None) -> Tensor:
         momentum = 0.0 if self.momentum is None else self.momentum
         own = self.training or not self.track_running_stats
         mean, var, weight, bias = (_state(self, name) for name in ("running_mean", "running_var", "weight", "bias"))
-        return instance_norm(input, mean, var, weight, bias, own, momentum, self.eps, exact=self.exact)
+        return instance_norm(input, mean, var, weight, bias, own, momentum, self.eps, exact=self.exact, where=where)
 
 
 class InstanceNorm1d(_Instance, torch.nn.InstanceNorm1d):
@@ -293,24 +312,24 @@ class InstanceNorm3d(_Instance, torch.nn.InstanceNorm3d):
 class LayerNorm(torch.nn.LayerNorm):
     """`torch.nn.LayerNorm`, computed by `layer_norm`."""
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, where: Tensor | None = None) -> Tensor:
         weight, bias = _state(self, "weight"), _state(self, "bias")
-        return layer_norm(input, self.normalized_shape, weight, bias, self.eps, exact=self.exact)
+        return layer_norm(input, self.normalized_shape, weight, bias, self.eps, exact=self.exact, where=where)
 
 
 class RMSNorm(torch.nn.RMSNorm):
     """`torch.nn.RMSNorm`, computed by `rms_norm`."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.normalized_shape, _state(self, "weight"), self.eps, exact=self.exact)
+    def forward(self, x: Tensor, where: Tensor | None = None) -> Tensor:
+        return rms_norm(x, self.normalized_shape, _state(self, "weight"), self.eps, exact=self.exact, where=where)
 
 
 class GroupNorm(torch.nn.GroupNorm):
     """`torch.nn.GroupNorm`, computed by `group_norm`."""
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, where: Tensor | None = None) -> Tensor:
         weight, bias = _state(self, "weight"), _state(self, "bias")
-        return group_norm(input, self.num_groups, weight, bias, self.eps, exact=self.exact)
+        return group_norm(input, self.num_groups, weight, bias, self.eps, exact=self.exact, where=where)
 
 
 MODULES = (
@@ -322,11 +341,13 @@ register(MODULES, (layer_norm, rms_norm, group_norm, instance_norm, batch_norm))
 
 def _apply(
     kind: str, input: Tensor, size: Sequence[int], parameters: tuple[Tensor | None, Tensor | None],
-    how: tuple[float | None, bool], running: Running = (None, None, None), own: bool = True, momentum: float | None = 0.0,
+    how: tuple[float | None, bool, Tensor | None], running: Running = (None, None, None), own: bool = True,
+    momentum: float | None = 0.0,
 ) -> Tensor:  # fmt: skip
-    """Check what NumPy cannot see, normalize, and update the running statistics. parameters: weight, bias; how: eps, exact."""
-    (weight, bias), (eps, exact) = parameters, how
-    done = normalize_unseen(input, weight, bias, running, (kind, size, own, momentum, eps, exact))
+    """Check what NumPy cannot see, normalize, and update the running statistics. parameters: weight, bias; how: eps, exact,
+    where."""
+    (weight, bias), (eps, exact, where) = parameters, how
+    done = None if where is not None else normalize_unseen(input, weight, bias, running, (kind, size, own, momentum, eps, exact))
     if done is not None:
         return done
     exact = checks.flag("exact", exact)
@@ -335,6 +356,8 @@ def _apply(
         eps = torch.finfo(torch.float64 if input.dtype == torch.float64 else torch.float32).eps
     if bias is not None and weight is None:
         weight = torch.ones_like(bias)  # for its dtype, which dbias has
+    if where is not None:
+        return normalize_included(input, weight, bias, running, (kind, size, own, momentum, eps, exact), where)
     y, _, _, *updated = call(normalize, input, weight, bias, *running, kind, list(size), own, momentum, eps, exact)
     if own:
         for old, new in zip(running[:2], updated, strict=True):

@@ -31,7 +31,13 @@ How = tuple[str, Sequence[int], bool, float | None, float | None, bool]
 
 
 def normalized(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, running: Running, how: How, with_stats: bool = True
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running: Running,
+    how: How,
+    with_stats: bool = True,
+    where: Tensor | None = None,
 ) -> tuple[Tensor, Any]:
     """y, and the arrays (mean, rstd) if they are wanted. Running statistics are updated where they lie."""
     kind, size, own, momentum, eps, exact = how
@@ -46,13 +52,13 @@ def normalized(
         mean, var, counter = (None if t is None else _array(t) for t in running)
         tracked = mean, var, momentum, counter, "torch", own
     how_ = None, exact, _array(y, axis), with_stats, None
-    result = forward(kind, _array(x, axis), norm.which(size, axis), affine, how_, tracked)
+    result = forward(kind, _array(x, axis), norm.which(size, axis), affine, how_, tracked, _mask(where, x, axis))
     return y, result[1] if with_stats else None
 
 
 def differentiated(
     dy: Tensor, x: Tensor, weight: Tensor | None, stats: tuple[Any, Any], how: tuple[str, Sequence[int], bool, bool],
-    needs: Sequence[bool],
+    needs: Sequence[bool], where: Tensor | None = None,
 ) -> tuple[Tensor | None, Any, Any]:  # fmt: skip
     """dx, and the arrays dweight and dbias; None where not needed. stats: arrays mean and rstd; how: kind, size, own, exact."""
     (kind, size, own, exact), norm = how, NORMS[how[0]]
@@ -61,7 +67,7 @@ def differentiated(
         x, dy = x.contiguous(memory_format=layout), dy.contiguous(memory_format=layout)
     dx = torch.empty_like(x, memory_format=layout) if needs[0] else None
     wanted = tuple(needs) if norm.center else tuple(needs[:2])
-    how_ = wanted, exact, None if dx is None else _array(dx, axis), None
+    how_ = wanted, exact, None if dx is None else _array(dx, axis), None, _mask(where, x, axis)
     weight = None if weight is None else _array(weight)
     _, *rest = backward(kind, _array(dy, axis), _array(x, axis), norm.which(size, axis), stats, weight, how_, own)
     return dx, *rest, *(None,) * (2 - len(rest))
@@ -78,7 +84,7 @@ def normalize(
     mean_, var_, counter = (None if t is None else _plain(t).clone() for t in (running_mean, running_var, num_batches_tracked))
     y, (mean, rstd) = normalized(x, weight, bias, (mean_, var_, counter), (kind, size, own, momentum, eps, exact))
     updated = (x.new_empty(0) if t is None else t for t in (mean_, var_))
-    return y, x.new_empty(0, dtype=torch.float64) if mean is None else _apart(mean), _tensor(rstd), *updated
+    return y, x.new_empty(0, dtype=torch.float64) if mean is None else _apart(mean), tensor_of(rstd), *updated
 
 
 @normalize.register_fake
@@ -100,7 +106,7 @@ def differentiate(
     dy, x = _plain(dy), _plain(x)
     stats = _array(mean) if NORMS[kind].center else None, _array(rstd)
     dx, dweight, dbias = differentiated(dy, x, weight, stats, (kind, size, own, exact), needs)
-    gradients = dx, None if dweight is None else _tensor(dweight), None if dbias is None else _apart(dbias)
+    gradients = dx, None if dweight is None else tensor_of(dweight), None if dbias is None else _apart(dbias)
     return tuple(x.new_empty(0) if g is None else g for g in gradients)
 
 
@@ -170,10 +176,10 @@ class Numbanorm(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         if torch.is_grad_enabled() or not unseen(dy, x, weight):
             mean, rstd = ctx.stats
-            return *_seen(ctx, dy, x, weight, NO_MEAN if mean is None else _tensor(mean), _tensor(rstd)), None
+            return *_seen(ctx, dy, x, weight, NO_MEAN if mean is None else tensor_of(mean), tensor_of(rstd)), None
         how = ctx.kind, ctx.size, ctx.own, ctx.exact
         dx, *rest = differentiated(dy, dy if x is None else x, weight, ctx.stats, how, ctx.needs_input_grad[:3])
-        return dx, *(None if g is None else _tensor(g) for g in rest), None
+        return dx, *(None if g is None else tensor_of(g) for g in rest), None
 
 
 def normalize_unseen(x: Tensor, weight: Tensor | None, bias: Tensor | None, running: Running, how: How) -> Tensor | None:
@@ -280,17 +286,24 @@ def _array(t: Tensor, channel_axis: int = 1) -> Any:
     return t.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
 
 
+def _mask(where: Tensor | None, x: Tensor, channel_axis: int) -> Any:
+    """A mask as an array, with the channels of x where they are seen."""
+    if where is None or channel_axis == 1 or where.dim() > x.dim():
+        return None if where is None else where.numpy(force=True)
+    return where[(None,) * (x.dim() - where.dim())].movedim(1, -1).numpy(force=True)
+
+
 def _plain(t: Tensor) -> Tensor:
     """A tensor without the methods of its subclass."""
     return t if type(t) in PLAIN_TYPES else Tensor.as_subclass(t, Tensor)
 
 
 def _apart(a: Any) -> Tensor:
-    """`_tensor` of one row of two that a device's tensors share: results of an operator must not share storage."""
-    return a.clone() if isinstance(a, Tensor) else _tensor(a)
+    """`tensor_of` of one row of two that a device's tensors share: results of an operator must not share storage."""
+    return a.clone() if isinstance(a, Tensor) else tensor_of(a)
 
 
-def _tensor(a: Any) -> Tensor:
+def tensor_of(a: Any) -> Tensor:
     """The memory of what the functions give as a tensor; a copy where it is read-only, which tensors cannot be."""
     if isinstance(a, Tensor):
         return a
