@@ -14,9 +14,10 @@ from .execute.standardize import Asked, Given, asked, forward, roots
 from .pairs import array, fresh, library, quick_two_sum, ratio, root, split, two_sum, units, unscaled
 from .saved import Path, read, write
 from .spec import checks, plan
-from .spec.call import moments_call
+from .spec.call import moments_call, with_mask
 from .spec.checks import Array
 from .spec.standardized import spread
+from .weighted import included, weighted
 
 Axes = int | tuple[int, ...] | None
 
@@ -80,9 +81,12 @@ class Moments:
     # the low part of the mean, m2 and what it lost in sums, divided by the scale and its square
     _low, _squares, _lost, _scale = 0.0, 0.0, 0.0, 1.0
 
-    def update(self, x: Array, *, method: str | None = "two_pass") -> Moments:
-        """Take in the moments of x over `axis`, in place."""
-        return self.merge(moments(x, self.axis, method=method))
+    def update(
+        self, x: Array, *, where: Array | None = None, weights: Array | None = None, nan: str = "propagate",
+        method: str | None = "two_pass",
+    ) -> Moments:  # fmt: skip
+        """Take in the moments of x over `axis`, in place; see `moments`."""
+        return self.merge(moments(x, self.axis, where=where, weights=weights, nan=nan, method=method))
 
     def merge(self, other: Moments) -> Moments:
         """Take in other moments, in place; an empty one changes nothing."""
@@ -207,7 +211,10 @@ class Moments:
 KEPT = ("_low", "_squares", "_lost", "_scale")
 
 
-def moments(x: Array, axis: Axes = None, *, method: str | None = "two_pass", backend: str | None = None) -> Moments:
+def moments(
+    x: Array, axis: Axes = None, *, where: Array | None = None, weights: Array | None = None, nan: str = "propagate",
+    method: str | None = "two_pass", backend: str | None = None,
+) -> Moments:  # fmt: skip
     """Count, mean and sum of squared distances to the mean, over any axes.
 
     Parameters
@@ -217,10 +224,19 @@ def moments(x: Array, axis: Axes = None, *, method: str | None = "two_pass", bac
         absent); otherwise copied first.
     axis : int, tuple of int or None
         Axes to reduce; None is all.
+    where : bool array that broadcasts to x's shape, optional
+        Which elements count. The others may be anything, nan too. `count` is then an int64 array, of each group; a group
+        without any has mean and m2 of 0, and a variance of nan.
+    weights : array of numbers >= 0 that broadcasts to x's shape, optional
+        How often each element counts; it need not be whole. `count` is then the sum of the weights, and m2 that of their
+        products with the squared distances. Takes some 20 bytes of memory for each element of x, and only numbers whose
+        squares are in float64's range.
+    nan : {"propagate", "omit"}
+        "omit": what is nan does not count, as if `where` left it out.
     method : {"two_pass", "welford", None}
-        See `layer_norm`.
+        See `layer_norm`; "two_pass" or None with where, weights or nan="omit".
     backend : {None, "cpu", "cuda"}
-        None: where x lies. "cuda" carries NumPy arrays to the device and the results back.
+        None: where x lies. "cuda" carries NumPy arrays to the device and the results back; it has no masks and no weights.
 
     Returns
     -------
@@ -231,17 +247,34 @@ def moments(x: Array, axis: Axes = None, *, method: str | None = "two_pass", bac
     ------
     TypeError, ValueError
         For arguments that do not fit.
+
+    Examples
+    --------
+    >>> table = np.array([[1.0, 5.0], [np.nan, 6.0], [3.0, np.nan]])
+    >>> m = moments(table, 0, nan="omit")
+    >>> m.count, m.mean
+    (array([2, 2]), array([2. , 5.5]))
+    >>> moments(np.array([1.0, 4.0]), weights=np.array([2.0, 1.0])).mean
+    array(2.)
     """
     space = dispatch.space(x, backend)
     x = space.array("x", x)
-    method = checks.method(method)
-    call, order = moments_call(x.shape, x.dtype, plan.as_axes(axis, x.shape), method)
+    method, axes, kept = checks.method(method), plan.as_axes(axis, x.shape), included(space, x, where, nan)
+    call, order = moments_call(x.shape, x.dtype, axes, method)
     p = call.plan
+    if kept is not None or weights is not None:
+        call = with_mask(call)
+    if weights is not None:
+        size, mean, low, squares = weighted(x, weights, kept, axes)
+        return made(size, axis, mean, low, squares, 0.0, 1.0)
     if p.size == 0:
         stats = space.full((4, p.units), 0.0)
-        return made(0, axis, *(space.row(stats, k, p.stats_shape) for k in range(3)), 0.0, 1.0)
-    mean, low, squares, scale = space.measure(call, space.contiguous(space.transposed(x, order)))
-    return made(p.count, axis, mean, low, squares, 0.0, scale)
+        mean, low, squares = (space.row(stats, k, p.stats_shape) for k in range(3))
+        return made(0 if kept is None else np.zeros(p.stats_shape, np.int64), axis, mean, low, squares, 0.0, 1.0)
+    if kept is not None:
+        kept = np.broadcast_to(kept, x.shape).transpose(order)
+    mean, low, squares, scale, counts = space.measure(call, space.contiguous(space.transposed(x, order)), kept)
+    return made(p.count if counts is None else counts, axis, mean, low, squares, 0.0, scale)
 
 
 def nothing(m: Moments) -> bool:

@@ -151,12 +151,15 @@ def differentiate(
     return grads[0].reshape(p.weight_shape) if call.weight else None, grads[1].reshape(p.weight_shape) if call.bias else None
 
 
-def measure(call: Call, x: Array) -> tuple[Array, Array, Array, Array]:
-    """(mean, its low part, m2, scale) for the caller, the low part divided by the scale and m2 by its square."""
-    scale = np.ones(call.plan.units)
-    stats = cpu_backend().measure(call, x, scale)
-    mean, low, m2 = (row(stats, k, call.plan.stats_shape) for k in range(3))
-    return mean, low, m2, scale.reshape(call.plan.stats_shape)
+def measure(call: Call, x: Array, where: Array | None = None) -> tuple[Array, Array, Array, Array, Array | None]:
+    """(mean, its low part, m2, scale) for the caller, the low part divided by the scale and m2 by its square; with a mask of x,
+    and how many elements each group has."""
+    scale, shape, mask = np.ones(call.plan.units), call.plan.stats_shape, None
+    if where is not None:
+        mask = cpu_backend().mask_of(call, where, x.shape)
+    stats = cpu_backend().measure(call, x, scale, mask)
+    mean, low, m2 = (row(stats, k, shape) for k in range(3))
+    return mean, low, m2, scale.reshape(shape), None if mask is None else mask.counts.reshape(shape)
 
 
 def update(stats: Array, p: Plan, tracked: Tracked) -> None:

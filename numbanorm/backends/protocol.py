@@ -59,7 +59,7 @@ class CompiledEntry(Backend, Protocol):
     def fill(self, y: Any, mask: Any, value: float, /) -> None:
         """Write a value where a mask is not set."""
 
-    def measure(self, call: Call, x: Any, scale: Any = None, /) -> Any:
+    def measure(self, call: Call, x: Any, scale: Any = None, mask: Any = None, /) -> Any:
         """As `Backend.measure`; scale: ones, where sums that leave float64's range are left divided by something else."""
 
     def try_forward(self, call: Call, x: Any, y: Any, weight: Any, bias: Any, eps: float, known: Known, stats: Any, /) -> int:
@@ -152,8 +152,9 @@ class Space(Protocol):
     def differentiate(self, call: Call, x: Any, dy: Any, dx: Any, weight: Any, stats: Two, where: Any = None, /) -> Two:
         """Write dx, and return dweight and dbias, in the weight's dtype or x's; None for what is not wanted."""
 
-    def measure(self, call: Call, x: Any, /) -> tuple[Any, Any, Any, Any]:
-        """(mean, its low part, m2, scale) for the caller, the low part divided by the scale and m2 by its square."""
+    def measure(self, call: Call, x: Any, where: Any = None, /) -> tuple[Any, Any, Any, Any, Any]:
+        """(mean, its low part, m2, scale) for the caller, the low part divided by the scale and m2 by its square; with a mask of
+        x, and how many elements each group has, else None."""
 
     def update(self, stats: Any, plan: Plan, tracked: Tracked, /) -> None:
         """Take the statistics of a batch into running statistics."""

@@ -161,7 +161,7 @@ def normalize(
 
 
 @in_default_environment
-def measure(call: Call, x: Array, scale: Array | None = None) -> Array:
+def measure(call: Call, x: Array, scale: Array | None = None, mask: Mask | None = None) -> Array:
     """The statistics of `normalize` with eps 0, and nothing written.
 
     scale: (B * G,), of ones; where a sum of squares leaves float64's range it becomes the power of two that the low part, and
@@ -169,12 +169,13 @@ def measure(call: Call, x: Array, scale: Array | None = None) -> Array:
     """
     stats = np.zeros((4, call.plan.units))
 
-    def compute(call: Call, x: Array, y: Any, weight: None, bias: None, eps: float, stats: Array, mask: None) -> bool:
+    def compute(call: Call, x: Array, y: Any, weight: None, bias: None, eps: float, stats: Array, mask: Mask | None) -> bool:
         run, program = ready(call)
-        return run(x, x, None, None, None, None, stats, program, True, eps, 0.0, 0.0, 0.0) == DONE  # type: ignore[no-any-return]
+        status = run(reading(x, mask), x, None, None, None, None, stats, program, True, eps, 0.0, 0.0, 0.0)
+        return status == DONE  # type: ignore[no-any-return]
 
-    if not compute(call, x, None, None, None, 0.0, stats, None):
-        for group in scaled_groups(call, x, (None, None, 0.0), stats, compute, None):
+    if not compute(call, x, None, None, None, 0.0, stats, mask):
+        for group in scaled_groups(call, x, (None, None, 0.0), stats, compute, mask):
             if scale is not None:
                 keep_scaled(group, stats, scale)
     return stats

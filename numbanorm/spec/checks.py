@@ -183,6 +183,11 @@ def fits_running(name: str, value: Any, channels: int, update: bool, read_only: 
         raise ValueError(f"{name} must have memory for every channel: got {got}; pass {copy.format(name)}")
 
 
+def broadcasts(own: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether an array of the shape `own` broadcasts to `shape`, and to no other."""
+    return len(own) <= len(shape) and all(n in (1, k) for n, k in zip(own[::-1], shape[::-1], strict=False))
+
+
 def mask(value: Any, shape: tuple[int, ...]) -> Array | None:
     """`where`: a bool array that broadcasts to x's shape, or None."""
     if value is None:
@@ -190,9 +195,8 @@ def mask(value: Any, shape: tuple[int, ...]) -> Array | None:
     if not isinstance(value, np.ndarray) or value.dtype != np.bool or isinstance(value, np.ma.MaskedArray):
         got = f"an array of {value.dtype}" if type(value) is np.ndarray else type(value).__name__
         raise TypeError(f"where must be a NumPy array of bool: got {got}; write np.asarray(where, dtype=bool), or where != 0")
-    own = value.shape
-    if len(own) > len(shape) or any(n not in (1, k) for n, k in zip(own[::-1], shape[::-1], strict=False)):
-        raise ValueError(f"where must broadcast to the shape of x, {shape}: got {own}; give it an axis of length 1 or of x's own "
+    if not broadcasts(value.shape, shape):
+        raise ValueError(f"where must broadcast to the shape of x, {shape}: got {value.shape}; give it an axis of length 1 or of x's own "
                          f"for each axis of x, as where[:, :, None] for (N, L, D)")  # fmt: skip
     return value.view(np.ndarray)
 

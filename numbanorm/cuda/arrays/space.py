@@ -198,14 +198,14 @@ class Device:
     def row(self, stats: DeviceArray, k: int, shape: Shape) -> Any:
         return self.kind.row(stats, k, shape)
 
-    def measure(self, call: Call, x: DeviceArray) -> tuple[Any, Any, Any, Any]:
-        """(mean, its low part, m2, scale) for the caller, see `host.measure`."""
+    def measure(self, call: Call, x: DeviceArray, where: None = None) -> tuple[Any, Any, Any, Any, None]:
+        """(mean, its low part, m2, scale) for the caller, see `host.measure`, and None."""
         stats = self.kernels.measure(call, x)
         mean, low, m2, rstd = (self.row(stats, k, call.plan.stats_shape) for k in range(4))
         if name_of(x.dtype) != "float64" or not self.kind.arithmetic:
-            return mean, low, m2, 1.0
+            return mean, low, m2, 1.0, None
         m2, scale = rescued(m2, rstd, call.plan.count)
-        return mean, low / scale, m2, scale
+        return mean, low / scale, m2, scale, None
 
     def try_forward(
         self, call: Call, x: DeviceArray, out: Any, weight: Any, bias: Any, eps: float, known: Known, with_stats: bool
