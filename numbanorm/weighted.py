@@ -40,8 +40,8 @@ def weights_of(weights: Any, shape: Shape) -> Array:
                          f"or of x's own for each axis of x, as weights[:, None] for a weight of each row")  # fmt: skip
     wide = weights.astype(np.float64)
     if not (np.isfinite(wide) & (wide >= 0.0)).all():
-        raise ValueError(f"weights must be finite, and 0 or more: got {shown(float(wide.min()))} as the least; use 0 for what is "
-                         f"not to count")  # fmt: skip
+        raise ValueError(f"weights must be finite, and 0 or more: got {shown(float(wide.min()))} as the least; use 0 for what "
+                         f"is not to count")  # fmt: skip
     return np.broadcast_to(wide, shape)
 
 
