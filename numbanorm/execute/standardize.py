@@ -12,10 +12,11 @@ import numpy as np
 
 from ..backends import host
 from ..spec import checks
+from ..spec.call import Which
 from ..spec.checks import Array
 from ..spec.plan import Shape, as_axes
 from ..spec.shown import shown
-from ..spec.standardized import apart, kept_of, roots_call, slant_call, spread, standardize_call, sums_call
+from ..spec.standardized import apart, kept_of, norm_call, roots_call, slant_call, spread, standardize_call, sums_call
 
 
 class Given(NamedTuple):
@@ -116,6 +117,18 @@ def forward(x: Array, given: Given, affine: tuple[Array | None, Array | None], a
         mean, low, rstd = (None if a is None else a.reshape(-1) for a in given)
         host.backend().normalize(call, source, y, weight, bias, 0.0, (mean, rstd, None, low))
     return finished(y, out, order)
+
+
+def as_norm(norm: str, x: Array, which: Which, given: Given, affine: tuple[Array | None, Array | None], exact: bool) -> Array:
+    """What a norm makes of x, C-contiguous, with these statistics; affine: weight and bias of the norm's shape."""
+    present = affine[0] is not None, affine[1] is not None, False
+    call, y = norm_call(norm, x.shape, x.dtype, which, exact, present), host.empty_like(x)
+    if x.size:
+        mean, low, rstd = (None if a is None else a.reshape(-1) for a in given)
+        host.backend().normalize(
+            call, x, y, *affine, 0.0, (mean if call.center else None, rstd, None, low if call.center else None)
+        )
+    return y
 
 
 def sums(dy: Array, x: Array, given: Given, axes: Shape) -> tuple[Array, Array]:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from . import checks
-from .call import Call, Present
+from .call import Call, Present, Which
+from .norms import NORMS
 from .plan import Plan, Shape, over_axes
 from .sources import GIVEN, OWN, RSTD
 
@@ -52,6 +53,15 @@ def standardize_call(shape: Shape, dtype: Any, axes: Shape, apart: bool, exact: 
 
 
 @lru_cache(maxsize=4096)
+def norm_call(norm: str, shape: Shape, dtype: Any, which: Which, exact: bool, present: Present) -> Call:
+    """The call of a norm in `NORMS` with mean and rstd that are given."""
+    row = NORMS[norm]
+    return Call(
+        row.plan_of(shape, *which), dtype, False, row.center, RSTD, "two_pass", exact or dtype.itemsize == 8, True, *present
+    )
+
+
+@lru_cache(maxsize=4096)
 def sums_call(shape: Shape, dtype: Any, axes: Shape) -> tuple[Call, Shape]:
     """The call that sums dy and dy * normalized x of every unit, and the order of axes."""
     plan, order = one_sample(shape, axes)
@@ -75,6 +85,12 @@ def roots_call(units: int, dtype: Any, exact: bool) -> Call:
 def spread(name: str, value: Any, kept: Shape) -> checks.Array:
     """An array of a shape that broadcasts to the kept axes, checked."""
     a = checks.array(name, value)
+    fits_spread(name, a, kept)
+    return a
+
+
+def fits_spread(name: str, a: Any, kept: Shape) -> None:
+    """An array, wherever it lies, is of a shape that broadcasts to the kept axes."""
     try:
         fits = np.broadcast_shapes(a.shape, kept) == kept
     except ValueError:
@@ -82,4 +98,3 @@ def spread(name: str, value: Any, kept: Shape) -> checks.Array:
     if not fits:
         raise ValueError(f"{name} must broadcast to the axes that are not in axis, {kept}: got {a.shape}; "
                          f"{name} has an element for what shares it, as moments(x, axis).mean does")  # fmt: skip
-    return a
