@@ -24,7 +24,7 @@ def test_examples(name: str) -> None:
     check(name)
 
 
-@pytest.mark.parametrize("library", ["dask", "xarray"])
+@pytest.mark.parametrize("library", ["dask", "sklearn", "xarray"])
 def test_examples_over(library: str) -> None:
     pytest.importorskip(library, reason=f"{library} is not installed: pip install 'numbanorm[{library}]'")
     check(f"numbanorm.interop.{library}")
