@@ -12,10 +12,11 @@ import numpy as np
 
 from ..backends import host
 from ..spec import checks
+from ..spec.call import Which
 from ..spec.checks import Array
 from ..spec.plan import Shape, as_axes
 from ..spec.shown import shown
-from ..spec.standardized import apart, kept_of, roots_call, slant_call, spread, standardize_call, sums_call
+from ..spec.standardized import apart, kept_of, norm_call, roots_call, slant_call, spread, standardize_call, sums_call
 
 
 class Given(NamedTuple):
@@ -57,7 +58,8 @@ def asked(x: Any, axis: Any, backend: Any) -> Asked:
 
 def over(a: Any, kept: Shape) -> Array:
     """What broadcasts to the kept axes -> float64 of their shape."""
-    return np.broadcast_to(a, kept).astype(np.float64, order="C")
+    wide = np.asarray(a, np.float64)
+    return wide if wide.shape == kept and wide.flags.c_contiguous else np.array(np.broadcast_to(wide, kept))
 
 
 def roots(var: Array, eps: float, x: Array, exact: bool) -> Array:
@@ -111,11 +113,26 @@ def forward(x: Array, given: Given, affine: tuple[Array | None, Array | None], a
     source = host.contiguous(x.transpose(order))
     y = room_for(out, source, order)
     call, _ = standardize_call(x.shape, x.dtype, axes, own, exact, (*present, y is source))
-    if x.size:
-        weight, bias = (None if p is None else over(p, kept).reshape(-1)[: call.plan.G] for p in affine)
-        mean, low, rstd = (None if a is None else a.reshape(-1) for a in given)
-        host.backend().normalize(call, source, y, weight, bias, 0.0, (mean, rstd, None, low))
+    n, units, groups = call.plan.size, call.plan.units, call.plan.G
+    weight, bias = (None if p is None else over(p, kept).reshape(-1) for p in affine)
+    for k in range(x.size // n if n else 0):  # samples that have a call each, or one call
+        stats = [None if a is None else a.reshape(-1)[k * units : (k + 1) * units] for a in given]
+        w, b = (None if p is None else p[k * groups : (k + 1) * groups] for p in (weight, bias))
+        part, target = (a.reshape(-1)[k * n : (k + 1) * n] for a in (source, y))
+        host.backend().normalize(call, part, target, w, b, 0.0, (stats[0], stats[2], None, stats[1]))
     return finished(y, out, order)
+
+
+def as_norm(norm: str, x: Array, which: Which, given: Given, affine: tuple[Array | None, Array | None], exact: bool) -> Array:
+    """What a norm makes of x, C-contiguous, with these statistics; affine: weight and bias of the norm's shape."""
+    present = affine[0] is not None, affine[1] is not None, False
+    call, y = norm_call(norm, x.shape, x.dtype, which, exact, present), host.empty_like(x)
+    if x.size:
+        mean, low, rstd = (None if a is None else a.reshape(-1) for a in given)
+        host.backend().normalize(
+            call, x, y, *affine, 0.0, (mean if call.center else None, rstd, None, low if call.center else None)
+        )
+    return y
 
 
 def sums(dy: Array, x: Array, given: Given, axes: Shape) -> tuple[Array, Array]:

@@ -92,10 +92,10 @@ class Layer:
         """Arguments of this norm beside the common ones: those of both functions, and those of the forward one alone."""
         raise NotImplementedError
 
-    def _forward(self, x: Array, out: Array | None, where: Array | None) -> tuple[Array, Gradients]:
+    def _forward(self, x: Array, out: Array | None, where: Array | None, ndim: int) -> tuple[Array, Gradients]:
         """y, and what makes gradients of dy."""
         shared, extra = self._arguments()
-        shared |= self._batch(x.ndim) | {"exact": self.exact, "where": where, "backend": self.backend}
+        shared |= self._batch(ndim) | {"exact": self.exact, "where": where, "backend": self.backend}
         parameters = {name: getattr(self, name) for name in PARAMETERS if hasattr(self, name)}
         y, stats = getattr(functional, self._norm)(
             x, eps=self.eps, method=self.method, out=out, return_stats=True, **parameters, **shared, **extra
@@ -129,7 +129,7 @@ class Layer:
         x_ = space.array("x", x)
         self._fits(x_.shape)
         x = space.callers(x_)
-        y, gradients = self._forward(x, out, where)
+        y, gradients = self._forward(x, out, where, len(x_.shape))
         self._last = OVERWRITTEN if out is not None and space.shares(out, x_) else (x, gradients)
         return y
 

@@ -21,6 +21,16 @@ import pytest
     ],
 )
 def test_examples(name: str) -> None:
+    check(name)
+
+
+@pytest.mark.parametrize("library", ["dask", "sklearn", "xarray"])
+def test_examples_over(library: str) -> None:
+    pytest.importorskip(library, reason=f"{library} is not installed: pip install 'numbanorm[{library}]'")
+    check(f"numbanorm.interop.{library}")
+
+
+def check(name: str) -> None:
     outcome = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
     assert outcome.attempted > 0
     assert outcome.failed == 0

@@ -33,7 +33,8 @@ pytestmark = needs_long_double
 # kept and reduced parts long, short or absent in turn; runs shorter and longer than a vector and than 128; five parts
 SHAPES = [(4, 3, 50), (3, 4, 5), (2, 3, 4, 5), (50, 7), (6, 300), (3, 200, 3), (2, 1, 300), (2, 3, 2, 4, 3)]
 # one thread is not enough, with a weight for each of the first part too: moved there and back
-LARGE = [((300, 400), 0), ((300, 400), 1), ((3, 200, 300), (0, 2)), ((30, 700, 3), 1), ((3000, 20), 1), ((20, 9, 300), (0, 2))]
+LARGE = [((300, 400), 0), ((300, 400), 1), ((3, 200, 300), (0, 2)), ((30, 700, 3), 1), ((3000, 20), 1), ((20, 9, 300), (0, 2)),
+         ((4, 900, 16), 1)]  # fmt: skip
 # dx is rounded in three places, at the scale of its terms, as those of norms
 DX_ULPS = 4.0
 # the constants of a float64 dx, slope and scale, are rounded products of rounded numbers: rstd twice, a sum, the weight
@@ -209,6 +210,16 @@ def test_moments_out_of_range(factor: float, rng: np.random.Generator) -> None:
     assert oracle.relative_error(m.transform(x * factor), expected, 1.0) < 1e-14
     if factor < 1:
         assert not m.transform(x * factor, 1e-5).astype(np.float32).any()
+
+
+@pytest.mark.parametrize("shape", [(5, 20, 3), (5, 900, 16)])
+def test_a_weight_for_each_sample(shape: tuple[int, ...], rng: np.random.Generator) -> None:
+    """Small samples are moved, large ones computed one by one: the bits of each alone."""
+    x, _, mean, rstd, weight, bias = draw(rng, shape, (1,), FLOAT32)
+    y = standardize(x, mean, rstd, weight, bias, axis=1)
+    for k in range(5):
+        alone = standardize(x[k], mean[k], rstd[k], weight[k], bias[k], axis=0)
+        assert y[k].tobytes() == alone.tobytes()
 
 
 def test_memory_of_the_result(rng: np.random.Generator) -> None:
