@@ -36,7 +36,8 @@ so `out`, running statistics and layers are as they were.
 
 In the tables `x` is float32 of shape (4, 6, 5) where nothing else is said, `float64[4, 6]` is an array of that type and shape,
 and what is not named in a call is in order. `f` stands for any of the functions above a table. A heading names the layer, or
-the argument that the errors below it are about. `explain` refuses what the call that it is asked about refuses. Arrays on a GPU have further rules, of where they lie: [CUDA](cuda.md).
+the argument that the errors below it are about. `explain` refuses what the call that it is asked about refuses.
+Arrays on a GPU have further rules, of where they lie: [CUDA](cuda.md).
 """
 
 # the first words of messages that do not begin with an argument, and the argument that they are about
