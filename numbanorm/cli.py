@@ -33,8 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None) -> int:
     """`main`, and the last words of a command that ends early."""
     try:
-        options = parser().parse_args(argv)
-        status: int | None = COMMANDS[options.command](options)
+        known = parser()
+        options = known.parse_args(argv)
+        status: int | None = COMMANDS[options.command](options) if options.command else known.print_help()
         if sys.stdout is not None:
             sys.stdout.flush()
         return status or 0
