@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="normalize two photographs with every norm: a table and a picture")
     demo.add_argument("--out", type=Path, default=Path("before_after.png"), help="the picture (default: %(default)s)")
 
-    info = commands.add_parser("info", help="print versions, CPU, vector width, threads, cache folder, GPU")
+    commands.add_parser("info", help="print versions, CPU, vector width, threads, cache folder, GPU")
 
     _add_bench(commands.add_parser("bench", help="time numbanorm against a copy and against other libraries, here"))
     _add_compare(commands.add_parser("compare", help="measure what is not committed yet against a commit: what changed"))
