@@ -49,3 +49,8 @@ __all__ = [
     "show_versions",
     "warmup",
 ]
+
+
+def __dir__() -> list[str]:
+    """What a user looks for: the public names, and not the modules that they come from."""
+    return [*__all__, "__doc__", "__version__"]

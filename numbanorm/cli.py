@@ -35,7 +35,10 @@ def _main(argv: Sequence[str] | None) -> int:
     try:
         known = parser()
         options = known.parse_args(argv)
-        status: int | None = COMMANDS[options.command](options) if options.command else known.print_help()
+        if options.command is None:
+            known.print_help()
+            return 0
+        status: int | None = COMMANDS[options.command](options)
         if sys.stdout is not None:
             sys.stdout.flush()
         return status or 0

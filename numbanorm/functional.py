@@ -18,7 +18,7 @@ from .spec import checks, plan
 from .spec.call import Stats as Stats
 from .spec.checks import Array
 
-Result: TypeAlias = Any  # an array; with return_stats=True (array, Stats)
+Result: TypeAlias = Any  # an array; with return_stats=True (array, Stats): functional.pyi says so to those who check types
 
 
 def layer_norm(
@@ -65,7 +65,8 @@ def layer_norm(
 
     Returns
     -------
-    array of x's shape and dtype, C-contiguous; or (array, Stats).
+    array
+        Of x's shape and dtype, C-contiguous; with return_stats=True (array, Stats).
 
     Raises
     ------
@@ -107,17 +108,26 @@ def rms_norm(
     weight : array of shape normalized_shape, optional
     eps : float, optional
         Added to the mean square; by default the machine epsilon of float32, or float64's for float64: as in torch.
-    method, exact, out, return_stats, backend
-        As for `layer_norm`; there is no mean to take first, so all methods are one.
+    method : {None, "two_pass", "welford"}
+        All are one, for there is no mean to take first.
+    exact, out, return_stats, backend
+        As for `layer_norm`.
 
     Returns
     -------
-    array of x's shape and dtype, C-contiguous; or (array, Stats) with Stats.mean None.
+    array
+        Of x's shape and dtype, C-contiguous; with return_stats=True (array, Stats), in which Stats.mean is None.
 
     Raises
     ------
     TypeError, ValueError
         For arguments that do not fit, before anything is computed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rms_norm(np.array([[3.0, 4.0]]), 2).round(4)
+    array([[0.8485, 1.1314]])
     """
     which = plan.as_shape("normalized_shape", normalized_shape), 0
     return forward("rms_norm", x, which, (weight, None, eps), (method, exact, out, return_stats, backend))
@@ -152,17 +162,27 @@ def group_norm(
         Added to the variance.
     channel_axis : int
         Any axis but 0; -1 reads channels-last arrays as they lie.
-    method, exact, out, return_stats, backend
-        As for `layer_norm`; the statistics have shape (N, num_groups).
+    return_stats : bool
+        Also return `Stats(mean, rstd)`, float64 of shape (N, num_groups).
+    method, exact, out, backend
+        As for `layer_norm`.
 
     Returns
     -------
-    array of x's shape and dtype, C-contiguous; or (array, Stats).
+    array
+        Of x's shape and dtype, C-contiguous; with return_stats=True (array, Stats).
 
     Raises
     ------
     TypeError, ValueError
         For arguments that do not fit, and (as torch) for a single value in all; before anything is computed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.array([[1.0, 3.0, 10.0, 30.0]])  # a sample of four channels
+    >>> group_norm(x, 2, eps=0.0)
+    array([[-1.,  1., -1.,  1.]])
     """
     which = (plan.as_int("num_groups", num_groups),), plan.as_int("channel_axis", channel_axis)
     return forward("group_norm", x, which, (weight, bias, eps), (method, exact, out, return_stats, backend))
@@ -206,17 +226,28 @@ def instance_norm(
         Added to the variance.
     channel_axis : int
         Any axis but 0; -1 reads channels-last arrays as they lie.
-    method, exact, out, return_stats, backend
-        As for `layer_norm`; the statistics have shape (N, C).
+    return_stats : bool
+        Also return `Stats(mean, rstd)`, float64 of shape (N, C).
+    method, exact, out, backend
+        As for `layer_norm`.
 
     Returns
     -------
-    array of x's shape and dtype, C-contiguous; or (array, Stats).
+    array
+        Of x's shape and dtype, C-contiguous; with return_stats=True (array, Stats).
 
     Raises
     ------
     TypeError, ValueError
         For arguments that do not fit, and for a single value a channel; before anything is computed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.array([[[1.0, 3.0], [10.0, 30.0]]])  # a sample of two channels
+    >>> instance_norm(x, eps=0.0)
+    array([[[-1.,  1.],
+            [-1.,  1.]]])
     """
     which, own = ((), plan.as_int("channel_axis", channel_axis)), checks.flag("use_input_stats", use_input_stats)
     running = running_mean, running_var, momentum, num_batches_tracked, convention, own
@@ -268,17 +299,33 @@ def batch_norm(
     convention : {"torch", "keras"}
         Of the running statistics. "keras" (also Flax, ONNX, the d2l book): momentum weighs the *old* value, and the
         running variance is that of the biased batch variance; "torch" takes the unbiased one.
-    method, exact, out, return_stats, backend
-        As for `layer_norm`; the statistics have shape (C,).
+    return_stats : bool
+        Also return `Stats(mean, rstd)`, float64 of shape (C,).
+    method, exact, out, backend
+        As for `layer_norm`.
 
     Returns
     -------
-    array of x's shape and dtype, C-contiguous; or (array, Stats).
+    array
+        Of x's shape and dtype, C-contiguous; with return_stats=True (array, Stats).
 
     Raises
     ------
     TypeError, ValueError
         For arguments that do not fit, and for a single value a channel in training; before anything is computed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.array([[1.0, 10.0], [3.0, 30.0]])  # two samples of two channels
+    >>> mean, var = np.zeros(2), np.ones(2)
+    >>> batch_norm(x, mean, var, training=True, eps=0.0)
+    array([[-1., -1.],
+           [ 1.,  1.]])
+    >>> mean
+    array([0.2, 2. ])
+    >>> batch_norm(np.array([[0.2, 2.0]]), mean, var)
+    array([[0., 0.]])
     """
     which, own = ((), plan.as_int("channel_axis", channel_axis)), checks.flag("training", training)
     running = running_mean, running_var, momentum, num_batches_tracked, convention, own

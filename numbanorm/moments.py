@@ -161,6 +161,12 @@ def moments(x: Array, axis: Axes = None, *, method: str | None = "two_pass", bac
     ------
     TypeError, ValueError
         For arguments that do not fit.
+
+    Examples
+    --------
+    >>> m = moments(np.array([[1.0, 2.0], [3.0, 6.0]]), axis=0)
+    >>> m.mean, m.std()
+    (array([2., 4.]), array([1., 2.]))
     """
     space = dispatch.space(x, backend)
     x = space.array("x", x)

@@ -1,8 +1,8 @@
 """Five norms of two photographs
 
-Two pictures that differ in light and colour, in one batch. Batch norm takes one mean for both, so the dark one stays dark.
-Instance norm takes one for each channel of each picture: both come out alike, and a cast of colour is gone. Group norm and
-layer norm keep the balance of the colours. RMS norm subtracts no mean.
+One portrait by day and at dusk, in one batch. Batch norm takes one mean for both, so the dark one stays dark. Instance norm
+takes one for each channel of each picture: both come out alike, and the cast of blue is gone. Group norm, here with one group,
+keeps the balance of the colours. Layer norm takes a mean for each row of pixels. RMS norm subtracts no mean.
 """
 
 from matplotlib import pyplot as plt

@@ -1,8 +1,8 @@
 """A mean that is large beside the deviation
 
-Rows with a standard deviation of 1 about means from 1 to 10 million. The usual expression in float32 loses a digit with each
-power of ten; numbanorm, whose sums are float64, does not. The error is counted in ulp, the spacing of float32 numbers
-at 1, against the same expression in long double.
+Rows with a standard deviation of 1 about means from 1 to 10 million. The usual expressions in float32 lose digits as the mean
+grows; numbanorm, whose sums are float64, does not. The error is counted in ulp, the spacing of float32 numbers at 1, against
+the same expression in long double.
 """
 
 import numpy as np

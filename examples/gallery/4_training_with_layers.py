@@ -4,6 +4,8 @@ Two spirals, told apart by a network of five layers. With `BatchNorm1d` after ea
 and without norms it hardly begins. The gradients of the norms come from `layer.backward`.
 """
 
+import itertools
+
 import numpy as np
 from matplotlib import pyplot as plt
 
@@ -20,7 +22,7 @@ points = (points + rng.normal(0, 0.05, points.shape)).astype(np.float32)
 def train(normalize, rate=0.1, steps=500, widths=(2, 32, 32, 32, 32, 1)):
     """Losses of gradient descent on all points at once."""
     rng = np.random.default_rng(1)
-    weights = [rng.normal(0, 0.3, pair).astype(np.float32) for pair in zip(widths, widths[1:], strict=False)]
+    weights = [rng.normal(0, 0.3, pair).astype(np.float32) for pair in itertools.pairwise(widths)]
     norms = [nb.BatchNorm1d(width) if normalize else None for width in widths[1:-1]]
     losses = []
     for _ in range(steps):

@@ -22,7 +22,7 @@ for _ in range(80):
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
 for column, (what, true) in enumerate((("running mean", 5), ("running variance", 4))):
     for name, values in history.items():
-        axes[column].plot([value[column] for value in values], label=f'convention="{name}"', ls="--" if name == "keras" else "-")
+        axes[column].plot([value[column] for value in values], label=name, ls="--" if name == "keras" else "-")
     axes[column].axhline(true, color="0.6", lw=1, label="of the data")
     axes[column].set(title=what, xlabel="batches of 4")
 axes[1].legend()

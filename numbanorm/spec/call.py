@@ -68,6 +68,14 @@ class Stats(_Pair):
     """Statistics of a norm, in float64: the mean (None for RMS norm) and 1 / sqrt(variance + eps).
 
     It remembers whether the call had a weight, so that a backward call that was not given one is told.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbanorm import layer_norm
+    >>> y, (mean, rstd) = layer_norm(np.array([[1.0, 3.0]]), 2, eps=0.0, return_stats=True)
+    >>> mean, rstd
+    (array([2.]), array([1.]))
     """
 
     weighted: bool = False

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import inspect
 
 import pytest
+
+import numbanorm
 
 
 @pytest.mark.parametrize(
@@ -16,6 +19,9 @@ import pytest
         "numbanorm.moments",
         "numbanorm.layers.norms",
         "numbanorm.layers.running",
+        "numbanorm.precompile",
+        "numbanorm.spec.call",
+        "numbanorm.versions",
         "numbanorm.explained",
     ],
 )
@@ -23,3 +29,8 @@ def test_examples(name: str) -> None:
     outcome = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
     assert outcome.attempted > 0
     assert outcome.failed == 0
+
+
+@pytest.mark.parametrize("name", numbanorm.__all__)
+def test_everything_public_has_an_example(name: str) -> None:
+    assert ">>> " in (inspect.getdoc(getattr(numbanorm, name)) or "")

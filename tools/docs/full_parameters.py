@@ -45,5 +45,6 @@ def replaced(found: re.Match[str], package: griffe.Module) -> str:
     for name in found["names"].split(", "):
         same = known[name]
         whole = replaced(same, package) if AS_FOR.match(same["body"]) else same[0]
-        parts.append(next(m for m in ENTRY.finditer(whole) if name in m["names"].split(", ")))
-    return "".join(f"{name}{part['type'] or ''}\n{part['body'].rstrip()}\n" for name, part in zip(found["names"].split(", "), parts, strict=True))
+        part = next(m for m in ENTRY.finditer(whole) if name in m["names"].split(", "))
+        parts.append(f"{name}{part['type'] or ''}\n{part['body'].rstrip()}\n")
+    return "".join(parts)
