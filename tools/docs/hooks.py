@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import re
 import runpy
 import sys
@@ -14,6 +15,8 @@ from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))  # the examples, and mkdocstrings, are of this clone
+LOG = logging.getLogger("mkdocs.hooks.numbanorm")  # warnings end a strict build
+OUTSIDE_WORLD = re.compile(r'<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)="(?:https?:)?//[^"]*"')
 # page of the site, and the file of the clone that it shows
 OUTSIDE = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md", "security.md": "SECURITY.md"}
 PAGES = {source: page for page, source in OUTSIDE.items()} | {"README.md": "index.md"}
@@ -80,3 +83,10 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     for source, target in PAGES.items():
         markdown = re.sub(rf"\]\((?:\.\./)?{re.escape(source)}", f"]({target}", markdown)
     return markdown
+
+
+def on_post_page(output: str, page: Any, **_: Any) -> str:
+    """Pages are complete in themselves: nothing is fetched from elsewhere when one is opened."""
+    for found in OUTSIDE_WORLD.findall(output):
+        LOG.warning("%s asks another host for something: %s", page.file.src_uri, found)
+    return output
