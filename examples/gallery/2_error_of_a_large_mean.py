@@ -37,7 +37,7 @@ for label, y in (
 ):
     error = np.abs(y - true).max(axis=1) / 2.0**-23
     ax.loglog(means, error, "o-", label=label)
-    print(f"{label:22}", *(f"{e:10.2g}" for e in error))
+    print(f"{label:22}", *(f"{e:7.1g}" for e in error))
 ax.set_xlabel("mean / standard deviation")
 ax.set_ylabel("largest error, ulp")
 ax.legend()
