@@ -53,3 +53,8 @@ __all__ = [
     "standardize_sums",
     "warmup",
 ]
+
+
+def __dir__() -> list[str]:
+    """What a user looks for: the public names, and not the modules that they come from."""
+    return [*__all__, "__doc__", "__version__"]

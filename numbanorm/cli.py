@@ -33,7 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None) -> int:
     """`main`, and the last words of a command that ends early."""
     try:
-        options = parser().parse_args(argv)
+        known = parser()
+        options = known.parse_args(argv)
+        if options.command is None:
+            known.print_help()
+            return 0
         status: int | None = COMMANDS[options.command](options)
         if sys.stdout is not None:
             sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""The demo: a real photograph through every norm, as a table and a picture.
+"""The demo: two photographs through every norm, as a table and a picture.
 
 It checks the library against two outsiders: the plain NumPy expression in float32 (what one would write
 without the library) and the same expression in longdouble (what both should have given).
@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
@@ -25,15 +24,16 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-CALLS = 15
-COLOURS = ("red", "green", "blue")
+ROUNDS = 15
+PICTURES = ("by day", "at dusk")
+DUSK = (0.25, 0.3, 0.5)  # what the evening leaves of red, green and blue
 SHOWN = 2.5  # normalized values from -SHOWN to SHOWN fill the range of a screen
 NO_MATPLOTLIB = "the demo needs matplotlib, which is not installed: run pip install 'numbanorm[demo]'"
 
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """A norm as the demo uses it on a (1, 3, H, W) picture."""
+    """A norm as the demo uses it on pictures (2, 3, H, W)."""
 
     name: str
     shares: str  # who shares one mean and one standard deviation
@@ -44,13 +44,13 @@ class Norm:
 
 
 NORMS = (
-    Norm("batch", "each channel, over the batch", (0, 2, 3), lambda x: batch_norm(x, training=True)),
-    Norm("layer", "the whole picture", (1, 2, 3), lambda x: layer_norm(x, x.shape[1:])),
-    Norm("instance", "each channel of the picture", (2, 3), lambda x: instance_norm(x)),
-    Norm("group", "3 channels as 1 group", (1, 2, 3), lambda x: group_norm(x, 1)),
+    Norm("batch", "a channel of both pictures", (0, 2, 3), lambda x: batch_norm(x, training=True)),
+    Norm("instance", "a channel of a picture", (2, 3), lambda x: instance_norm(x)),
+    Norm("group", "a picture: 1 group of 3 channels", (1, 2, 3), lambda x: group_norm(x, 1)),
+    Norm("layer", "a row of pixels of a channel", (3,), lambda x: layer_norm(x, x.shape[3])),
     Norm(
         "rms",
-        "the whole picture, mean kept",
+        "a picture; its mean stays",
         (1, 2, 3),
         lambda x: rms_norm(x, x.shape[1:]),
         centred=False,
@@ -59,59 +59,50 @@ NORMS = (
 )
 
 NOTES = f"""\
-group norm takes num_groups=1 here: 3 channels allow 1 or 3 groups, and 3 would be instance norm again.
-With one picture in the batch, batch norm equals instance norm; with one group, group norm equals layer norm.
-Times are medians of {CALLS} calls, taken in turn; each call makes a new array.
+Times are the shortest of {ROUNDS} calls, numbanorm and NumPy in turn, so that other work on this machine counts little.
 NumPy is (x - x.mean(axes)) / sqrt(x.var(axes) + eps) in float32; for rms, x / sqrt((x * x).mean(axes) + eps).
-1 ulp is the spacing of float32 numbers at max(|y|, 1); numbanorm is within 3, with exact=True within 0.51."""
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """The largest distance from the longdouble result."""
-
-    ulp: float
-    absolute: float
+1 ulp is the spacing of float32 numbers at max(|y|, 1). The true value is the same expression in longdouble."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Results of one norm."""
+    """Results of one norm: seconds, and largest distances from the true value in ulp."""
 
     norm: Norm
     y: Array
     seconds: float
     numpy_seconds: float
-    difference: Difference
-    numpy_difference: Difference
+    ulp: float
+    numpy_ulp: float
 
 
 def run(out: Path, stream: TextIO | None = None) -> None:
-    """Normalize the photograph, print the tables to `stream` (default: stdout) and draw the picture `out`."""
+    """Normalize the photographs, print the tables to `stream` (default: stdout) and draw the picture `out`."""
     stream = stream or sys.stdout
-    name, x = load_photograph()
-    height, width = x.shape[2:]
-    print(f"photograph: {name}, {width} x {height} pixels, float32 {x.shape}, {x.nbytes / 1e6:.1f} MB", file=stream)
+    x = photographs()
+    count, _, height, width = x.shape
+    print(f"{count} photographs of {width} x {height} pixels, float32 {x.shape}, {x.nbytes / 1e6:.1f} MB", file=stream)
     seconds = warm_up(x)
     print(f"warm-up: {seconds:.1f} s (kernels compiled, or loaded from the disk cache)\n", file=stream, flush=True)
     results = [measure(norm, x) for norm in NORMS]
     print(report(x, results), file=stream)
     draw(x, results).savefig(out, format="png")
-    print(f"picture: {out.resolve()}", file=stream)
+    print(f"\npicture: {out.resolve()}", file=stream)
 
 
-def load_photograph() -> tuple[str, Array]:
-    """Grace Hopper's portrait (public domain), which ships with matplotlib: float32 (1, 3, H, W) in [0, 1]."""
+def photographs() -> Array:
+    """Grace Hopper's portrait, and the same mirrored in an evening's light: float32 (2, 3, H, W) in [0, 1].
+
+    The portrait is in the public domain, and ships with matplotlib.
+    """
     try:
         from matplotlib import get_data_path
         from matplotlib.image import imread
     except ImportError:
         raise ImportError(NO_MATPLOTLIB) from None
-    path = Path(get_data_path(), "sample_data", "grace_hopper.jpg")
-    pixels = imread(path)
-    x = np.ascontiguousarray(pixels.transpose(2, 0, 1)[np.newaxis], np.float32)
-    x /= 255
-    return path.name, x
+    pixels = imread(Path(get_data_path(), "sample_data", "grace_hopper.jpg"))
+    portrait = np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32) / 255
+    return np.stack([portrait, portrait[:, :, ::-1] * np.array(DUSK, np.float32)[:, None, None]])
 
 
 def warm_up(x: Array) -> float:
@@ -135,95 +126,103 @@ def measure(norm: Norm, x: Array) -> Result:
     """Compare one norm and the NumPy expression: how far off, then how fast."""
     exact = textbook(norm, x.astype(np.longdouble))
     y = norm.call(x)
-    off, numpy_off = difference(y, exact), difference(textbook(norm, x), exact)
+    off, numpy_off = distance(y, exact), distance(textbook(norm, x), exact)
     # Timed after the longdouble work: freeing arrays that large makes the C library keep memory, and the first norm
     # would otherwise pay page faults that the others do not. In turn, so that both meet the same state of the machine.
     calls: tuple[Callable[[Array], Array], ...] = (norm.call, functools.partial(textbook, norm))
     seconds: tuple[list[float], list[float]] = ([], [])
-    for _ in range(CALLS):
+    for _ in range(ROUNDS):
         for call, times in zip(calls, seconds, strict=True):
             start = time.perf_counter()
             call(x)
             times.append(time.perf_counter() - start)
-    return Result(norm, y, median(seconds[0]), median(seconds[1]), off, numpy_off)
+    return Result(norm, y, min(seconds[0]), min(seconds[1]), off, numpy_off)
 
 
-def difference(y: Array, exact: Array) -> Difference:
-    """Distance of `y` from `exact`: in units of its last place, and absolutely."""
-    error = np.abs(y - exact)
+def distance(y: Array, exact: Array) -> float:
+    """Largest distance of `y` from `exact`, in units of its last place."""
     ulp = np.spacing(np.maximum(np.abs(exact), 1).astype(np.float32))
-    return Difference(float((error / ulp).max()), float(error.max()))
+    return float((np.abs(y - exact) / ulp).max())
 
 
 def report(x: Array, results: Sequence[Result]) -> str:
-    """Both tables and their notes."""
-    head = ["", *(f"mean {colour}" for colour in COLOURS), *(f"std {colour}" for colour in COLOURS)]
-    channels = [head, ["before", *_channels(x)], *([result.norm.name, *_channels(result.y)] for result in results)]
-    costs = [["", "numbanorm", "NumPy", "speed-up", "numbanorm", "absolute", "NumPy", "absolute"]]
-    for result in results:
-        ratio = result.numpy_seconds / result.seconds
-        costs.append([result.norm.name, f"{result.seconds * 1e3:.3f} ms", f"{result.numpy_seconds * 1e3:.3f} ms"])
-        costs[-1].append(f"{ratio:.1f}x")
-        for off in (result.difference, result.numpy_difference):
-            costs[-1] += [f"{off.ulp:.3f} ulp", f"{off.absolute:.1e}"]
+    """Both tables, what they say in a sentence, and notes."""
+    head = ["", *(f"{what} {name}" for name in PICTURES for what in ("mean", "std")), "", "one mean for"]
+    pictures = [head, ["before", *_pictures(x), "", ""]]
+    pictures += [[r.norm.name, *_pictures(r.y), "", r.norm.shares] for r in results]
+    costs = [["", "numbanorm", "NumPy", "speed-up", "numbanorm error", "NumPy error"]]
+    for r in results:
+        costs.append([r.norm.name, f"{r.seconds * 1e3:.3f} ms", f"{r.numpy_seconds * 1e3:.3f} ms"])
+        costs[-1] += [f"{r.numpy_seconds / r.seconds:.1f}x", f"{r.ulp:.2f} ulp", f"{r.numpy_ulp:.2f} ulp"]
     return "\n".join(
         [
-            "Each channel before, and after each norm",
-            _aligned(channels),
+            "The two pictures before, and after each norm",
+            _aligned(pictures, last="<"),
             "",
-            "Time of a call, and largest difference from the longdouble result",
+            "Time of a call, and its largest error",
             _aligned(costs),
+            "",
+            sentence(results),
             "",
             NOTES,
         ]
     )
 
 
-def _channels(x: Array) -> list[str]:
-    """Mean, then standard deviation of each channel; in float64, so that the table adds no error of its own."""
-    pixels = x.astype(np.float64)
-    means = pixels.mean(axis=(0, 2, 3))
-    tiny = 5e-5  # would be printed as zero
-    shown = [f"{mean:+.4f}" if abs(mean) >= tiny else f"{mean:+.0e}" for mean in means]
-    return shown + [f"{std:.4f}" for std in pixels.std(axis=(0, 2, 3))]
+def sentence(results: Sequence[Result]) -> str:
+    """The tables in plain words."""
+    ratios = [r.numpy_seconds / r.seconds for r in results]
+    return (
+        f"In short: numbanorm took {min(1 / q for q in ratios):.2f} to {max(1 / q for q in ratios):.2f} of NumPy's time here. "
+        f"Its largest error is {max(r.ulp for r in results):.2f} ulp, NumPy's {max(r.numpy_ulp for r in results):.1f}."
+    )
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Columns of text: names to the left, numbers to the right."""
+def _pictures(x: Array) -> list[str]:
+    """Mean and standard deviation of each picture; in float64, so that the table adds no error of its own."""
+    return [
+        f"{round(value, 3) + 0.0:{sign}.3f}" for y in x.astype(np.float64) for value, sign in ((y.mean(), "+"), (y.std(), ""))
+    ]
+
+
+def _aligned(rows: Sequence[Sequence[str]], last: str = ">") -> str:
+    """Columns of text: names to the left, numbers to the right; `last` is where the last column stands."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for name, *cells in rows:
-        numbers = (f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True))
+        numbers = [f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True)]
+        numbers[-1] = f"{cells[-1]:{last}{widths[-1]}}"
         lines.append("  ".join([f"  {name:<{widths[0]}}", *numbers]).rstrip())
     return "\n".join(lines)
 
 
 def draw(x: Array, results: Sequence[Result]) -> Figure:
-    """The photograph and every result on one scale, each above the histogram of its channels."""
+    """The photographs and every result on one scale, above the histogram of both pictures."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 11), dpi=100, layout="constrained")
+    figure = Figure(figsize=(15, 8), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle("One photograph, five norms", fontsize=18, fontweight="bold")
-    figure.supxlabel(f"Pictures after a norm show -{SHOWN} as black and +{SHOWN} as white.", fontsize=10, color="0.35")
-    axes = figure.subplots(4, 3, height_ratios=(5, 1, 5, 1))
-    after = [(f"{r.norm.name} norm", r.norm.shares, r.y, (-SHOWN, SHOWN)) for r in results]
-    panels = [("original", "as loaded", x, (0.0, 1.0)), *after]
-    for index, (title, subtitle, y, limits) in enumerate(panels):
-        row, column = divmod(index, 3)
-        _draw_panel(axes[2 * row, column], axes[2 * row + 1, column], title, subtitle, y[0], limits)
+    figure.suptitle("Two photographs, five norms", fontsize=18, fontweight="bold")
+    figure.supxlabel(f"After a norm -{SHOWN} is black and +{SHOWN} is white. Below: how many pixels have a value.", fontsize=10)
+    axes = figure.subplots(3, 1 + len(results), height_ratios=(5, 5, 1))
+    after = [(f"{r.norm.name} norm", f"one mean for\n{r.norm.shares}", r.y, (-SHOWN, SHOWN)) for r in results]
+    panels = [("before", "as loaded\n", x, (0.0, 1.0)), *after]
+    for column, (title, subtitle, y, limits) in zip(axes.T, panels, strict=True):
+        _draw_panel(column, title, subtitle, y, limits)
+    axes[2, 0].legend(PICTURES, fontsize=7, frameon=False)
     return figure
 
 
-def _draw_panel(picture: Axes, histogram: Axes, title: str, subtitle: str, y: Array, limits: tuple[float, float]) -> None:
-    low, high = limits
-    picture.imshow(np.clip((y.transpose(1, 2, 0) - low) / (high - low), 0, 1))
-    picture.set_axis_off()
-    picture.set_title(f"{title}\n", fontsize=14, fontweight="bold", pad=2)
-    picture.text(0.5, 1.02, subtitle, transform=picture.transAxes, ha="center", va="bottom", fontsize=10, color="0.35")
-    for channel, colour in zip(y, ("#d62728", "#2ca02c", "#1f77b4"), strict=True):
-        counts, edges = np.histogram(channel, bins=64, range=limits)
+def _draw_panel(axes: Sequence[Axes], title: str, subtitle: str, y: Array, limits: tuple[float, float]) -> None:
+    """One column: both pictures and their histograms."""
+    (low, high), histogram = limits, axes[2]
+    axes[0].set_title(f"{title}\n\n", fontsize=14, fontweight="bold", pad=4)
+    axes[0].text(0.5, 1.02, subtitle, transform=axes[0].transAxes, ha="center", va="bottom", fontsize=9, color="0.35")
+    for picture, pixels, colour in zip(axes, y, ("#e08a1e", "#2b4f9e"), strict=False):
+        picture.imshow(np.clip((pixels.transpose(1, 2, 0) - low) / (high - low), 0, 1))
+        picture.set_axis_off()
+        counts, edges = np.histogram(pixels, bins=64, range=limits)
         histogram.stairs(counts, edges, color=colour, linewidth=1.2)
     histogram.set_xlim(limits)
     histogram.set_yticks([])

@@ -18,7 +18,7 @@ from .spec import checks, plan
 from .spec.call import Stats as Stats
 from .spec.checks import Array
 
-Result: TypeAlias = Any  # an array; with return_stats=True (array, Stats)
+Result: TypeAlias = Any  # an array; with return_stats=True (array, Stats): functional.pyi says so to those who check types
 
 
 def layer_norm(
@@ -74,7 +74,8 @@ def layer_norm(
 
     Returns
     -------
-    array of x's shape and dtype, C-contiguous; or (array, Stats).
+    array
+        Of x's shape and dtype, C-contiguous; with return_stats=True (array, Stats).
 
     Raises
     ------
@@ -118,17 +119,26 @@ def rms_norm(
     weight : array of shape normalized_shape, optional
     eps : float, optional
         Added to the mean square; by default the machine epsilon of float32, or float64's for float64: as in torch.
-    method, exact, out, return_stats, where, fill, backend
-        As for `layer_norm`; there is no mean to take first, so all methods are one.
+    method : {None, "two_pass", "welford"}
+        All are one, for there is no mean to take first.
+    exact, out, return_stats, where, fill, backend
+        As for `layer_norm`.
 
     Returns
     -------
-    array of x's shape and dtype, C-contiguous; or (array, Stats) with Stats.mean None.
+    array
+        Of x's shape and dtype, C-contiguous; with return_stats=True (array, Stats), in which Stats.mean is None.
 
     Raises
     ------
     TypeError, ValueError
         For arguments that do not fit, before anything is computed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rms_norm(np.array([[3.0, 4.0]]), 2).round(4)
+    array([[0.8485, 1.1314]])
     """
     which = plan.as_shape("normalized_shape", normalized_shape), 0
     return forward("rms_norm", x, which, (weight, None, eps), (method, exact, out, return_stats, backend), None, where, fill)
@@ -169,12 +179,15 @@ def group_norm(
     batch_axis : {0, None}
         None: x is one sample and has no batch axis, (C, ...) or, with channel_axis=-1, (..., C). channel_axis is then that of
         x[None], whose result this is.
-    method, exact, out, return_stats, where, fill, backend
-        As for `layer_norm`; the statistics have shape (N, num_groups), without a batch axis (num_groups,).
+    return_stats : bool
+        Also return `Stats(mean, rstd)`, float64 of shape (N, num_groups), without a batch axis (num_groups,).
+    method, exact, out, where, fill, backend
+        As for `layer_norm`.
 
     Returns
     -------
-    array of x's shape and dtype, C-contiguous; or (array, Stats).
+    array
+        Of x's shape and dtype, C-contiguous; with return_stats=True (array, Stats).
 
     Raises
     ------
@@ -184,6 +197,9 @@ def group_norm(
     Examples
     --------
     >>> import numpy as np
+    >>> x = np.array([[1.0, 3.0, 10.0, 30.0]])  # a sample of four channels
+    >>> group_norm(x, 2, eps=0.0)
+    array([[-1.,  1., -1.,  1.]])
     >>> picture = np.array([[[1.0, 2.0], [3.0, 6.0]]])
     >>> group_norm(picture, 1, batch_axis=None, eps=0.0).round(3)  # (C, H, W)
     array([[[-1.069, -0.535],
@@ -237,12 +253,15 @@ def instance_norm(
     batch_axis : {0, None}
         None: x is one sample and has no batch axis, (C, ...) or, with channel_axis=-1, (..., C). channel_axis is then that of
         x[None], whose result this is.
-    method, exact, out, return_stats, where, fill, backend
-        As for `layer_norm`; the statistics have shape (N, C), without a batch axis (C,).
+    return_stats : bool
+        Also return `Stats(mean, rstd)`, float64 of shape (N, C), without a batch axis (C,).
+    method, exact, out, where, fill, backend
+        As for `layer_norm`.
 
     Returns
     -------
-    array of x's shape and dtype, C-contiguous; or (array, Stats).
+    array
+        Of x's shape and dtype, C-contiguous; with return_stats=True (array, Stats).
 
     Raises
     ------
@@ -252,6 +271,10 @@ def instance_norm(
     Examples
     --------
     >>> import numpy as np
+    >>> x = np.array([[[1.0, 3.0], [10.0, 30.0]]])  # a sample of two channels
+    >>> instance_norm(x, eps=0.0)
+    array([[[-1.,  1.],
+            [-1.,  1.]]])
     >>> picture = np.array([[[1.0, 10.0], [3.0, 30.0]]])
     >>> instance_norm(picture, channel_axis=-1, batch_axis=None).round(3)  # (H, W, C)
     array([[[-1., -1.],
@@ -309,17 +332,33 @@ def batch_norm(
     convention : {"torch", "keras"}
         Of the running statistics. "keras" (also Flax, ONNX, the d2l book): momentum weighs the *old* value, and the
         running variance is that of the biased batch variance; "torch" takes the unbiased one.
-    method, exact, out, return_stats, where, fill, backend
-        As for `layer_norm`; the statistics have shape (C,).
+    return_stats : bool
+        Also return `Stats(mean, rstd)`, float64 of shape (C,).
+    method, exact, out, where, fill, backend
+        As for `layer_norm`.
 
     Returns
     -------
-    array of x's shape and dtype, C-contiguous; or (array, Stats).
+    array
+        Of x's shape and dtype, C-contiguous; with return_stats=True (array, Stats).
 
     Raises
     ------
     TypeError, ValueError
         For arguments that do not fit, and for a single value a channel in training; before anything is computed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.array([[1.0, 10.0], [3.0, 30.0]])  # two samples of two channels
+    >>> mean, var = np.zeros(2), np.ones(2)
+    >>> batch_norm(x, mean, var, training=True, eps=0.0)
+    array([[-1., -1.],
+           [ 1.,  1.]])
+    >>> mean
+    array([0.2, 2. ])
+    >>> batch_norm(np.array([[0.2, 2.0]]), mean, var)
+    array([[0., 0.]])
     """
     which, own = ((), plan.as_int("channel_axis", channel_axis)), checks.flag("training", training)
     running = running_mean, running_var, momentum, num_batches_tracked, convention, own

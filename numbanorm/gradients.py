@@ -124,6 +124,16 @@ def rms_norm_backward(
     ------
     TypeError, ValueError
         For arguments that do not fit, before anything is computed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbanorm import rms_norm
+    >>> x = np.array([[3.0, 4.0]])
+    >>> y, stats = rms_norm(x, 2, return_stats=True)
+    >>> dx, dweight = rms_norm_backward(np.ones_like(x), x, 2, stats)
+    >>> dweight.round(4)
+    array([0.8485, 1.1314])
     """
     which = plan.as_shape("normalized_shape", normalized_shape), 0
     return backward("rms_norm", dy, x, which, stats, weight, (needs, exact, out, backend, where))
@@ -170,6 +180,16 @@ def group_norm_backward(
     ------
     TypeError, ValueError
         For arguments that do not fit, before anything is computed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbanorm import group_norm
+    >>> x = np.array([[1.0, 3.0, 10.0, 30.0]])
+    >>> y, stats = group_norm(x, 2, eps=0.0, return_stats=True)
+    >>> dx, dweight, dbias = group_norm_backward(np.ones_like(x), x, 2, stats)
+    >>> dweight
+    array([-1.,  1., -1.,  1.])
     """
     which = (plan.as_int("num_groups", num_groups),), *plan.channels_at(channel_axis, batch_axis)
     return backward("group_norm", dy, x, which, stats, weight, (needs, exact, out, backend, where))
@@ -216,6 +236,16 @@ def instance_norm_backward(
     ------
     TypeError, ValueError
         For arguments that do not fit, before anything is computed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbanorm import instance_norm
+    >>> x = np.array([[[1.0, 3.0], [10.0, 30.0]]])
+    >>> y, stats = instance_norm(x, eps=0.0, return_stats=True)
+    >>> dx, dweight, dbias = instance_norm_backward(np.ones_like(x), x, stats)
+    >>> dbias
+    array([2., 2.])
     """
     which, own = ((), *plan.channels_at(channel_axis, batch_axis)), checks.flag("use_input_stats", use_input_stats)
     return backward("instance_norm", dy, x, which, stats, weight, (needs, exact, out, backend, where), own)
@@ -259,6 +289,16 @@ def batch_norm_backward(
     ------
     TypeError, ValueError
         For arguments that do not fit, before anything is computed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbanorm import batch_norm
+    >>> x = np.array([[1.0, 10.0], [3.0, 30.0]])
+    >>> y, stats = batch_norm(x, training=True, eps=0.0, return_stats=True)
+    >>> dx, dweight, dbias = batch_norm_backward(y, x, stats)
+    >>> dweight
+    array([2., 2.])
     """
     which, own = ((), plan.as_int("channel_axis", channel_axis)), checks.flag("training", training)
     return backward("batch_norm", dy, x, which, stats, weight, (needs, exact, out, backend, where), own)

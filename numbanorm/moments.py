@@ -250,6 +250,9 @@ def moments(
 
     Examples
     --------
+    >>> m = moments(np.array([[1.0, 2.0], [3.0, 6.0]]), axis=0)
+    >>> m.mean, m.std()
+    (array([2., 4.]), array([1., 2.]))
     >>> table = np.array([[1.0, 5.0], [np.nan, 6.0], [3.0, np.nan]])
     >>> m = moments(table, 0, nan="omit")
     >>> m.count, m.mean

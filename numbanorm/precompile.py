@@ -60,9 +60,9 @@ def warmup(
 
     Examples
     --------
-    >>> import numbanorm as nn
-    >>> nn.warmup(nn.layer_norm, nn.layer_norm_backward)
-    >>> nn.warmup(nn.rms_norm, dtypes=("float16", "float32"))
+    >>> import numbanorm as nb
+    >>> nb.warmup(nb.layer_norm, nb.layer_norm_backward)
+    >>> nb.warmup(nb.rms_norm, dtypes=("float16", "float32"))
     """
     if not (backend is None or (isinstance(backend, str) and backend == "cpu")):
         raise ValueError(f"backend must be 'cpu' or None, for kernels of a GPU are compiled at their first call and kept on "

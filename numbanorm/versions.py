@@ -59,6 +59,12 @@ def info() -> dict[str, str]:
     Returns
     -------
     dict of str to str
+
+    Examples
+    --------
+    >>> from numbanorm import info
+    >>> sorted(info())[:3]
+    ['caches', 'cpu', 'cuda-core']
     """
     import numba
     from numba.core.registry import cpu_target
@@ -89,6 +95,12 @@ def show_versions(file: TextIO | None = None) -> None:
     ----------
     file : text file, optional
         Where to print; by default standard output.
+
+    Examples
+    --------
+    >>> from numbanorm import show_versions
+    >>> show_versions()  # doctest: +ELLIPSIS
+    python ...
     """
     facts = info()
     width = max(map(len, facts))

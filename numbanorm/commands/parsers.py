@@ -9,6 +9,8 @@ import argparse
 from pathlib import Path
 from typing import NoReturn
 
+import numbanorm
+
 from ..spec.dtypes import NATIVE
 from ..spec.norms import NORMS
 
@@ -31,14 +33,13 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m numbanorm", description="Exact, reproducible normalization for NumPy arrays.")
-    commands = parser.add_subparsers(required=True, metavar="{demo,normalize,bench,compare,dashboard,info}")
+    parser.add_argument("--version", action="version", version=f"numbanorm {numbanorm.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="{demo,normalize,bench,compare,dashboard,info}")
 
-    demo = commands.add_parser("demo", help="normalize a photograph with every norm: a table and a picture")
+    demo = commands.add_parser("demo", help="normalize two photographs with every norm: a table and a picture")
     demo.add_argument("--out", type=Path, default=Path("before_after.png"), help="the picture (default: %(default)s)")
-    demo.set_defaults(command="demo")
 
-    info = commands.add_parser("info", help="print versions, CPU, vector width, threads, cache folder, GPU")
-    info.set_defaults(command="info")
+    commands.add_parser("info", help="print versions, CPU, vector width, threads, cache folder, GPU")
 
     _add_bench(commands.add_parser("bench", help="time numbanorm against a copy and against other libraries, here"))
     _add_compare(commands.add_parser("compare", help="measure what is not committed yet against a commit: what changed"))
@@ -49,7 +50,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_normalize(normalize: argparse.ArgumentParser) -> None:
-    normalize.set_defaults(command="normalize")
     normalize.add_argument("input", type=Path, metavar="IN.npy")
     normalize.add_argument("output", type=Path, metavar="OUT.npy")
     normalize.add_argument("--norm", choices=tuple(NORM_OPTIONS), required=True)
@@ -79,7 +79,6 @@ def _add_normalize(normalize: argparse.ArgumentParser) -> None:
 
 
 def _add_bench(bench: argparse.ArgumentParser) -> None:
-    bench.set_defaults(command="bench")
     bench.add_argument("--sizes", type=_words, metavar="N,N,...", help="elements, of 1e3 ... 1e8 (default: 1e4 and above)")
     bench.add_argument("--norms", type=_words, metavar="NORM,...", help="of layer, rms, batch, eval, group, instance")
     bench.add_argument("--direction", choices=("forward", "backward", "both"), default="both")
@@ -94,7 +93,6 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
 
 
 def _add_compare(compare: argparse.ArgumentParser) -> None:
-    compare.set_defaults(command="compare")
     compare.add_argument(
         "base", nargs="?", metavar="BASE", help="a commit (default: HEAD; HEAD~1 if nothing differs from HEAD)"
     )
@@ -105,7 +103,6 @@ def _add_compare(compare: argparse.ArgumentParser) -> None:
 
 
 def _add_dashboard(dashboard: argparse.ArgumentParser) -> None:
-    dashboard.set_defaults(command="dashboard")
     dashboard.add_argument("--out", type=Path, metavar="DIR", help="write the pages there (default: html_dir of asv.conf.json)")
     dashboard.add_argument("--results", type=Path, metavar="DIR", help="of asv (default: results_dir of asv.conf.json)")
     dashboard.add_argument("--port", type=int, default=0, metavar="N", help="of localhost (default: any that is free)")

@@ -25,6 +25,10 @@ COUNTER = "num_batches_tracked"
 # the arguments that torch does not have; repr shows those that differ
 EXTRA = {"channel_axis": 1, "batch_axis": 0, "convention": "torch", "method": None, "exact": False, "backend": None}
 
+# what Keras and Flax call these arrays
+KERAS = {"gamma": "weight", "scale": "weight", "beta": "bias", "moving_mean": "running_mean", "mean": "running_mean"}
+KERAS |= {"moving_variance": "running_var", "var": "running_var"}
+
 NOT_CALLED = "none, for the layer, or this copy of it, was not called; call it first"
 OVERWRITTEN = "one that was written over, for out was x; call the layer again, with another out"
 
@@ -192,6 +196,9 @@ class Layer:
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
         """Copy arrays into those of the layer: its own kind, or torch's as `{k: v.numpy() for k, v in d.items()}`.
 
+        With convention="keras" they may have the names of Keras (gamma, beta, moving_mean, moving_variance) or Flax (scale,
+        bias, mean, var).
+
         Parameters
         ----------
         state_dict : mapping of str to array
@@ -212,7 +219,7 @@ class Layer:
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict must map names to arrays: got {type(state_dict).__name__}; write layer.state_dict()")
-        own = self.state_dict()
+        own, state_dict = self.state_dict(), self._renamed(state_dict)
         missing = [name for name in own if name not in state_dict and name != COUNTER]
         unexpected = [name for name in state_dict if name not in own]
         new = {name: entry(name, state_dict[name]) for name in own if name in state_dict}
@@ -222,7 +229,7 @@ class Layer:
         wrong += [f"{what} {', '.join(map(str, some))}" for what, some in names.items() if some]
         if wrong:
             raise ValueError(
-                f"state_dict must fit {self!r}: got {'; '.join(wrong)}; make the layer as the one that was saved"
+                f"state_dict must fit {self!r}: got {'; '.join(wrong)}; {self._remedy(unexpected)}"
                 f"{', or pass strict=False to leave out names' if any(names.values()) else ''}"
             )
         with np.errstate(over="ignore", invalid="ignore"):  # what is too large for the layer's dtype is inf there
@@ -230,6 +237,14 @@ class Layer:
         for name, a in rounded.items():
             own[name][...] = a
         return IncompatibleKeys(missing, unexpected)
+
+    def _renamed(self, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Arrays by the layer's own names."""
+        return state_dict
+
+    def _remedy(self, unexpected: list[str]) -> str:
+        """Words for who has arrays of these names, which the layer does not."""
+        return "make the layer as the one that was saved"
 
     def reset_parameters(self) -> None:
         """Fill the layer's arrays, running statistics too, with what they held at first."""

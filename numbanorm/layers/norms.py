@@ -31,6 +31,13 @@ class GroupNorm(Layer):
     ------
     TypeError, ValueError
         For arguments that do not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> layer = GroupNorm(2, 4, eps=0.0)
+    >>> layer(np.array([[1.0, 3.0, 10.0, 30.0]]))
+    array([[-1.,  1., -1.,  1.]])
     """
 
     bias: Array | None
@@ -162,6 +169,13 @@ class RMSNorm(_Trailing):
     ------
     TypeError, ValueError
         For arguments that do not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> layer = RMSNorm(2)
+    >>> layer(np.array([[3.0, 4.0]])).round(4)
+    array([[0.8485, 1.1314]])
     """
 
     _norm = "rms_norm"

@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike
 from ..spec import checks, plan
 from ..spec.checks import Array
 from ..spec.norms import NORMS
-from .base import COUNTER, PARAMETERS, RUNNING, IncompatibleKeys, Layer, affine_parameters, refill
+from .base import COUNTER, KERAS, PARAMETERS, RUNNING, IncompatibleKeys, Layer, affine_parameters, refill
 
 
 class _Tracking(Layer):
@@ -81,6 +81,17 @@ class _Tracking(Layer):
         """Fill the running statistics and the count of batches with what they held at first."""
         refill({name: array for name, array in self.state_dict().items() if name not in PARAMETERS})
 
+    def _renamed(self, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+        if self.convention != "keras":
+            return state_dict
+        renamed = {KERAS.get(name, name): array for name, array in state_dict.items()}
+        return renamed if len(renamed) == len(state_dict) else state_dict  # two for one array: neither is taken
+
+    def _remedy(self, unexpected: list[str]) -> str:
+        if self.convention != "keras" and any(name in KERAS for name in unexpected):
+            return "make the layer with convention='keras', which knows these names of Keras and Flax"
+        return super()._remedy(unexpected)
+
     def _fits(self, shape: tuple[int, ...]) -> None:
         axes = next((axes for axes in self._axes if len(axes) == len(shape)), None)
         if axes is None:
@@ -147,13 +158,31 @@ class BatchNorm1d(_BatchNorm):
 
 
 class BatchNorm2d(_BatchNorm):
-    """Batch norm of x of shape (N, C, H, W); see `numbanorm.batch_norm`."""
+    """Batch norm of x of shape (N, C, H, W); see `numbanorm.batch_norm`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> layer = BatchNorm2d(3)
+    >>> y = layer(np.arange(384.0).reshape(8, 3, 4, 4))
+    >>> y.shape, bool(abs(y.mean()) < 1e-6)
+    ((8, 3, 4, 4), True)
+    """
 
     _axes = ("NCHW",)
 
 
 class BatchNorm3d(_BatchNorm):
-    """Batch norm of x of shape (N, C, D, H, W); see `numbanorm.batch_norm`."""
+    """Batch norm of x of shape (N, C, D, H, W); see `numbanorm.batch_norm`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> layer = BatchNorm3d(3)
+    >>> y = layer(np.arange(768.0).reshape(8, 3, 4, 4, 2))
+    >>> y.shape, bool(abs(y.mean()) < 1e-6)
+    ((8, 3, 4, 4, 2), True)
+    """
 
     _axes = ("NCDHW",)
 
@@ -210,18 +239,45 @@ class _InstanceNorm(_Tracking):
 
 
 class InstanceNorm1d(_InstanceNorm):
-    """Instance norm of x of shape (N, C, L), or a sample (C, L); see `numbanorm.instance_norm`."""
+    """Instance norm of x of shape (N, C, L), or a sample (C, L); see `numbanorm.instance_norm`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> layer = InstanceNorm1d(3)
+    >>> y = layer(np.arange(96.0).reshape(8, 3, 4))
+    >>> y.shape, bool(abs(y.mean()) < 1e-6)
+    ((8, 3, 4), True)
+    """
 
     _axes = ("CL", "NCL")
 
 
 class InstanceNorm2d(_InstanceNorm):
-    """Instance norm of x of shape (N, C, H, W), or a sample (C, H, W); see `numbanorm.instance_norm`."""
+    """Instance norm of x of shape (N, C, H, W), or a sample (C, H, W); see `numbanorm.instance_norm`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> layer = InstanceNorm2d(3)
+    >>> y = layer(np.arange(384.0).reshape(8, 3, 4, 4))
+    >>> y.shape, bool(abs(y.mean()) < 1e-6)
+    ((8, 3, 4, 4), True)
+    """
 
     _axes = ("CHW", "NCHW")
 
 
 class InstanceNorm3d(_InstanceNorm):
-    """Instance norm of x of shape (N, C, D, H, W), or a sample (C, D, H, W); see `numbanorm.instance_norm`."""
+    """Instance norm of x of shape (N, C, D, H, W), or a sample (C, D, H, W); see `numbanorm.instance_norm`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> layer = InstanceNorm3d(3)
+    >>> y = layer(np.arange(768.0).reshape(8, 3, 4, 4, 2))
+    >>> y.shape, bool(abs(y.mean()) < 1e-6)
+    ((8, 3, 4, 4, 2), True)
+    """
 
     _axes = ("CDHW", "NCDHW")

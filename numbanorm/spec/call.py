@@ -75,6 +75,14 @@ class Stats(_Pair):
     ----------
     count : int64 array of the statistics' shape, or None
         How many elements a mask let in; None without a mask.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbanorm import layer_norm
+    >>> y, (mean, rstd) = layer_norm(np.array([[1.0, 3.0]]), 2, eps=0.0, return_stats=True)
+    >>> mean, rstd
+    (array([2.]), array([1.]))
     """
 
     weighted: bool = False

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import inspect
 
 import pytest
+
+import numbanorm
 
 
 @pytest.mark.parametrize(
@@ -17,6 +20,9 @@ import pytest
         "numbanorm.standardize",
         "numbanorm.layers.norms",
         "numbanorm.layers.running",
+        "numbanorm.precompile",
+        "numbanorm.spec.call",
+        "numbanorm.versions",
         "numbanorm.explained",
     ],
 )
@@ -34,3 +40,8 @@ def check(name: str) -> None:
     outcome = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
     assert outcome.attempted > 0
     assert outcome.failed == 0
+
+
+@pytest.mark.parametrize("name", numbanorm.__all__)
+def test_everything_public_has_an_example(name: str) -> None:
+    assert ">>> " in (inspect.getdoc(getattr(numbanorm, name)) or "")

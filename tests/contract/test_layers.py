@@ -394,6 +394,32 @@ def test_a_state_that_does_not_fit_changes_nothing(state: Any, kind: Any, messag
     assert contents(layer) == before
 
 
+KERAS = ("gamma", "beta", "moving_mean", "moving_variance")
+FLAX = ("scale", "bias", "mean", "var")
+
+
+@pytest.mark.parametrize("names", [KERAS, FLAX], ids=["keras", "flax"])
+def test_load_names_of_keras_and_flax(names: tuple[str, ...], rng: np.random.Generator) -> None:
+    """Into a layer of their convention, whose results are then those of the formula."""
+    weight, bias, mean = rng.normal(1, 0.5, (3, 6)).astype(np.float32)
+    var = rng.uniform(0.5, 2, 6).astype(np.float32)
+    layer = nn.BatchNorm2d(6, eps=1e-3, channel_axis=-1, convention="keras").eval()
+    given = dict(zip(names, (weight, bias, mean, var), strict=True))
+    assert layer.load_state_dict(given) == ([], [])
+    x = rng.normal(0, 1, (2, 3, 4, 6))
+    expected = (x - mean) / np.sqrt(var + np.longdouble(1e-3)) * weight + bias
+    np.testing.assert_allclose(layer(x), expected.astype(float), rtol=1e-12, atol=1e-14)  # float64 of float32 parameters
+    assert layer.load_state_dict({k: given[k] for k in names[:1]}, strict=False).missing_keys == [
+        "bias", "running_mean", "running_var"
+    ]  # fmt: skip
+
+
+def test_two_names_for_one_array_are_refused() -> None:
+    layer = nn.BatchNorm1d(3, convention="keras")
+    with pytest.raises(ValueError, match="unexpected gamma; make the layer as the one that was saved"):
+        layer.load_state_dict({**FULL, "gamma": np.ones(3)})
+
+
 def test_load_without_strict(rng: np.random.Generator) -> None:
     layer = randomized(nn.BatchNorm1d(3), rng)
     before = contents(layer)

@@ -36,10 +36,13 @@ message states the rule, what was received and a remedy. Nothing is computed or 
 so `out`, running statistics and layers are as they were.
 
 In the tables `x` is float32 of shape (4, 6, 5) where nothing else is said, `float64[4, 6]` is an array of that type and shape,
-and what is not named in a call is in order. `f` stands for any of the functions above the table. `explain` refuses what the
-call that it is asked about refuses. Arrays on a GPU have further rules, of where they lie: [docs/cuda.md](cuda.md).
+and what is not named in a call is in order. `f` stands for any of the functions above a table. A heading names the layer, or
+the argument that the errors below it are about. `explain` refuses what the call that it is asked about refuses.
+Arrays on a GPU have further rules, of where they lie: [CUDA](cuda.md).
 """
 
+# the first words of messages that do not begin with an argument, and the argument that they are about
+ABOUT = {"a": "x", "moments": "Moments", "rms_norm": "bias"} | {f"{n}_norm": "x" for n in ("batch", "group", "instance")}
 MOMENTS = {"moments": "moments", "explain": "explain"} | {k: f"Moments.{k}" for k in ("update", "merge", "rstd")}
 
 
@@ -158,20 +161,30 @@ def code(text: str) -> str:
     return "`" + text.replace("|", "\\|").replace("`", "'") + "`"
 
 
-def sections(rows: list[Row]) -> dict[tuple[str, ...], list[Row]]:
-    """What is refused in the same words, by the functions that do so; those of many functions first."""
+def subject(functions: tuple[str, ...], message: str) -> str:
+    """What an error is about, which the table is headed with: an argument, or a layer."""
+    if functions[0] in dir(numbanorm) and functions[0][0].isupper():
+        return functions[0] if len(functions) == 1 else "All layers"
+    first = re.split(r"\W", message)[0]
+    about = ABOUT.get(first, first)
+    return code(about) if hasattr(numbanorm, about) else f"Argument {code(about)}"
+
+
+def sections(rows: list[Row]) -> dict[str, dict[tuple[str, ...], list[Row]]]:
+    """What is refused in the same words, by subject and by the functions that do so; what many functions refuse first."""
     same: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         same.setdefault((row.what, row.error, row.message), []).append(row)
-    found: dict[tuple[str, ...], list[Row]] = {}
-    for alike in same.values():
-        found.setdefault(tuple(dict.fromkeys(row.function for row in alike)), []).append(alike[0])
-    return dict(sorted(found.items(), key=lambda item: -len(item[0])))
+    found: dict[str, dict[tuple[str, ...], list[Row]]] = {}
+    for alike in sorted(same.values(), key=lambda some: -len({row.function for row in some})):
+        functions = tuple(dict.fromkeys(row.function for row in alike))
+        found.setdefault(subject(functions, alike[0].message), {}).setdefault(functions, []).append(alike[0])
+    return dict(sorted(found.items(), key=lambda item: (item[0] != "All layers", item[0].strip("`").lower())))
 
 
-def lines(number: int, functions: tuple[str, ...], rows: list[Row]) -> Iterator[str]:
+def lines(functions: tuple[str, ...], rows: list[Row]) -> Iterator[str]:
     """One table."""
-    yield from (f"## Table {number}", "", ", ".join(map(code, functions)), "")
+    yield from (f"Refused by {', '.join(map(code, functions))}:", "")
     yield from ("| what is wrong | call | error | message |", "|---|---|---|---|")
     for row in rows:
         call = re.sub(r"^f\(", f"{functions[0]}(", row.call) if len(functions) == 1 else row.call
@@ -183,16 +196,11 @@ def table() -> str:
     """The whole file."""
     with without_torch():
         found = sections([*of_functions(), *of_limits(), *of_layers()])
-    numbers: dict[str, list[int]] = {}
-    for number, functions in enumerate(found, 1):
-        for function in functions:
-            numbers.setdefault(function, []).append(number)
-    text = [HEAD, "| function | tables |", "|---|---|"]
-    for name in sorted(numbers, key=str.lower):
-        text.append(f"| {code(name)} | {', '.join(f'[{k}](#table-{k})' for k in numbers[name])} |")
-    text.append("")
-    for number, (functions, rows) in enumerate(found.items(), 1):
-        text += lines(number, functions, rows)
+    text = [HEAD]
+    for heading, tables in found.items():
+        text += [f"## {heading}", ""]
+        for functions, rows in tables.items():
+            text += lines(functions, rows)
     return "\n".join(text)
 
 

@@ -179,7 +179,12 @@ FULL = {name: np.full(3, 2.0) for name in ("weight", "bias", "running_mean", "ru
 WRONG_STATES: list[tuple[Any, type[Exception], str]] = [
     ([("weight", np.ones(3))], TypeError, "state_dict must map names to arrays: got list"),
     ({}, ValueError, "missing weight, bias, running_mean, running_var; .*strict=False"),
-    ({**FULL, "scale": np.ones(3), 7: 1}, ValueError, "unexpected scale, 7; .*strict=False"),
+    (
+        {**FULL, "scale": np.ones(3), 7: 1},
+        ValueError,
+        "unexpected scale, 7; make the layer with convention='keras'.*strict=False",
+    ),
+    ({"gamma": np.ones(3), "beta": np.ones(3)}, ValueError, "unexpected gamma, beta; make the layer with convention='keras'"),
     ({**FULL, "running_var": np.ones(4)}, ValueError, r"got running_var of shape \(4,\), not \(3,\); make the layer"),
     ({**FULL, "running_var": np.ones((3, 1))}, ValueError, r"running_var of shape \(3, 1\), not \(3,\)"),
     (

@@ -1,0 +1,214 @@
+"""Types of the norms: without return_stats an array, with it (array, Stats).
+
+`tests/contract/test_typing.py` compares the arguments with those of functional.py.
+"""
+
+from typing import Literal, TypeAlias, TypedDict, Unpack, overload
+
+from .spec.call import Stats as Stats
+from .spec.checks import Array
+
+Optional: TypeAlias = Array | None
+Shape: TypeAlias = int | tuple[int, ...]
+Both: TypeAlias = tuple[Array, Stats]
+Result: TypeAlias = Array | Both
+
+class How(TypedDict, total=False):
+    """Options that all norms have; only `return_stats` changes what comes back."""
+
+    method: str | None
+    exact: bool
+    out: Optional
+    backend: str | None
+
+class Channels(How, total=False):
+    """Options of norms with channels."""
+
+    channel_axis: int
+
+class Running(Channels, total=False):
+    """Options of norms with running statistics."""
+
+    num_batches_tracked: Optional
+    convention: str
+
+@overload
+def layer_norm(
+    x: Array,
+    normalized_shape: Shape,
+    weight: Optional = ...,
+    bias: Optional = ...,
+    eps: float = ...,
+    *,
+    return_stats: Literal[False] = False,
+    **how: Unpack[How],
+) -> Array: ...
+@overload
+def layer_norm(
+    x: Array,
+    normalized_shape: Shape,
+    weight: Optional = ...,
+    bias: Optional = ...,
+    eps: float = ...,
+    *,
+    return_stats: Literal[True],
+    **how: Unpack[How],
+) -> Both: ...
+@overload
+def layer_norm(
+    x: Array,
+    normalized_shape: Shape,
+    weight: Optional = ...,
+    bias: Optional = ...,
+    eps: float = ...,
+    *,
+    return_stats: bool,
+    **how: Unpack[How],
+) -> Result: ...
+@overload
+def rms_norm(
+    x: Array,
+    normalized_shape: Shape,
+    weight: Optional = ...,
+    eps: float | None = ...,
+    *,
+    return_stats: Literal[False] = False,
+    **how: Unpack[How],
+) -> Array: ...
+@overload
+def rms_norm(
+    x: Array,
+    normalized_shape: Shape,
+    weight: Optional = ...,
+    eps: float | None = ...,
+    *,
+    return_stats: Literal[True],
+    **how: Unpack[How],
+) -> Both: ...
+@overload
+def rms_norm(
+    x: Array,
+    normalized_shape: Shape,
+    weight: Optional = ...,
+    eps: float | None = ...,
+    *,
+    return_stats: bool,
+    **how: Unpack[How],
+) -> Result: ...
+@overload
+def group_norm(
+    x: Array,
+    num_groups: int,
+    weight: Optional = ...,
+    bias: Optional = ...,
+    eps: float = ...,
+    *,
+    return_stats: Literal[False] = False,
+    **how: Unpack[Channels],
+) -> Array: ...
+@overload
+def group_norm(
+    x: Array,
+    num_groups: int,
+    weight: Optional = ...,
+    bias: Optional = ...,
+    eps: float = ...,
+    *,
+    return_stats: Literal[True],
+    **how: Unpack[Channels],
+) -> Both: ...
+@overload
+def group_norm(
+    x: Array,
+    num_groups: int,
+    weight: Optional = ...,
+    bias: Optional = ...,
+    eps: float = ...,
+    *,
+    return_stats: bool,
+    **how: Unpack[Channels],
+) -> Result: ...
+@overload
+def instance_norm(
+    x: Array,
+    running_mean: Optional = ...,
+    running_var: Optional = ...,
+    weight: Optional = ...,
+    bias: Optional = ...,
+    use_input_stats: bool = ...,
+    momentum: float | None = ...,
+    eps: float = ...,
+    *,
+    return_stats: Literal[False] = False,
+    **how: Unpack[Running],
+) -> Array: ...
+@overload
+def instance_norm(
+    x: Array,
+    running_mean: Optional = ...,
+    running_var: Optional = ...,
+    weight: Optional = ...,
+    bias: Optional = ...,
+    use_input_stats: bool = ...,
+    momentum: float | None = ...,
+    eps: float = ...,
+    *,
+    return_stats: Literal[True],
+    **how: Unpack[Running],
+) -> Both: ...
+@overload
+def instance_norm(
+    x: Array,
+    running_mean: Optional = ...,
+    running_var: Optional = ...,
+    weight: Optional = ...,
+    bias: Optional = ...,
+    use_input_stats: bool = ...,
+    momentum: float | None = ...,
+    eps: float = ...,
+    *,
+    return_stats: bool,
+    **how: Unpack[Running],
+) -> Result: ...
+@overload
+def batch_norm(
+    x: Array,
+    running_mean: Optional = ...,
+    running_var: Optional = ...,
+    weight: Optional = ...,
+    bias: Optional = ...,
+    training: bool = ...,
+    momentum: float | None = ...,
+    eps: float = ...,
+    *,
+    return_stats: Literal[False] = False,
+    **how: Unpack[Running],
+) -> Array: ...
+@overload
+def batch_norm(
+    x: Array,
+    running_mean: Optional = ...,
+    running_var: Optional = ...,
+    weight: Optional = ...,
+    bias: Optional = ...,
+    training: bool = ...,
+    momentum: float | None = ...,
+    eps: float = ...,
+    *,
+    return_stats: Literal[True],
+    **how: Unpack[Running],
+) -> Both: ...
+@overload
+def batch_norm(
+    x: Array,
+    running_mean: Optional = ...,
+    running_var: Optional = ...,
+    weight: Optional = ...,
+    bias: Optional = ...,
+    training: bool = ...,
+    momentum: float | None = ...,
+    eps: float = ...,
+    *,
+    return_stats: bool,
+    **how: Unpack[Running],
+) -> Result: ...

@@ -1,0 +1,1 @@
+"""The documentation site, beside what mkdocs does by itself."""
