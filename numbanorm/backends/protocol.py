@@ -54,6 +54,12 @@ class CompiledEntry(Backend, Protocol):
     def try_backward(self, call: Call, x: Any, dy: Any, dx: Any, weight: Any, stats: Two, grads: Any, /) -> int:
         """As `differentiate`, likewise."""
 
+    def try_forward_at(self, call: Call, addresses: tuple[int, ...], codes: int, eps: float, shares: Any, stats: Any, /) -> int:
+        """`try_forward` of the addresses of x, y, weight, bias, mean and variance, 0 for None; codes: of their dtypes."""
+
+    def try_backward_at(self, call: Call, addresses: tuple[int, ...], codes: int, stats: Any, /) -> int:
+        """`try_backward` of those of x, dy, dx, weight, dweight and dbias; stats: what `try_forward_at` wrote."""
+
     def update_running(self, stats: Any, samples: int, n: int, mean: Any, var: Any, old: float, new: float, /) -> None:
         """Take the statistics of a batch into running statistics."""
 
