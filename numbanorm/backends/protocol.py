@@ -7,6 +7,7 @@ arrays. mypy holds both kinds of both to this.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from ..spec.call import Call, Known
@@ -54,10 +55,10 @@ class CompiledEntry(Backend, Protocol):
     def try_backward(self, call: Call, x: Any, dy: Any, dx: Any, weight: Any, stats: Two, grads: Any, /) -> int:
         """As `differentiate`, likewise."""
 
-    def try_forward_at(self, call: Call, addresses: tuple[int, ...], codes: int, eps: float, shares: Any, stats: Any, /) -> int:
+    def try_forward_at(self, call: Call, addresses: Sequence[int], codes: int, eps: float, shares: Any, stats: Any, /) -> int:
         """`try_forward` of the addresses of x, y, weight, bias, mean and variance, 0 for None; codes: of their dtypes."""
 
-    def try_backward_at(self, call: Call, addresses: tuple[int, ...], codes: int, stats: Any, /) -> int:
+    def try_backward_at(self, call: Call, addresses: Sequence[int], codes: int, stats: Any, /) -> int:
         """`try_backward` of those of x, dy, dx, weight, dweight and dbias; stats: what `try_forward_at` wrote."""
 
     def update_running(self, stats: Any, samples: int, n: int, mean: Any, var: Any, old: float, new: float, /) -> None:

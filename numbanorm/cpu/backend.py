@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -20,7 +20,10 @@ from .rescale import keep_scaled, scaled_gradients, scaled_groups
 from .schedule.backward import cut_backward
 from .schedule.forward import SERIAL, Schedule, cut
 
-__all__ = ["COMPILES", "describe", "differentiate", "measure", "normalize", "try_backward", "try_forward", "update_running"]
+__all__ = [
+    *("COMPILES", "describe", "differentiate", "measure", "normalize", "try_backward", "try_backward_at", "try_forward"),
+    *("try_forward_at", "update_running"),
+]
 
 Array = np.ndarray[Any, Any]
 Statistics = tuple[Array | None, Array]  # mean, None for 0, and rstd
@@ -112,7 +115,7 @@ def try_forward(call: Call, x: Array, y: Array, weight: Any, bias: Any, eps: flo
     return status
 
 
-def try_forward_at(call: Call, addresses: tuple[int, ...], codes: int, eps: float, shares: Any, stats: Array | None) -> int:
+def try_forward_at(call: Call, addresses: Sequence[int], codes: int, eps: float, shares: Any, stats: Array | None) -> int:
     """`try_forward` of x, y, weight, bias, mean and variance by their addresses, 0 for None; codes: see `entry.addresses`."""
     run, program = prepared_at(call, threads_of(call))
     old, new = shares or (0.0, 0.0)
@@ -185,7 +188,7 @@ def try_backward(
     return status
 
 
-def try_backward_at(call: Call, addresses: tuple[int, ...], codes: int, stats: Array) -> int:
+def try_backward_at(call: Call, addresses: Sequence[int], codes: int, stats: Array) -> int:
     """`try_backward` of x, dy, dx, weight, dweight and dbias by their addresses; stats: those of `try_forward_at`."""
     if scales(call) or not (call.write or call.affine):
         return REFUSED

@@ -71,10 +71,10 @@ def code_at(codes, k):
 @device()
 def nowhere(addresses, codes):
     """Whether an argument that is not None has no memory, as a tensor may whose storage was given back."""
+    lost = 0
     for k in range(len(addresses)):
-        if addresses[k] == 0 and code_at(codes, k) != 0:
-            return True
-    return False
+        lost += addresses[k] == 0 and code_at(codes, k) != 0
+    return lost > 0
 
 
 @kernel()

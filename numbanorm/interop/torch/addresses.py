@@ -27,7 +27,9 @@ CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 NUMBERS = {getattr(torch, name): 1 + k for k, name in enumerate(DTYPES)}  # as compiled code knows dtypes
 NAMES = {getattr(torch, name): name for name in DTYPES}
 BITS = 4  # of a number
-Asked = tuple[Call, int, Shape]  # the numbers of all dtypes in one, and the shape of weight and bias
+# a call, the numbers of all dtypes in one, the shape of weight and bias, and whether x's strides are y's: an axis of one element
+# may have any
+Asked = tuple[Call, int, Shape, bool]
 
 
 class Table(NamedTuple):
@@ -77,7 +79,7 @@ def asked(kind: str, own: bool, exact: bool, shape: Shape, size: Sequence[int], 
     call = forward_call(kind, shape, np.dtype(NAMES[x]), which, source, None, exact, present)
     if call.plan.size == 0 or not (own or mean is not None):
         return None
-    return call, numbers(x, x, weight, bias, mean, var), call.plan.weight_shape
+    return call, numbers(x, x, weight, bias, mean, var), call.plan.weight_shape, 1 not in shape
 
 
 @lru_cache(maxsize=4096)
@@ -92,7 +94,7 @@ def asked_backward(
     if scales(call) or not (call.write or call.affine) or (weight is None and call.affine):
         return None
     codes = numbers(x, x, x if needs_x else None, weight, weight if needs_weight else None, weight if needs_bias else None)
-    return call, codes, call.plan.weight_shape
+    return call, codes, call.plan.weight_shape, 1 not in shape
 
 
 def addresses(shape: Shape, *tensors: Tensor | None) -> list[int] | None:
@@ -115,22 +117,26 @@ def normalized_at(
     (kind, size, own, momentum, eps, exact), (mean, var, counter) = how, running
     if counter is not None or type(momentum) is not float or not 0.0 <= momentum <= 1.0:
         return None
-    layout, axis = layout_of(kind, x)
-    x = x.contiguous(memory_format=layout)
+    if x.is_contiguous():
+        layout, axis = torch.contiguous_format, 1
+    else:
+        layout, axis = layout_of(kind, x)
+        x = x.contiguous(memory_format=layout)
     found = asked(
         kind, own, exact, x.shape, sized(kind, size), axis, x.dtype, None if weight is None else weight.dtype,
         None if bias is None else bias.dtype, None if mean is None else mean.dtype, None if var is None else var.dtype,
     )  # fmt: skip
     if found is None:
         return None
-    call, codes, shape = found
+    call, codes, shape, alike = found
     eps = call.eps if eps is None else eps
     if type(eps) is not float or not 0.0 <= eps < math.inf:
         return None
     parameters = addresses(shape, weight, bias, mean, var)
     if parameters is None:
         return None
-    y, stats = torch.empty_like(x, memory_format=layout), np.zeros((4, call.plan.units)) if with_stats else None
+    y = torch.empty_like(x) if alike else torch.empty_like(x, memory_format=layout)
+    stats = np.zeros((4, call.plan.units)) if with_stats else None
     shares = blend.of_momentum(momentum) if call.source == TRACKED else None
     status = host.cpu_backend().try_forward_at(call, (x.data_ptr(), y.data_ptr(), *parameters), codes, eps, shares, stats)
     return (y, Table(call, stats)) if status == 0 else None
@@ -141,17 +147,21 @@ def differentiated_at(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None] | None:
     """`operators.differentiated`, likewise, of the statistics that `normalized_at` gave."""
     kind, size, own, exact = how
-    layout, axis = layout_of(kind, x)
-    x, dy = x.contiguous(memory_format=layout), dy.contiguous(memory_format=layout)
-    kinds = x.dtype, None if weight is None else weight.dtype
+    if x.is_contiguous() and dy.is_contiguous():
+        layout, axis = torch.contiguous_format, 1
+    else:
+        layout, axis = layout_of(kind, x)
+        x, dy = x.contiguous(memory_format=layout), dy.contiguous(memory_format=layout)
+    dtype = x.dtype
+    kinds = dtype, None if weight is None else weight.dtype
     found = asked_backward(kind, own, exact, x.shape, sized(kind, size), axis, needs, *kinds)
-    if found is None or dy.shape != x.shape or dy.dtype is not x.dtype or len(stats[0]) != found[0].plan.units:
+    if found is None or dy.shape != x.shape or dy.dtype is not dtype or len(stats[0]) != found[0].plan.units:
         return None
-    call, codes, shape = found
-    dx = torch.empty_like(x, memory_format=layout) if needs[0] else None
-    dweight, dbias = (torch.empty_like(weight) if needed else None for needed in needs[1:])
-    parameters = addresses(shape, weight, dweight, dbias)
-    if parameters is None:
+    call, codes, shape, alike = found
+    if weight is not None and not (weight.shape == shape and weight.is_contiguous()):
         return None
-    lie = x.data_ptr(), dy.data_ptr(), 0 if dx is None else dx.data_ptr(), *parameters
+    dx = None if not needs[0] else torch.empty_like(x) if alike else torch.empty_like(x, memory_format=layout)
+    dweight = torch.empty_like(weight) if needs[1] else None
+    dbias = torch.empty_like(weight) if needs[2] else None
+    lie = [0 if t is None else t.data_ptr() for t in (x, dy, dx, weight, dweight, dbias)]
     return (dx, dweight, dbias) if host.cpu_backend().try_backward_at(call, lie, codes, stats) == 0 else None

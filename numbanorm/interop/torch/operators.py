@@ -20,13 +20,14 @@ from ...backends import host
 from ...execute.backward import backward
 from ...execute.forward import forward, stats_of
 from ...spec import checks
-from ...spec.norms import NORMS, Norm
+from ...spec.norms import NORMS
 from .addresses import Table, differentiated_at, layout_of, normalized_at
 from .eager import PLAIN_TYPES, recorded, unseen
 from .higher import differentiate_gradients
 
 NO_MEAN = torch.empty(0, dtype=torch.float64)
 Running = tuple[Tensor | None, Tensor | None, Tensor | None]  # running_mean, running_var, num_batches_tracked
+NO_RUNNING: Running = (None, None, None)
 # of a call: kind, size, own, momentum, eps, exact
 How = tuple[str, Sequence[int], bool, float | None, float | None, bool]
 
@@ -194,17 +195,17 @@ def _stats(stats: Any) -> tuple[Any, Any]:
 
 def normalize_unseen(x: Tensor, weight: Tensor | None, bias: Tensor | None, running: Running, how: How) -> Tensor | None:
     """y of plain tensors that torch need not see; None if it must, or for the operator's way to say what is wrong."""
-    if x is None or not unseen(x, weight, bias, *running) or how[2].__class__ is not bool or how[5].__class__ is not bool:
+    if x is None or not unseen(x, weight, bias, *running) or type(how[2]) is not bool or type(how[5]) is not bool:
         return None
-    if bias is not None and (weight is None or weight.dtype != bias.dtype):
+    if bias is not None and (weight is None or weight.dtype is not bias.dtype):
         return None
-    updated = [t for t in running[:2] if t is not None] if how[2] else ()
+    updated = [t for t in running[:2] if t is not None] if how[2] and running is not NO_RUNNING else ()
     for t in updated:
         if t.requires_grad or t.is_inference() or not t.is_contiguous():  # torch knows which may be written to
             return None
-    records, counter = recorded(x, weight, bias), running[2]
-    if counter is not None:
-        running = (*running[:2], counter.clone())  # the module counts
+    if running[2] is not None:
+        running = (*running[:2], running[2].clone())  # the module counts
+    records = recorded(x, weight, bias)
     try:
         args = x, weight, bias, running, how, records
         y, stats = normalized_at(*args) or normalized(*args)
