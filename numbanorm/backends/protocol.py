@@ -7,6 +7,7 @@ arrays. mypy holds both kinds of both to this.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from ..spec.call import Call, Known
@@ -70,6 +71,12 @@ class CompiledEntry(Backend, Protocol):
 
     def slant(self, call: Call, x: Any, dy: Any, dx: Any, stats: Any, weight: Any, /, *sums: Any) -> None:
         """Write dx for statistics (mean, its low part, rstd) and sums over all elements that have them."""
+
+    def try_forward_at(self, call: Call, addresses: Sequence[int], codes: int, eps: float, shares: Any, stats: Any, /) -> int:
+        """`try_forward` of the addresses of x, y, weight, bias, mean and variance, 0 for None; codes: of their dtypes."""
+
+    def try_backward_at(self, call: Call, addresses: Sequence[int], codes: int, stats: Any, /) -> int:
+        """`try_backward` of those of x, dy, dx, weight, dweight and dbias; stats: what `try_forward_at` wrote."""
 
     def update_running(self, stats: Any, samples: int, n: int, mean: Any, var: Any, old: float, new: float, /) -> None:
         """Take the statistics of a batch into running statistics."""

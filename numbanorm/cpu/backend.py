@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -16,7 +16,7 @@ from .arith.environment import DEFAULT, KEEP, exchange
 from .compile import COMPILES, types
 from .entry.calls import DONE, REFUSED, TOO_WIDE, TRACKING, Program, run_tracking
 from .entry.objects import identities
-from .launch import GUARD, entry, prepare
+from .launch import GUARD, at_addresses, entry, prepare
 from .layout import AT_ONCE, BOTH, CENTER, COUNT, LOW, M2, MEAN, MERGED, OWN, PARAMETERS, RSTD, SINGLE, SQUARES, STREAM, WRITE
 from .masks import Mask, fill_excluded, mask_of, write_empty
 from .rescale import keep_scaled, scaled_gradients, scaled_groups
@@ -25,7 +25,7 @@ from .schedule.forward import SERIAL, Schedule, cut
 from .slants import cut_slant, has_room, tables
 
 __all__ = ["COMPILES", "describe", "differentiate", "fill", "mask_of", "measure", "normalize", "slant", "try_backward",
-           "try_forward", "update_included", "update_running"]  # fmt: skip
+           "try_backward_at", "try_forward", "try_forward_at", "update_included", "update_running"]  # fmt: skip
 
 Array = np.ndarray[Any, Any]
 Statistics = tuple[Array | None, Array]  # mean, None for 0, and rstd
@@ -95,9 +95,21 @@ def prepared_slant(call: Call, threads: int) -> tuple[Any, Program]:
     return prepare(s, call, places=call.plan.units, count=call.plan.count, times=1, alone=True)
 
 
+@lru_cache(maxsize=4096)
+def prepared_at(call: Call, threads: int) -> tuple[Any, Program]:
+    """`prepared`, for addresses in place of arrays (cached)."""
+    run, program = prepared(call, threads)
+    return at_addresses(run, call), program
+
+
+def threads_of(call: Call) -> int:
+    """Threads for a call that begins now: one while other processes keep the cores busy."""
+    return 1 if call.plan.size < SERIAL or GUARD.waits() else GUARD.threads()
+
+
 def ready(call: Call, prepared: Callable[[Call, int], tuple[Any, Program]] = prepared) -> tuple[Any, Program]:
-    """Entry point and program for a call that begins now: in one thread while other processes keep the cores busy."""
-    return prepared(call, 1 if call.plan.size < SERIAL or GUARD.waits() else GUARD.threads())
+    """Entry point and program for a call that begins now."""
+    return prepared(call, threads_of(call))
 
 
 def try_forward(call: Call, x: Array, y: Array, weight: Any, bias: Any, eps: float, known: Known, stats: Array | None) -> int:
@@ -109,6 +121,14 @@ def try_forward(call: Call, x: Array, y: Array, weight: Any, bias: Any, eps: flo
     mean, var, shares, _ = known
     old, new = shares or (0.0, 0.0)
     status: int = run(x, y, weight, bias, mean, var, stats, program, False, eps, call.plan.count - 1.0, old, new)
+    return status
+
+
+def try_forward_at(call: Call, addresses: Sequence[int], codes: int, eps: float, shares: Any, stats: Array | None) -> int:
+    """`try_forward` of x, y, weight, bias, mean and variance by their addresses, 0 for None; codes: see `entry.addresses`."""
+    run, program = prepared_at(call, threads_of(call))
+    old, new = shares or (0.0, 0.0)
+    status: int = run(*addresses, codes, stats, program, eps, call.plan.count - 1.0, old, new)
     return status
 
 
@@ -189,6 +209,15 @@ def try_backward(
         return REFUSED
     run, program = ready(call)
     status: int = run(x, dy, dx, weight, *stats, grads, program, False)
+    return status
+
+
+def try_backward_at(call: Call, addresses: Sequence[int], codes: int, stats: Array) -> int:
+    """`try_backward` of x, dy, dx, weight, dweight and dbias by their addresses; stats: those of `try_forward_at`."""
+    if scales(call) or not (call.write or call.affine):
+        return REFUSED
+    run, program = prepared_at(call, threads_of(call))
+    status: int = run(*addresses, codes, stats, call.center, program)
     return status
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from ..runtime.uninterrupted import unbroken
@@ -11,6 +11,7 @@ from ..spec.call import Call
 from .arith.arithmetic import Element
 from .arith.vectors import STORAGE
 from .compile import parts_left_to, types
+from .entry.addresses import BACKWARD_AT, FORWARD_AT, run_backward_at, run_forward_at
 from .entry.calls import BACKWARD, FORWARD, Program, deal, program, run_backward, run_forward
 from .entry.slants import SLANTS, run_slants
 from .families.columns import columns
@@ -77,3 +78,17 @@ def prepare(s: Schedule, call: Call, places: int, count: int, times: int, alone:
     addresses = family, dealer(call.backward) if shared else 0
     run = entry(*((run_slants, SLANTS) if alone else (run_backward, BACKWARD) if call.backward else (run_forward, FORWARD)))
     return Launch(run, call.plan.size) if shared else run, program(s, addresses, call, places, count, times)
+
+
+@cache
+def entry_at(backward: bool) -> Any:
+    """The entry point for addresses, which calls that for arrays."""
+    if backward:
+        return partial(entry(run_backward_at, BACKWARD_AT), unbroken(machine_code, run_backward, *BACKWARD))
+    return partial(entry(run_forward_at, FORWARD_AT), unbroken(machine_code, run_forward, *FORWARD))
+
+
+def at_addresses(run: Any, call: Call) -> Any:
+    """What `prepare` gave for arrays, for addresses."""
+    run_at = entry_at(call.backward)
+    return Launch(run_at, call.plan.size) if isinstance(run, Launch) else run_at

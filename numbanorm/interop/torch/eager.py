@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 PLAIN_TYPES = frozenset((Tensor, torch.nn.Parameter))  # others may have methods of their own
+_compiling = torch.compiler.is_compiling
 _keys = torch._C._dispatch_keys
 _modes = torch._C._len_torch_dispatch_stack
 _transforms = torch._C._functorch.get_dynamic_layer_stack_depth
@@ -37,7 +38,7 @@ def unseen(x: Tensor, *others: Tensor | None) -> bool:
 
     x, or a gradient like it: where its keys are plain, tensors of plain types beside it have none that change what they hold.
     """
-    if torch.compiler.is_compiling() or _modes() or _transforms() or forward_ad._current_level >= 0:
+    if _compiling() or _modes() or _transforms() or forward_ad._current_level >= 0:
         return False
     if _profiled() or _tracing() is not None or type(x) not in PLAIN_TYPES or _keys(x).raw_repr() not in PLAIN_KEYS:
         return False

@@ -16,7 +16,7 @@ from ...spec import checks
 from ...spec.dtypes import DTYPES
 from .convert import register
 from .included import normalize_included
-from .operators import Running, call, no_tangent, normalize, normalize_unseen
+from .operators import NO_RUNNING, Running, call, no_tangent, normalize, normalize_unseen
 
 TORCH_FLOATS = {getattr(torch, name) for name in DTYPES}
 
@@ -341,7 +341,7 @@ register(MODULES, (layer_norm, rms_norm, group_norm, instance_norm, batch_norm))
 
 def _apply(
     kind: str, input: Tensor, size: Sequence[int], parameters: tuple[Tensor | None, Tensor | None],
-    how: tuple[float | None, bool, Tensor | None], running: Running = (None, None, None), own: bool = True,
+    how: tuple[float | None, bool, Tensor | None], running: Running = NO_RUNNING, own: bool = True,
     momentum: float | None = 0.0,
 ) -> Tensor:  # fmt: skip
     """Check what NumPy cannot see, normalize, and update the running statistics. parameters: weight, bias; how: eps, exact,

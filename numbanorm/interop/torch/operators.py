@@ -16,16 +16,18 @@ import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
+from ...backends import host
 from ...execute.backward import backward
-from ...execute.forward import forward
+from ...execute.forward import forward, stats_of
 from ...spec import checks
-from ...spec.norms import NORMS, Norm
+from ...spec.norms import NORMS
+from .addresses import Table, differentiated_at, layout_of, normalized_at
 from .eager import PLAIN_TYPES, recorded, unseen
 from .higher import differentiate_gradients
 
-CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 NO_MEAN = torch.empty(0, dtype=torch.float64)
 Running = tuple[Tensor | None, Tensor | None, Tensor | None]  # running_mean, running_var, num_batches_tracked
+NO_RUNNING: Running = (None, None, None)
 # of a call: kind, size, own, momentum, eps, exact
 How = tuple[str, Sequence[int], bool, float | None, float | None, bool]
 
@@ -42,7 +44,7 @@ def normalized(
     """y, and the arrays (mean, rstd) if they are wanted. Running statistics are updated where they lie."""
     kind, size, own, momentum, eps, exact = how
     norm = NORMS[kind]
-    layout, axis = _layout(norm, x)
+    layout, axis = layout_of(kind, x)
     if not x.is_contiguous(memory_format=layout):
         x = x.contiguous(memory_format=layout)
     y = torch.empty_like(x, memory_format=layout)
@@ -62,7 +64,7 @@ def differentiated(
 ) -> tuple[Tensor | None, Any, Any]:  # fmt: skip
     """dx, and the arrays dweight and dbias; None where not needed. stats: arrays mean and rstd; how: kind, size, own, exact."""
     (kind, size, own, exact), norm = how, NORMS[how[0]]
-    layout, axis = _layout(norm, x)
+    layout, axis = layout_of(kind, x)
     if not (x.is_contiguous(memory_format=layout) and dy.is_contiguous(memory_format=layout)):
         x, dy = x.contiguous(memory_format=layout), dy.contiguous(memory_format=layout)
     dx = torch.empty_like(x, memory_format=layout) if needs[0] else None
@@ -94,7 +96,7 @@ def normalize_shapes(
     shape = NORMS[kind].planned(tuple(x.shape), size, 1).stats_shape
     mean, rstd = (x.new_empty(s, dtype=torch.float64) for s in (shape if NORMS[kind].center else (0,), shape))
     updated = (x.new_empty(0) if t is None else torch.empty_like(t) for t in (running_mean, running_var))
-    return torch.empty_like(x, memory_format=_layout(NORMS[kind], x)[0]), mean, rstd, *updated
+    return torch.empty_like(x, memory_format=layout_of(kind, x)[0]), mean, rstd, *updated
 
 
 @torch.library.custom_op("numbanorm::differentiate", mutates_args=(), device_types=("cpu", "cuda"))
@@ -114,7 +116,7 @@ def differentiate(
 def differentiate_shapes(
     dy: Any, x: Tensor, weight: Any, mean: Any, rstd: Any, kind: str, size: Any, own: bool, needs: list[bool], *_: Any
 ) -> tuple[Tensor, ...]:
-    dx = torch.empty_like(x, memory_format=_layout(NORMS[kind], x)[0]) if needs[0] else x.new_empty(0)
+    dx = torch.empty_like(x, memory_format=layout_of(kind, x)[0]) if needs[0] else x.new_empty(0)
     return dx, *(torch.empty_like(weight, memory_format=torch.contiguous_format) if n else x.new_empty(0) for n in needs[1:])
 
 
@@ -166,44 +168,60 @@ class Numbanorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, made: tuple[Tensor, Any, How]) -> Tensor:
-        y, ctx.stats, (ctx.kind, ctx.size, ctx.own, _, _, ctx.exact) = made
-        needs_x, needs_weight = ctx.needs_input_grad[:2]
-        ctx.save_for_backward(x if needs_weight or (needs_x and ctx.own) else None, weight)
+        y, ctx.stats, ctx.how = made
+        needs_x, needs_weight, *_ = ctx.needs_input_grad
+        ctx.save_for_backward(x if needs_weight or (needs_x and ctx.how[2]) else None, weight)
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
+        kind, size, own, _, _, exact = ctx.how
+        how, needs = (kind, size, own, exact), ctx.needs_input_grad[:3]
         if torch.is_grad_enabled() or not unseen(dy, x, weight):
-            mean, rstd = ctx.stats
+            ctx.kind, ctx.size, ctx.own, ctx.exact = how
+            mean, rstd = _stats(ctx.stats)
             return *_seen(ctx, dy, x, weight, NO_MEAN if mean is None else tensor_of(mean), tensor_of(rstd)), None
-        how = ctx.kind, ctx.size, ctx.own, ctx.exact
-        dx, *rest = differentiated(dy, dy if x is None else x, weight, ctx.stats, how, ctx.needs_input_grad[:3])
+        of = dy if x is None else x
+        gradients = differentiated_at(dy, of, weight, ctx.stats[1], how, needs) if type(ctx.stats) is Table else None
+        if gradients is not None:
+            return *gradients, None
+        dx, *rest = differentiated(dy, of, weight, _stats(ctx.stats), how, needs)
         return dx, *(None if g is None else tensor_of(g) for g in rest), None
+
+
+# without what Function.apply does for transforms of torch.func and for default arguments, which takes 2.5 us
+_record = super(torch.autograd.Function, Numbanorm).apply
+
+
+def _stats(stats: Any) -> tuple[Any, Any]:
+    """Arrays mean and rstd of what a call left for the backward pass."""
+    return stats_of(host, *stats, None) if type(stats) is Table else stats
 
 
 def normalize_unseen(x: Tensor, weight: Tensor | None, bias: Tensor | None, running: Running, how: How) -> Tensor | None:
     """y of plain tensors that torch need not see; None if it must, or for the operator's way to say what is wrong."""
-    if x is None or not unseen(x, weight, bias, *running) or how[2].__class__ is not bool or how[5].__class__ is not bool:
+    if x is None or not unseen(x, weight, bias, *running) or type(how[2]) is not bool or type(how[5]) is not bool:
         return None
-    if bias is not None and (weight is None or weight.dtype != bias.dtype):
+    if bias is not None and (weight is None or weight.dtype is not bias.dtype):
         return None
-    updated = [t for t in running[:2] if t is not None] if how[2] else ()
+    updated = [t for t in running[:2] if t is not None] if how[2] and running is not NO_RUNNING else ()
     for t in updated:
         if t.requires_grad or t.is_inference() or not t.is_contiguous():  # torch knows which may be written to
             return None
-    records, counter = recorded(x, weight, bias), running[2]
-    if counter is not None:
-        running = (*running[:2], counter.clone())  # the module counts
+    if running[2] is not None:
+        running = (*running[:2], running[2].clone())  # the module counts
+    records = recorded(x, weight, bias)
     try:
-        y, stats = normalized(x, weight, bias, running, how, records)
+        args = x, weight, bias, running, how, records
+        y, stats = normalized_at(*args) or normalized(*args)
     except (TypeError, ValueError):
         return None
     for t in updated:
         torch.autograd.graph.increment_version(t)
     if not records:
         return y
-    result: Tensor = Numbanorm.apply(x, weight, bias, (y, stats, how))
+    result: Tensor = _record(x, weight, bias, (y, stats, how))
     return result
 
 
@@ -258,14 +276,6 @@ def _each(operator: Any, info: Any, axes: tuple[Any, ...], *args: Any) -> tuple[
     )
     results = tuple(map(torch.stack, zip(*calls, strict=True)))
     return results, (0,) * len(results)
-
-
-def _layout(norm: Norm, x: Tensor) -> tuple[Any, int]:
-    """In which memory format x is read, and where its channels lie then; norms of channels keep channels_last."""
-    last = CHANNELS_LAST.get(x.dim()) if norm.channels else None
-    if last is None or x.is_contiguous() or not x.is_contiguous(memory_format=last):
-        return torch.contiguous_format, 1
-    return last, -1
 
 
 def _array(t: Tensor, channel_axis: int = 1) -> Any:
