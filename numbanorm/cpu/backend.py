@@ -22,7 +22,7 @@ from .masks import Mask, fill_excluded, mask_of, write_empty
 from .rescale import keep_scaled, scaled_gradients, scaled_groups
 from .schedule.backward import cut_backward
 from .schedule.forward import SERIAL, Schedule, cut
-from .slants import cut_slant, has_room, tables
+from .slants import cut_slant, tables, without_room
 
 __all__ = ["COMPILES", "describe", "differentiate", "fill", "mask_of", "measure", "normalize", "slant", "try_backward",
            "try_backward_at", "try_forward", "try_forward_at", "update_included", "update_running"]  # fmt: skip
@@ -314,10 +314,15 @@ def slant(
     *sums : of dy, of dy * normalized x, and the number of elements, float64 of G elements.
     """
     table = tables(stats, weight, (sums[0], sums[1], sums[2]), not call.exact)
-    if not call.exact and not has_room(table):
-        return slant(exactly(call), x, dy, dx, stats, weight, *sums)
+    groups = np.empty(0, int) if call.exact else without_room(table)
+    if groups.size:
+        fine = np.empty_like(x)
+        slant(exactly(call), x, dy, fine, stats, weight, *sums)
     run, program = ready(call, prepared_slant)
     run(x, dy, dx, table, program)
+    if groups.size:
+        to, source = (a.reshape(call.plan.M, call.plan.G, -1) for a in (dx, fine))
+        to[:, groups] = source[:, groups]
 
 
 fill = in_default_environment(fill_excluded)

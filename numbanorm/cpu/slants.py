@@ -52,8 +52,10 @@ def tables(stats: tuple[Array, Array | None, Array], weight: Array, sums: tuple[
     return table
 
 
-def has_room(table: Array) -> bool:
-    """Whether float32 does for all units."""
+def without_room(table: Array) -> Array:
+    """Units for which float32 does not do, but float64 may."""
     mean, *others = np.abs(table[:, [ANCHOR, ROOT, SLOPE, SHIFT]].T)
-    good = (mean < LARGEST_MEAN).all()
-    return bool(good and all(((v == 0) | ((v > 1 / LARGEST) & (v < LARGEST))).all() for v in others))
+    good = mean < LARGEST_MEAN
+    for v in others:
+        good &= (v == 0) | ((v > 1 / LARGEST) & (v < LARGEST))
+    return np.flatnonzero(~good & np.isfinite([mean, *others]).all(0))
