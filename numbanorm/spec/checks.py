@@ -192,8 +192,10 @@ def mask(value: Any, shape: tuple[int, ...]) -> Array | None:
         raise TypeError(f"where must be a NumPy array of bool: got {got}; write np.asarray(where, dtype=bool), or where != 0")
     own = value.shape
     if len(own) > len(shape) or any(n not in (1, k) for n, k in zip(own[::-1], shape[::-1], strict=False)):
-        raise ValueError(f"where must broadcast to the shape of x, {shape}: got {own}; give it an axis of length 1 or of x's own "
-                         f"for each axis of x, as where[:, :, None] for (N, L, D)")  # fmt: skip
+        raise ValueError(
+            f"where must broadcast to the shape of x, {shape}: got {own}; give it an axis of length 1 or of x's own for each "
+            f"axis of x, as where[:, :, None] for (N, L, D)"
+        )
     return value.view(np.ndarray)
 
 

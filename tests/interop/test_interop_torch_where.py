@@ -56,7 +56,9 @@ def test_the_numbers_of_the_functions(kind: str, exact: bool) -> None:
     a = {name: p.detach().numpy() for name, p in module.named_parameters()}
     channels = kind == "last"
     data, mask = (np.moveaxis(v, 1, -1) if channels else v for v in (x.numpy(), np.broadcast_to(where.numpy(), x.shape)))
-    wanted = CALLS[kind](np.ascontiguousarray(data), None, where=mask, exact=exact, **a, **({"channel_axis": -1} if channels else {}))
+    wanted = CALLS[kind](
+        np.ascontiguousarray(data), None, where=mask, exact=exact, **a, **({"channel_axis": -1} if channels else {})
+    )
     np.testing.assert_array_equal(np.moveaxis(y.detach().numpy(), 1, -1) if channels else y.detach().numpy(), wanted)
 
 

@@ -173,12 +173,14 @@ def test_float64_beyond_its_range(case: Case, scale: float, rng: np.random.Gener
     z, of_far = call(case, far, eps=0.0, return_stats=True)
     np.testing.assert_array_equal(y[where], z[where])
     np.testing.assert_array_equal(stats.count, of_far.count)
-    dx, *_ = call_backward(case, near, dy, stats)
+    dx, *of_near = call_backward(case, near, dy, stats)
     of_x, *rest = call_backward(case, far, np.where(where, dy, np.nan), of_far)
     for group in cases.groups_of(case, of_x)[::2]:
         group *= power
     found, wanted = (v[np.isfinite(v)] for v in (of_x, dx))
-    assert found.size == wanted.size and all(np.isfinite(v).all() for v in rest)
+    assert found.size == wanted.size
+    for one, two in zip(rest, of_near, strict=True):  # a group of one element has rstd inf, and a weight of it nan
+        np.testing.assert_array_equal(np.isfinite(one), np.isfinite(two))
     np.testing.assert_allclose(of_x, dx, rtol=1e-9, atol=1e-12)  # denormals of 1e-300 * dx lose digits
 
 
@@ -296,7 +298,9 @@ def test_an_empty_array() -> None:
     assert dx.shape == (3, 0) and dweight.shape == (0,)
 
 
-@pytest.mark.parametrize("where", [np.array(True), np.broadcast_to(np.array([[True], [False]]), (2, 8)), np.ones((2, 8), bool).T.copy().T])
+@pytest.mark.parametrize(
+    "where", [np.array(True), np.broadcast_to(np.array([[True], [False]]), (2, 8)), np.ones((2, 8), bool).T.copy().T]
+)
 def test_masks_of_any_layout(where: Array, rng: np.random.Generator) -> None:
     """Read-only, broadcast, of no axes, transposed, and bytes that are not 1."""
     x = rng.normal(size=(2, 8)).astype(np.float32)

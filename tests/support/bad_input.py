@@ -328,7 +328,9 @@ MASKS = [
       for name in ("running_mean", "running_var")),
 ]  # fmt: skip
 
-TABLE = [(name, row) for row in X + SHAPES + PARAMETERS + NUMBERS + RUNNING + OUT + MERGEABLE + MASKS for name in row.where.split()]
+TABLE = [
+    (name, row) for row in X + SHAPES + PARAMETERS + NUMBERS + RUNNING + OUT + MERGEABLE + MASKS for name in row.where.split()
+]
 IDS = [f"{name}: {row.what}" for name, row in TABLE]
 
 

@@ -227,9 +227,9 @@ def batch_norm(
 
 def _counted_batch_norm(
     input: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None, bias: Tensor | None,
-    training: bool, how: tuple[float, bool], num_batches_tracked: Tensor,
+    training: bool, how: tuple[float, bool, Tensor | None], num_batches_tracked: Tensor,
 ) -> Tensor:  # fmt: skip
-    """`batch_norm` whose running statistics average over all batches, of which so many came before; how: eps, exact."""
+    """`batch_norm` whose running statistics average over all batches, of which so many came before; how: see `_apply`."""
     tensors = (input, running_mean, running_var, weight, bias)
     if has_torch_function_variadic(*tensors):
         return handle_torch_function(_counted_batch_norm, tensors, *tensors, training, how, num_batches_tracked)
@@ -347,7 +347,9 @@ def _apply(
     """Check what NumPy cannot see, normalize, and update the running statistics. parameters: weight, bias; how: eps, exact,
     where."""
     (weight, bias), (eps, exact, where) = parameters, how
-    done = None if where is not None else normalize_unseen(input, weight, bias, running, (kind, size, own, momentum, eps, exact))
+    done = (
+        None if where is not None else normalize_unseen(input, weight, bias, running, (kind, size, own, momentum, eps, exact))
+    )
     if done is not None:
         return done
     exact = checks.flag("exact", exact)
