@@ -282,7 +282,9 @@ def instance_norm(
     """
     which, own = ((), *plan.channels_at(channel_axis, batch_axis)), checks.flag("use_input_stats", use_input_stats)
     running = running_mean, running_var, momentum, num_batches_tracked, convention, own
-    return forward("instance_norm", x, which, (weight, bias, eps), (method, exact, out, return_stats, backend), running, where, fill)
+    return forward(
+        "instance_norm", x, which, (weight, bias, eps), (method, exact, out, return_stats, backend), running, where, fill
+    )
 
 
 def batch_norm(
@@ -362,4 +364,6 @@ def batch_norm(
     """
     which, own = ((), plan.as_int("channel_axis", channel_axis)), checks.flag("training", training)
     running = running_mean, running_var, momentum, num_batches_tracked, convention, own
-    return forward("batch_norm", x, which, (weight, bias, eps), (method, exact, out, return_stats, backend), running, where, fill)
+    return forward(
+        "batch_norm", x, which, (weight, bias, eps), (method, exact, out, return_stats, backend), running, where, fill
+    )

@@ -49,7 +49,9 @@ class CompiledEntry(Backend, Protocol):
     def mask_of(self, call: Call, where: Any, shape: Shape, /) -> Any:
         """A mask of x of this shape, as kernels walk through it."""
 
-    def normalize(self, call: Call, x: Any, y: Any, weight: Any, bias: Any, eps: float, known: Known, mask: Any = None, /) -> Any:
+    def normalize(
+        self, call: Call, x: Any, y: Any, weight: Any, bias: Any, eps: float, known: Known, mask: Any = None, /
+    ) -> Any:
         """As `Backend.normalize`; with a mask (5, B * G): how many elements were measured, too."""
 
     def differentiate(

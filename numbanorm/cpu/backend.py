@@ -161,9 +161,7 @@ def normalize(
     if x.itemsize == 8 and y is x and not call.given:
         kept = x.copy()  # what leaves float64's range is computed again
 
-    def compute(
-        call: Call, x: Array, y: Array, weight: Any, bias: Any, eps: float, stats: Array, mask: Mask | None
-    ) -> bool:
+    def compute(call: Call, x: Array, y: Array, weight: Any, bias: Any, eps: float, stats: Array, mask: Mask | None) -> bool:
         run, program = ready(call)
         status = run(reading(x, mask), y, weight, bias, mean, var, stats, program, True, eps, 0.0, 0.0, 0.0)
         return compute(exactly(call), x, y, weight, bias, eps, stats, mask) if status == TOO_WIDE else status == DONE

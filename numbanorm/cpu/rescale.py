@@ -70,10 +70,10 @@ def scaled_groups(
         return a.reshape(plan.B, plan.M, plan.G, -1)[out_of_range // plan.G, :, out_of_range % plan.G]
 
     shape = x.shape
-    x, where = of_groups(x), np.True_ if mask is None else of_groups(np.broadcast_to(mask.where, shape))
-    measured = np.where(where, x, 0.0)
+    x, kept = of_groups(x), np.True_ if mask is None else of_groups(np.broadcast_to(mask.where, shape))
+    measured = np.where(kept, x, 0.0)
     finite = np.isfinite(measured).all((1, 2))
-    out_of_range, x, where = out_of_range[finite], x[finite], np.broadcast_to(where, x.shape)[finite]
+    out_of_range, x, kept = out_of_range[finite], x[finite], np.broadcast_to(kept, x.shape)[finite]
     exponent = exponents(np.abs(measured[finite]).max((1, 2)))
     if eps:
         exponent = np.maximum(exponent, exponents(np.sqrt(eps)))
@@ -92,7 +92,7 @@ def scaled_groups(
         own_mask = None
         if mask is not None:
             own_where = np.zeros(scaled.shape, bool)
-            own_where[:, :n] = where[exponent == e].transpose(1, 0, 2)
+            own_where[:, :n] = kept[exponent == e].transpose(1, 0, 2)
             own_mask = mask_of(own, own_where, scaled.shape)
         normalize(own, scaled, y, own_weight, own_bias, own_eps, found, own_mask)
         for row, power in ((MEAN, e), (LOW, e), (M2, 2 * e), (RSTD, -e)):

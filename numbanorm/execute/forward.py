@@ -101,7 +101,10 @@ def check(
     kept, value = space.mask(where, x_.shape), checks.fill(fill, where)
     if kept is not None:
         with_mask(call)
-    others, updated = (("x", x), ("weight", weight), ("bias", bias), ("where", where)), () if tracked is None else tracked.arrays()
+    others, updated = (
+        (("x", x), ("weight", weight), ("bias", bias), ("where", where)),
+        () if tracked is None else tracked.arrays(),
+    )
     if out is not None:
         space.output(out, x_, (*others, *updated))
     if tracked is not None and own:
@@ -114,7 +117,8 @@ def check(
 def run(asked: Asked, with_stats: bool) -> tuple[Any, Any]:
     """y and the statistics (4, B * G), of each sample if they are wanted; running statistics are updated."""
     space, call, x, weight, bias, eps, out, running, where, fill = asked
-    backend, source, (weight, bias) = space.backend(), space.contiguous(x), space.ready(weight, bias)
+    backend: Any = space.backend()
+    source, (weight, bias) = space.contiguous(x), space.ready(weight, bias)
     known = NOTHING if running is None or running.own else (*space.ready(running.mean, running.var), None, None)
     y = space.empty_like(x) if out is None else space.target(out, source)
     y = space.empty_like(x) if y is None else y

@@ -58,5 +58,6 @@ def forward(
             near, good = in_float32(plan, x.reshape(shape), s, w, b, given is None)
             y = np.where(good, near.astype(x.dtype), y)
         if where is not None and given is None:
-            y = np.where(of_group(kept.any((1, 3))), y, narrow(b + 0.0, x.dtype))
+            some = where.reshape(shape).any((1, 3, 4))
+            y = np.where(of_group(np.asarray(some)), y, narrow(b + 0.0, x.dtype))
     return y.reshape(x.shape), s

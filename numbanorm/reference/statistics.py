@@ -80,9 +80,7 @@ def measure(plan: Plan, x: Array, eps: float, how: tuple[bool, str | None], limb
     return s._replace(rstd=np.where(count, s.rstd, 0.0))
 
 
-def measured(
-    plan: Plan, x: Array, eps: float, how: tuple[bool, str | None], limbs: int, where: Any, count: Any
-) -> Statistics:
+def measured(plan: Plan, x: Array, eps: float, how: tuple[bool, str | None], limbs: int, where: Any, count: Any) -> Statistics:
     """`measure`, of x that is 0 where it does not count."""
     tree, (center, method) = Tree(by_columns(plan), plan.G * plan.K * plan.T), how
     mean = low = np.zeros((plan.B, plan.G))

@@ -86,7 +86,7 @@ class Stats(_Pair):
     """
 
     weighted: bool = False
-    count: Array | None = None
+    count: Array | None = None  # type: ignore[assignment]  # a tuple has a method of this name, of no use here
 
 
 def settled(method: Any, exact: bool, dtype: Any, measures: bool) -> tuple[str | None, bool]:

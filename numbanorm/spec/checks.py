@@ -196,8 +196,10 @@ def mask(value: Any, shape: tuple[int, ...]) -> Array | None:
         got = f"an array of {value.dtype}" if type(value) is np.ndarray else type(value).__name__
         raise TypeError(f"where must be a NumPy array of bool: got {got}; write np.asarray(where, dtype=bool), or where != 0")
     if not broadcasts(value.shape, shape):
-        raise ValueError(f"where must broadcast to the shape of x, {shape}: got {value.shape}; give it an axis of length 1 or of x's own "
-                         f"for each axis of x, as where[:, :, None] for (N, L, D)")  # fmt: skip
+        raise ValueError(
+            f"where must broadcast to the shape of x, {shape}: got {value.shape}; give it an axis of length 1 or of x's own for "
+            f"each axis of x, as where[:, :, None] for (N, L, D)"
+        )
     return value.view(np.ndarray)
 
 

@@ -56,7 +56,9 @@ def test_the_numbers_of_the_functions(kind: str, exact: bool) -> None:
     a = {name: p.detach().numpy() for name, p in module.named_parameters()}
     channels = kind == "last"
     data, mask = (np.moveaxis(v, 1, -1) if channels else v for v in (x.numpy(), np.broadcast_to(where.numpy(), x.shape)))
-    wanted = CALLS[kind](np.ascontiguousarray(data), None, where=mask, exact=exact, **a, **({"channel_axis": -1} if channels else {}))
+    wanted = CALLS[kind](
+        np.ascontiguousarray(data), None, where=mask, exact=exact, **a, **({"channel_axis": -1} if channels else {})
+    )
     np.testing.assert_array_equal(np.moveaxis(y.detach().numpy(), 1, -1) if channels else y.detach().numpy(), wanted)
 
 
@@ -111,17 +113,17 @@ def test_running_statistics() -> None:
 
 def test_what_is_refused() -> None:
     module, x, where = made("layer")
-    with pytest.raises(TypeError, match="where must be a tensor of bool: got torch.float32; write where.bool"):
+    with pytest.raises(TypeError, match=r"where must be a tensor of bool: got torch.float32; write where.bool"):
         module(x, where.float())
-    with pytest.raises(TypeError, match="where must be a tensor of bool: got ndarray"):
+    with pytest.raises(TypeError, match=r"where must be a tensor of bool: got ndarray"):
         module(x, where.numpy())
-    with pytest.raises(ValueError, match="where must broadcast to the shape of x"):
+    with pytest.raises(ValueError, match=r"where must broadcast to the shape of x"):
         module(x, where[:3])
-    with pytest.raises(ValueError, match="where wants plain tensors on the CPU.*: got .*; leave where out"):
+    with pytest.raises(ValueError, match=r"where wants plain tensors on the CPU.*: got .*; leave where out"):
         torch.func.vmap(lambda v: ours.layer_norm(v, (6,), where=where[0]))(x)
-    with pytest.raises(ValueError, match="where must be None for a nested tensor"):
+    with pytest.raises(ValueError, match=r"where must be None for a nested tensor"):
         module(torch.nested.nested_tensor([torch.ones(2, 6), torch.ones(3, 6)]), where)
     x.requires_grad_()
     (dx,) = torch.autograd.grad(module(x, where).pow(2).sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable|does not require grad"):
+    with pytest.raises(RuntimeError, match=r"once_differentiable|does not require grad"):
         dx.sum().backward()

@@ -340,22 +340,25 @@ BROADCASTS, WELFORD = "where must broadcast to the shape of x, (4, 6, 5)", "meth
 MASKS = [
     *each(alien, NORMS, "where", "where must be a NumPy array of bool", "write np.asarray(where, dtype=bool)", np.ones(5, "u1"),
           np.ones((N, C, S)), np.ones(5, "O"), got="got an array of {0.dtype}"),
-    *each(alien, NORMS, "where", "where must be a NumPy array of bool", "or where != 0", [True] * 5, True, np.True_, "x", got="got "),
-    alien(NORMS, "where masked", {"where": np.ma.ones(S, bool)}, "where must be a NumPy array of bool", "got MaskedArray", "write"),
-    alien(NORMS, "where a Tensor", lambda a: {"where": torch_tensor(a["x"] > 0)}, "must be a NumPy array of bool", "Tensor", ""),
+    *each(alien, NORMS, "where", "where must be a NumPy array of bool", "or where != 0", [True] * 5, True,
+          np.True_, "x", got="got "),
+    alien(NORMS, "where masked", {"where": np.ma.ones(S, bool)}, "must be a NumPy array of bool", "got MaskedArray", "write"),
+    alien(NORMS, "where a Tensor", lambda a: {"where": torch_tensor(a["x"] > 0)}, "a NumPy array of bool", "got Tensor", ""),
     *each(wrong, NORMS, "where", BROADCASTS, "give it an axis of length 1", np.ones(4, bool), np.ones((6, 1, 5), bool),
           np.ones((1, 4, 6, 5), bool), np.ones((0,), bool), got="got {0.shape}"),
     *each(wrong, NORMS, "fill", "fill is for what where leaves out", "pass where, or no fill", 0.0, np.nan, got="got fill="),
     *(alien(NORMS, f"fill {bad!r}", {"where": np.ones(S, bool), "fill": bad}, "fill must be a number", f"got {bad!r}", "write")
       for bad in ("0", True, [0.0])),
-    wrong(NORMS, "welford with where", {"where": np.ones(S, bool), "method": "welford"}, WELFORD, "got 'welford'", "leave it out"),
+    wrong(NORMS, "welford", {"where": np.ones(S, bool), "method": "welford"}, WELFORD, "got 'welford'", "leave it out"),
     wrong(NORMS, "out over where", lambda a: {"where": a["out"].view(bool)[..., :S]}, "out must not overlap where",
           "got arrays that share memory", "pass a copy"),
     *(wrong(TRACKED, f"{name} over where", lambda a, n=name: {"where": a[n].view(bool)[:S]}, shared("where"), *DO)
       for name in ("running_mean", "running_var")),
 ]  # fmt: skip
 
-TABLE = [(name, row) for row in X + SHAPES + PARAMETERS + NUMBERS + RUNNING + OUT + MERGEABLE + MASKS for name in row.where.split()]
+TABLE = [
+    (name, row) for row in X + SHAPES + PARAMETERS + NUMBERS + RUNNING + OUT + MERGEABLE + MASKS for name in row.where.split()
+]
 IDS = [f"{name}: {row.what}" for name, row in TABLE]
 
 

@@ -16,20 +16,7 @@ from .arithmetic import Exact, Number, Vec, arithmetic_of
 from .masked import counted, included, track, visit, visited
 from .memory import load
 from .stages import Elements, centered, enter_wide, seen
-from .vectors import (
-    F64,
-    I32,
-    I64,
-    LANES,
-    broadcast,
-    call,
-    constant,
-    down_rows,
-    integer,
-    prefetch,
-    take,
-    vector,
-)
+from .vectors import F64, I32, I64, LANES, broadcast, call, constant, down_rows, integer, prefetch, take, vector
 
 TILE = tree.TILE
 N = types.intp
@@ -148,7 +135,7 @@ def tile_sum(tc: Any, p: Any, i: Any, n: Any) -> Any:
     t = Vec(1, arithmetic_of(p.dtype))
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        return t.zero() if t.arithmetic.at_once else tile(b, *seen(b, [p], a), a[1], a[2])
+        return t.zero() if t.arithmetic.at_once else tile(b, seen(b, [p], a)[0], a[1], a[2])
 
     return t(p, N, N), codegen
 
@@ -158,7 +145,7 @@ def tile_squares(tc: Any, p: Any, i: Any, n: Any, mean: Any) -> Any:
     """Sum of (p[i : i + n] - mean) ** 2, n <= 256."""
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        return tile(b, *seen(b, [p], a), a[1], a[2], broadcast(b, a[3]))
+        return tile(b, seen(b, [p], a)[0], a[1], a[2], broadcast(b, a[3]))
 
     return Vec(1, arithmetic_of(p.dtype))(p, N, N, types.float64), codegen
 
@@ -385,7 +372,7 @@ def add_row_sums(tc: Any, p: Any, block: Any, out: Any) -> Any:
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
         if not arithmetic_of(p.dtype).at_once:
-            add_rows(b, *seen(b, [p], a), cgutils.unpack_tuple(b, a[1]), a[2])
+            add_rows(b, seen(b, [p], a)[0], cgutils.unpack_tuple(b, a[1]), a[2])
         return ctx.get_dummy_value()
 
     return types.void(p, block, out), codegen
@@ -396,7 +383,7 @@ def add_row_squares(tc: Any, p: Any, block: Any, out: Any, means: Any) -> Any:
     """out[c] = (p[i + c] - means[c]) ** 2 + ..., for the columns and rows of a block."""
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        add_rows(b, *seen(b, [p], a), cgutils.unpack_tuple(b, a[1]), a[2], a[3])
+        add_rows(b, seen(b, [p], a)[0], cgutils.unpack_tuple(b, a[1]), a[2], a[3])
         return ctx.get_dummy_value()
 
     return types.void(p, block, out, means), codegen

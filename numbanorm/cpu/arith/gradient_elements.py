@@ -201,7 +201,7 @@ def gradient_rows(tc: Any, wanted: Any, x: Any, dy: Any, dx: Any, block: Any, w:
                         u = of.multiply(b, [g], [weight])
                         finish(b, dxs, at, of.slanted(b, d, unit.slope, (u, [unit.rstd]), unit.shift), n, past)
 
-                    def grow(mask: Any) -> None:
+                    def grow(mask: Any, c: Any = c, g: Any = g, d: Number = d, acc: list[Any] = acc) -> None:
                         own = included(b, mask, row.index, c, n)
                         (counting,), h = counted(b, own, [g]), unit.offset
                         for part in reversed(counted(b, own, d)):

@@ -34,7 +34,9 @@ class Elements(NamedTuple):
 
 def seen(b: ir.IRBuilder, types: Iterable[Any], values: Iterable[Any]) -> list[Elements]:
     """Arrays of a kernel, from its arguments."""
-    return [with_mask(b, t, value) if is_masked(t.dtype) else Elements(t, value) for t, value in zip(types, values, strict=False)]
+    return [
+        with_mask(b, t, value) if is_masked(t.dtype) else Elements(t, value) for t, value in zip(types, values, strict=False)
+    ]
 
 
 def with_mask(b: ir.IRBuilder, t: Any, words: Any) -> Elements:

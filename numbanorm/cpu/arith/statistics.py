@@ -164,7 +164,9 @@ def divisor(tc: Any, n: Any, u: Any, some: Any, like: Any) -> Any:
 def is_given(tc: Any, n: Any) -> Any:
     """Whether a variance was given, of what `divisors` says: 0 is for rstd itself."""
     zero = ir.Constant(F64, 0.0)
-    return types.boolean(n), lambda ctx, b, sig, a: b.fcmp_unordered("une", a[0], zero) if n == types.float64 else ir.Constant(I1, 0)
+    return types.boolean(
+        n
+    ), lambda ctx, b, sig, a: b.fcmp_unordered("une", a[0], zero) if n == types.float64 else ir.Constant(I1, 0)
 
 
 @device()

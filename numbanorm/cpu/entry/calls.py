@@ -259,8 +259,8 @@ def forward(x, y, w, b, mean, var, stats, program, checked, eps, n, old, new):
     run_steps(words, h, (elements(x, uint8), elements(y, uint8), *args, float64(h.members), eps), advance(table, RSTD * units))
     if guarded:
         squares, roots = advance(table, M2 * units), advance(table, RSTD * units)
-        each = 0 if h.masked else h.members // h.runs  # whoever has the mask looks for what no scale would mend
-        if not in_range(squares, roots, units, elements(x, float64), groups, h.runs, each):
+        runs = 0 if h.masked else h.runs  # whoever has the mask looks for what no scale would mend
+        if not in_range(squares, roots, units, elements(x, float64), groups, runs, h.members // h.runs):
             return OUT_OF_RANGE
     if h.source == TRACKED:
         track(table, mean, ids, groups, units // groups, 1.0, old, new, weights)
@@ -313,8 +313,8 @@ def backward(x, dy, dx, w, mean, rstd, grads, program, checked):
     if h.single and not has_room(table, units, total, places if there(grads) else 0):
         status = OUT_OF_RANGE
     if guarded:
-        n, each = places if there(grads) else 0, 0 if h.masked else h.members // h.runs
-        if not gradients_in_range(table, units, total, n, elements(x, float64), elements(dy, float64), h.groups, h.runs, each):
+        n, each, runs = places if there(grads) else 0, h.members // h.runs, 0 if h.masked else h.runs
+        if not gradients_in_range(table, units, total, n, elements(x, float64), elements(dy, float64), h.groups, runs, each):
             status = OUT_OF_RANGE
     keep(space)
     return status

@@ -125,7 +125,11 @@ def columns_backward(phase, flags, x, dy, dx, w, table, sums, grads, work, sizes
     Arrays as in `runs_backward`; sizes: `ColumnsGradientSizes`.
     work: `slots` scratch areas of `scratch` float64 (stack, column sums, lanes, parameters), then the sums of all chunks.
     """
-    sizes, arrays, one = named(sizes, ColumnsGradientSizes), GradientArrays(x, dy, dx, w, table, divisors(x, count)), empty(x, 1)
+    sizes, arrays, one = (
+        named(sizes, ColumnsGradientSizes),
+        GradientArrays(x, dy, dx, w, table, divisors(x, count)),
+        empty(x, 1),
+    )
     room, chunks, fused, columns = sizes.room, sizes.chunks, phase == FUSED, sizes.channels * sizes.length
     stack = advance(work, slot * sizes.scratch)
     column_sums = advance_by(stack, sizes.stack, one)

@@ -106,8 +106,10 @@ class Device:
     def mask(self, value: Any, shape: tuple[int, ...]) -> None:
         """No mask: kernels for it are the CPU's alone."""
         if value is not None:
-            raise ValueError(f"where must be None on a CUDA device, for masks are computed on the CPU alone: got a mask of type "
-                             f"{type(value).__name__}; copy the arrays to the host, or leave where out")  # fmt: skip
+            raise ValueError(
+                f"where must be None on a CUDA device, for masks are computed on the CPU alone: got a mask of type "
+                f"{type(value).__name__}; copy the arrays to the host, or leave where out"
+            )
 
     def counter(self, value: Any) -> DeviceArray | None:
         """num_batches_tracked; what it holds is known on the device alone."""

@@ -23,7 +23,7 @@ class Included(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, where = ctx.saved_tensors
         refuse_unless_plain("the result's gradient", dy, x, weight)
@@ -35,9 +35,10 @@ class Included(torch.autograd.Function):
 def refuse_unless_plain(name: str, x: Tensor, *others: Tensor | None) -> None:
     """Raise if torch wants to see the operations that are no operators of its own."""
     if not unseen(x, *others):
-        raise ValueError(f"where wants plain tensors on the CPU, and neither compiler, transform nor tracer: got {name} of type "
-                         f"{type(x).__name__} on {x.device}; leave where out, or call it from a function under "
-                         f"torch.compiler.disable")  # fmt: skip
+        raise ValueError(
+            f"where wants plain tensors on the CPU, and neither compiler, transform nor tracer: got {name} of type "
+            f"{type(x).__name__} on {x.device}; leave where out, or call from a function under torch.compiler.disable"
+        )
 
 
 def normalize_included(
@@ -55,4 +56,4 @@ def normalize_included(
     y, stats = normalized(x, weight, bias, running, how, records, where)
     for t in updated:
         torch.autograd.graph.increment_version(t)
-    return Included.apply(x, weight, bias, where, (y, stats, how)) if records else y  # type: ignore[no-any-return]
+    return Included.apply(x, weight, bias, where, (y, stats, how)) if records else y

@@ -11,14 +11,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from ...backends import dispatch
 from ...spec import checks
-from ...spec.dtypes import DTYPES
+from .checks import check_tensors
 from .convert import register
 from .included import normalize_included
-from .operators import NO_RUNNING, Running, call, no_tangent, normalize, normalize_unseen
-
-TORCH_FLOATS = {getattr(torch, name) for name in DTYPES}
+from .operators import NO_RUNNING, Running, call, normalize, normalize_unseen
 
 
 def layer_norm(
@@ -229,7 +226,7 @@ def _counted_batch_norm(
     input: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None, bias: Tensor | None,
     training: bool, how: tuple[float, bool, Tensor | None], num_batches_tracked: Tensor,
 ) -> Tensor:  # fmt: skip
-    """`batch_norm` whose running statistics average over all batches, of which so many came before; how: eps, exact, where."""
+    """`batch_norm` whose running statistics average over all batches, of which so many came before; how: see `_apply`."""
     tensors = (input, running_mean, running_var, weight, bias)
     if has_torch_function_variadic(*tensors):
         return handle_torch_function(_counted_batch_norm, tensors, *tensors, training, how, num_batches_tracked)
@@ -347,11 +344,13 @@ def _apply(
     """Check what NumPy cannot see, normalize, and update the running statistics. parameters: weight, bias; how: eps, exact,
     where."""
     (weight, bias), (eps, exact, where) = parameters, how
-    done = None if where is not None else normalize_unseen(input, weight, bias, running, (kind, size, own, momentum, eps, exact))
+    done = (
+        None if where is not None else normalize_unseen(input, weight, bias, running, (kind, size, own, momentum, eps, exact))
+    )
     if done is not None:
         return done
     exact = checks.flag("exact", exact)
-    _check(input=input, weight=weight, bias=bias, running_mean=running[0], running_var=running[1])
+    check_tensors(input=input, weight=weight, bias=bias, running_mean=running[0], running_var=running[1])
     if eps is None:
         eps = torch.finfo(torch.float64 if input.dtype == torch.float64 else torch.float32).eps
     if bias is not None and weight is None:
@@ -364,41 +363,3 @@ def _apply(
             if old is not None:
                 old.copy_(new)
     return y
-
-
-@torch.compiler.assume_constant_result
-def _no_cuda() -> str:
-    """Why tensors on a CUDA device cannot be computed with, or nothing; not for torch.compile to look into."""
-    return dispatch.why_no_cuda() or ""
-
-
-def _check(**tensors: Any) -> None:
-    """Every tensor is one that the arrays' functions can read."""
-    x = tensors["input"]
-    for name, t in tensors.items():
-        if t is None and name != "input":
-            continue
-        if not isinstance(t, Tensor):
-            raise TypeError(f"{name} must be a tensor: got {type(t).__name__}; write torch.as_tensor({name})")
-        if t.device.type not in ("cpu", "cuda", "meta"):
-            raise TypeError(f"{name} must be on the CPU or a CUDA device: got {t.device}; write {name}.cpu()")
-        if t.is_cuda and _no_cuda():
-            raise TypeError(f"{name} must be on the CPU here: got {t.device}; write {name}.cpu(), or mend this: {_no_cuda()}")
-        if t.device != x.device:
-            raise TypeError(f"{name} must be on the input's device, {x.device}: got {t.device}; write {name}.to(input.device)")
-        if t.is_nested:
-            raise TypeError(
-                f"{name} must not be nested: got {t.layout}; call torch.nn.functional's, or pad: {name}.to_padded_tensor(0.0)"
-            )
-        if t.is_quantized:
-            raise TypeError(
-                f"{name} must not be quantized: got {t.dtype}; quantize revert(model), or write {name}.dequantize()"
-            )
-        if t.layout != torch.strided:
-            raise TypeError(f"{name} must be dense: got {t.layout}; write {name}.to_dense()")
-        if t.dtype not in TORCH_FLOATS:
-            raise TypeError(checks.not_float(name, t.dtype, f"{name}.float()"))
-        no_tangent(name, t)
-    weight, bias = tensors["weight"], tensors["bias"]
-    if weight is not None and bias is not None and weight.dtype != bias.dtype:
-        raise TypeError(f"bias must have the dtype of weight, {weight.dtype}: got {bias.dtype}; write bias.to(weight.dtype)")
