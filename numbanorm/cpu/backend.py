@@ -21,8 +21,16 @@ from .schedule.backward import cut_backward
 from .schedule.forward import SERIAL, Schedule, cut
 
 __all__ = [
-    *("COMPILES", "describe", "differentiate", "measure", "normalize", "try_backward", "try_backward_at", "try_forward"),
-    *("try_forward_at", "update_running"),
+    "COMPILES",
+    "describe",
+    "differentiate",
+    "measure",
+    "normalize",
+    "try_backward",
+    "try_backward_at",
+    "try_forward",
+    "try_forward_at",
+    "update_running",
 ]
 
 Array = np.ndarray[Any, Any]
