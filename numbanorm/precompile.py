@@ -129,7 +129,7 @@ def _call_norm(norm: Norm, function: Callable[..., Any], x: Any, common: dict[st
 
 
 def _compile_parallel() -> None:
-    """Compile what deals to threads the pieces of the kernels that there are, and, with torch, the entries that tensors take."""
+    """Compile what deals to threads the pieces of the kernels that there are, and with torch the entries for tensors."""
     from .cpu.launch import FAMILIES, dealer, entry_at
 
     for family, kernel in FAMILIES.items():
