@@ -6,6 +6,7 @@ functions are called with small arrays of zeros, of shapes on either side of eve
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -128,9 +129,11 @@ def _call_norm(norm: Norm, function: Callable[..., Any], x: Any, common: dict[st
 
 
 def _compile_parallel() -> None:
-    """Compile what deals to threads the pieces of the kernels that there are."""
-    from .cpu.launch import FAMILIES, dealer
+    """Compile what deals to threads the pieces of the kernels that there are, and with torch the entries for tensors."""
+    from .cpu.launch import FAMILIES, dealer, entry_at
 
     for family, kernel in FAMILIES.items():
         if kernel.overloads:
             dealer(family.endswith("backward"))
+            if "torch" in sys.modules:  # others do without, for they take 0.8 s each
+                entry_at(family.endswith("backward"))

@@ -197,8 +197,8 @@ def mask(value: Any, shape: tuple[int, ...]) -> Array | None:
         raise TypeError(f"where must be a NumPy array of bool: got {got}; write np.asarray(where, dtype=bool), or where != 0")
     if not broadcasts(value.shape, shape):
         raise ValueError(
-            f"where must broadcast to the shape of x, {shape}: got {value.shape}; give it an axis of length 1 or of x's own for "
-            f"each axis of x, as where[:, :, None] for (N, L, D)"
+            f"where must broadcast to the shape of x, {shape}: got {value.shape}; give it an axis of length 1 or of x's own "
+            f"for each axis of x, as where[:, :, None] for (N, L, D)"
         )
     return value.view(np.ndarray)
 

@@ -27,8 +27,8 @@ CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 NUMBERS = {getattr(torch, name): 1 + k for k, name in enumerate(DTYPES)}  # as compiled code knows dtypes
 NAMES = {getattr(torch, name): name for name in DTYPES}
 BITS = 4  # of a number
-# a call, the numbers of all dtypes in one, the shape of weight and bias, and whether x's strides are y's: an axis of one element
-# may have any
+# a call, the numbers of all dtypes in one, the shape of weight and bias, and whether x's strides are y's: an axis of one
+# element may have any
 Asked = tuple[Call, int, Shape, bool]
 
 
