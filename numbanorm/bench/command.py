@@ -22,11 +22,13 @@ from . import report
 from .cases import NORMS, ROWS, Case, chosen, memory_free, memory_needed
 from .contenders import contenders
 from .jobs import COPY, EXACT, FRESH, OURS, STREAMED, Contender
-from .measure import Figure, Result, accuracy, measure
+from .measure import Figure, Result, accuracy, measure, steady
 from .workers import Worker
 
 ALWAYS = (COPY, STREAMED, OURS, FRESH, EXACT)
 BUSY = 0.3  # of the cores: parallel calls of microseconds then take as long as the scheduler lets a thread wait
+QUICK = ("layer", "rms", "batch", "group")
+QUICK_PEERS = ("torch", "onnxruntime", "numpy")
 MEANS = tuple(10.0**k for k in range(9))
 PACKAGES = ("torch", "onnxruntime", "onnx", "jax", "jaxlib", "numbagg", "bottleneck", "scikit-learn", "scipy", "matplotlib")
 
@@ -56,6 +58,19 @@ class Run:
     errors: dict[float, dict[str, float | None]] = field(default_factory=dict)
     curves: list[tuple[str, str, dict[int, Figure]]] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)  # the report
+    brief: bool = False
+    stream: TextIO | None = None
+
+    def say(self, text: str) -> None:
+        """Add to the report, which is printed as it grows, unless few words are wanted."""
+        self.lines.append(text)
+        if not self.brief:
+            print(text, file=self.stream or sys.stdout, flush=True)
+
+    def tell(self, text: str) -> None:
+        """Print where few words are wanted; the report has more."""
+        if self.brief and text:
+            print(text, file=self.stream or sys.stdout, flush=True)
 
 
 def run(options: Options, stream: TextIO | None = None) -> None:
@@ -64,21 +79,21 @@ def run(options: Options, stream: TextIO | None = None) -> None:
     An interrupt shows what there is, and is raised again.
     """
     cases, rounds, threads, every = resolved(options)
-    done = Run()
-
-    def say(text: str) -> None:
-        done.lines.append(text)
-        print(text, file=stream or sys.stdout, flush=True)
-
+    done = Run(brief=options.quick and not options.scaling, stream=stream)
+    say = done.say
     there = [c for c in every if not c.missing()]
     facts = machine(threads)
-    say(f"# numbanorm {nn.__version__} on {facts['processor']}, {threads} of {facts['cores']} cores\n")
+    where = f"numbanorm {nn.__version__} on {facts['processor']}, {threads} of {facts['cores']} cores"
+    say(f"# {where}\n")
+    done.tell(f"{where}: microseconds, median of {rounds} rounds")
     say(", ".join(f"{name} {facts[name]}" for name in ("python", "numba", "numpy", *facts["peers"]) if name in facts) + "\n")
     say(report.HEADER + "\n")
     for line in [c.missing() for c in every if c.missing()]:
         say(f"- {line}")
     if (load := os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0) > BUSY * facts["cores"]:
-        say(f"- the machine is busy (load {load:.1f}): times are those of who waits for a core, so let it rest and run again")
+        busy = f"- the machine is busy (load {load:.1f}), and calls wait for a core: run again when it is idle"
+        say(busy)
+        done.tell(busy)
     cases = list(within_memory(cases, len(there), say))
     say("")
     interrupted = None
@@ -90,7 +105,9 @@ def run(options: Options, stream: TextIO | None = None) -> None:
     except KeyboardInterrupt as error:
         interrupted = error
         say("\nInterrupted: what there is so far.")
+        done.tell("Interrupted: what there is so far.")
     say("" if options.scaling else "\n" + report.closing(done.results, done.errors, there))
+    done.tell(report.brief_closing(done.results))
     if options.out is not None:
         typed = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(options).items() if k != "out"}
         write(options.out, done, {"machine": facts, "options": {**typed, "rounds": rounds, "threads": threads}}, say)
@@ -100,7 +117,7 @@ def run(options: Options, stream: TextIO | None = None) -> None:
 
 def resolved(options: Options) -> tuple[list[Case], int, int, list[Contender]]:
     """Cases, rounds, threads and contenders; every mistake is told here."""
-    default = ("1e7",) if options.scaling else ("1e4", "1e6") if options.quick else ("1e4", "1e5", "1e6", "1e7", "1e8")
+    default = ("1e7",) if options.scaling else ("1e6",) if options.quick else ("1e4", "1e5", "1e6", "1e7", "1e8")
     sizes = []
     for size in options.sizes or default:
         known = [n for n in ROWS if size in (str(n), f"{n:.0e}".replace("e+0", "e"))]
@@ -111,7 +128,8 @@ def resolved(options: Options) -> tuple[list[Case], int, int, list[Contender]]:
         sizes += known
     every = contenders()
     peers = tuple(c.name for c in every if c.name not in ALWAYS)
-    wanted = peers if options.peers is None else () if options.peers == ("none",) else options.peers
+    some = QUICK_PEERS if options.quick and not options.scaling else peers
+    wanted = some if options.peers is None else () if options.peers == ("none",) else options.peers
     choices = (("norms", options.norms, NORMS), ("dtype", options.dtypes, tuple(DTYPES)), ("peers", wanted, peers))
     for flag, values, allowed in choices:
         for value in values:
@@ -129,7 +147,11 @@ def resolved(options: Options) -> tuple[list[Case], int, int, list[Contender]]:
         raise ValueError(
             f"--out must be a folder, or a new one in a folder that exists: got {options.out}; make the folder first"
         )
-    cases = chosen(options.norms, tuple(sizes), options.directions, options.layouts, options.dtypes)
+    norms, layouts = options.norms, options.layouts
+    if options.quick and not options.scaling:  # a minute is enough for these
+        norms = QUICK if norms == NORMS else norms
+        layouts = layouts[:1]
+    cases = chosen(norms, tuple(sizes), options.directions, layouts, options.dtypes)
     return cases, rounds, threads, [c for c in every if c.name in (*ALWAYS, *wanted)]
 
 
@@ -164,20 +186,22 @@ def compare(cases: list[Case], rounds: int, threads: int, members: list[Contende
     """The errors, which are soon known; then the table of the cases, each line as soon as it is there."""
     computing = [c for c in members if c.name not in (COPY, STREAMED)]
     layer = "layer" in {c.norm for c in cases if not c.backward}
-    means = [m for m in MEANS if layer and (m <= 1e4 or cases[0].dtype != "float16")]  # which ends at 65504
+    means = [m for m in MEANS if layer and not done.brief and (m <= 1e4 or cases[0].dtype != "float16")]  # which ends at 65504
     progress = Progress(len(cases) + len(means))
-    with team(members, threads) as workers, team(computing, 1) as single:
+    with team(members, threads) as workers, team([] if done.brief else computing, 1) as single:
         for mean in means:
             progress.show(f"error at mean / std {mean:.0e}")
             case = Case("layer", (64, 1024), dtype=cases[0].dtype, mean=mean)
             done.errors[mean] = accuracy(case, {c.name: workers[c.name] for c in computing})
         progress.clear()
         say(report.table(report.SUMMARY, ()))
+        done.tell(report.brief_row(None))
         for case in cases:
             progress.show(case.name)
-            done.results.append(measure(case, workers, single, rounds))
+            done.results.append(steady(lambda c=case: measure(c, workers, single, rounds)))  # type: ignore[misc]
             progress.clear()
             say(report.line(report.summary_row(done.results[-1])))
+            done.tell(report.brief_row(done.results[-1]))
     progress.clear()
 
 

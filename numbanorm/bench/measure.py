@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from .cases import Case, data
-from .jobs import FRESH, OURS, Contender
+from .jobs import COPY, FRESH, OURS, Contender
 from .truth import Truth, known, truth, ulp
 from .workers import FailedError, Prepared, Worker
 
 ROUND = 0.02  # seconds of calls in a round, about
 PATIENCE = 4.0  # seconds for a contender and case, after LEAST rounds
 LEAST = 3
+STEADY = 1.5  # a median that is so many times the shortest round is one of the machine's other work, not of the call
+FASTEST = 0.5  # of a copy's time: less is not to be had, so the copy has waited for something
 
 
 @dataclass
@@ -57,6 +59,16 @@ class Result:
         peers = [f for f in self.figures.values() if f.contender.peer and not f.contender.plain and f.times]
         ratios = [(0.0 if math.isnan(r := self.of_peer(f.contender.name)) else r) for f in peers]
         return peers[ratios.index(max(ratios))] if peers else None
+
+    def unsteady(self) -> list[str]:
+        """Contenders of a line whose rounds disagree, or whose time cannot be true."""
+        peer = self.best_peer()
+        names = [n for n in (COPY, OURS, *([peer.contender.name] if peer else [])) if n in self.figures]
+        figures = [(n, self.figures[n]) for n in names if self.figures[n].times]
+        return [
+            n for n, f in figures
+            if f.seconds > STEADY * min(f.times) or (n == COPY and self.ratio(OURS, COPY) < FASTEST)
+        ]  # fmt: skip
 
     def figure(self, name: str) -> Figure | None:
         return self.figures.get(name)
@@ -105,6 +117,14 @@ def measure(case: Case, workers: Mapping[str, Worker], single: Mapping[str, Work
         except FailedError as error:
             figures[name].note = str(error)
     return Result(case, figures)
+
+
+def steady(measured: Callable[[], Result]) -> Result:
+    """A result, measured again if rounds of it disagree; the steadier of two."""
+    first = measured()
+    if not first.unsteady():
+        return first
+    return min(first, measured(), key=lambda result: len(result.unsteady()))
 
 
 def _bits(case: Case, worker: Worker) -> str:

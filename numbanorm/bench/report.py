@@ -71,6 +71,39 @@ def summary_row(result: Result) -> list[str]:
     ]
 
 
+BRIEF = ("case", "copy", OURS, "of copy", "best other", "its time", "of its time", "error, ulp", "its error")
+WIDTHS = (31, 8, 9, 7, 14, 9, 11, 10, 9)
+
+
+def brief_row(result: Result | None) -> str:
+    """A line of the quick table; None for its head."""
+    if result is None:
+        cells: Sequence[str] = BRIEF
+    else:
+        row = dict(zip(SUMMARY, summary_row(result), strict=True))
+        names = ("case", "copy", OURS, "of copy", "best peer", "its time", "of best peer", "ulp", "peer's ulp")
+        cells = [row[name] for name in names]
+    first, *rest = (f"{cell:{'<' if k == 0 else '>'}{w}}" for k, (cell, w) in enumerate(zip(cells, WIDTHS, strict=True)))
+    return "  ".join([first, *rest]).rstrip()
+
+
+def brief_closing(results: Sequence[Result]) -> str:
+    """The quick table in two sentences, and what not to believe of it."""
+    if not results:
+        return ""
+    average = list(means(results).values())[-1]
+    words = [f"On the average numbanorm takes {number(average['of copy'])} of a copy's time"]
+    if not math.isnan(average["of best peer"]):
+        words.append(f", and {number(average['of best peer'])} of the best other's (below 1: numbanorm is faster)")
+    return "\n".join(["".join(words) + ".", *doubtful(results)])
+
+
+def doubtful(results: Sequence[Result]) -> list[str]:
+    """Cases whose rounds disagreed twice."""
+    found = [f"{r.case.name} ({', '.join(names)})" for r in results if (names := r.unsteady())]
+    return [f"Not steady, also when measured again, so do not rely on it: {'; '.join(found)}"] if found else []
+
+
 def each_rows(result: Result) -> list[list[str]]:
     rows, best = [], result.best_peer()
     for name, f in result.figures.items():
@@ -148,7 +181,7 @@ def closing(results: Sequence[Result], errors: dict[float, dict[str, float | Non
     if errors:
         parts += ["Error of layer norm (64, 1024) in ulp, for numbers of that mean and a standard deviation of 1:"]
         parts += [accuracy_table(errors)]
-    words = [f"{c.name}: {c.note}" for c in contenders if c.note] + notes(results)
+    words = [f"{c.name}: {c.note}" for c in contenders if c.note] + notes(results) + doubtful(results)
     return "\n\n".join([*parts, "\n".join(f"- {w}" for w in words)])
 
 

@@ -364,7 +364,7 @@ def test_defaults() -> None:
     assert (rounds, threads) == (15, command.cores())
     assert [c.name for c in who] == list(EVERY)
     quick, rounds, *_ = command.resolved(command.Options(quick=True))
-    assert (len(quick), rounds) == (40, 5)
+    assert (len(quick), rounds) == (8, 5)
     assert {math.prod(c.shape) for c in command.resolved(command.Options(scaling=True, norms=("rms",)))[0]} == {8192 * 1280}
     for size in (10**k for k in range(3, 9)):
         for case in chosen(NORMS, (size,), ("forward",), ("first", "last"), ("float32",)):
@@ -409,6 +409,38 @@ def test_a_run_in_markdown(ran: tuple[Path, str]) -> None:
     assert "| " + " | ".join(report.EACH) + " |" in lines
     assert "| geometric means | of copy | of nt copy | of best peer | of numpy |" in lines
     assert "| mean / std | numbanorm | numbanorm, new array | numbanorm, exact | numpy |" in lines
+
+
+def test_a_quick_run_is_short(tmp_path: Path) -> None:
+    """Two heads and a line for each case; the rest is in the report."""
+    out = io.StringIO()
+    options = command.Options(("1e3",), ("layer", "batch"), peers=("numpy",), rounds=2, quick=True, out=tmp_path / "new")
+    command.run(options, out)
+    lines = out.getvalue().splitlines()
+    assert len(lines) <= 15 - (8 - 4)  # there are 8 cases by default
+    head = next(n for n, line in enumerate(lines) if line.startswith("case "))
+    assert [line.split("  ")[0] for line in lines[head + 1 : head + 5]] == [
+        "layer (16, 64)", "batch (2, 64, 3, 3)", "layer (16, 64) backward", "batch (2, 64, 3, 3) backward"
+    ]  # fmt: skip
+    assert lines[head + 5].startswith("On the average numbanorm takes ")
+    assert COLUMNS in (tmp_path / "new" / "bench.md").read_text()
+
+
+def one(times: dict[str, list[float]]) -> Result:
+    return Result(Case("layer", (16, 64)), {name: Figure(EVERY[name], some) for name, some in times.items()})
+
+
+def test_what_is_not_steady_is_measured_again() -> None:
+    good, bad = one({COPY: [1, 1, 1], OURS: [2, 2, 2.1]}), one({COPY: [1, 1, 1], OURS: [2, 9, 9]})
+    assert (good.unsteady(), bad.unsteady()) == ([], [OURS])
+    assert one({COPY: [9, 9, 9], OURS: [2, 2, 2]}).unsteady() == [COPY], "nothing takes a quarter of a copy's time"
+    for first, second, taken, calls in ((good, bad, good, 1), (bad, good, good, 2), (bad, bad, bad, 2)):
+        given = iter((first, second))
+        asked = []
+        assert measure.steady(lambda given=given, asked=asked: asked.append(1) or next(given)) is taken
+        assert len(asked) == calls
+    assert report.doubtful([good]) == []
+    assert "layer (16, 64) (numbanorm)" in report.doubtful([good, bad])[0]
 
 
 def test_a_run_in_json(ran: tuple[Path, str]) -> None:
