@@ -162,8 +162,8 @@ class Space(Protocol):
         """Write dx, and return dweight and dbias, in the weight's dtype or x's; None for what is not wanted."""
 
     def measure(self, call: Call, x: Any, where: Any = None, /) -> tuple[Any, Any, Any, Any, Any]:
-        """(mean, its low part, m2, scale) for the caller, the low part divided by the scale and m2 by its square; with a mask of
-        x, and how many elements each group has, else None."""
+        """(mean, its low part, m2, scale) for the caller, the low part divided by the scale and m2 by its square; with a mask
+        of x, and how many elements each group has, else None."""
 
     def update(self, stats: Any, plan: Plan, tracked: Tracked, /) -> None:
         """Take the statistics of a batch into running statistics."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache, wraps
-from typing import Any, ParamSpec, TypeVar
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -12,11 +12,10 @@ from ..spec.call import Call, Known, scales, scaling_of, sums_of
 from ..spec.plan import Plan
 from ..spec.sources import GIVEN
 from ..spec.sources import RSTD as RSTD_ALONE
-from .arith.environment import DEFAULT, KEEP, exchange
 from .compile import COMPILES, types
 from .entry.calls import DONE, REFUSED, TOO_WIDE, TRACKING, Program, run_tracking
 from .entry.objects import identities
-from .launch import GUARD, at_addresses, entry, prepare
+from .launch import GUARD, at_addresses, entry, in_default_environment, prepare
 from .layout import AT_ONCE, BOTH, CENTER, COUNT, LOW, M2, MEAN, MERGED, OWN, PARAMETERS, RSTD, SINGLE, SQUARES, STREAM, WRITE
 from .masks import Mask, fill_excluded, mask_of, write_empty
 from .rescale import keep_scaled, scaled_gradients, scaled_groups
@@ -34,24 +33,6 @@ READS = {
     "two_pass": "x is read for its sums, and again for squares about the mean",
     "welford": "x is read once for the moments of its parts, which are merged",
 }
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-def in_default_environment(work: Callable[P, T]) -> Callable[P, T]:
-    """A function that NumPy computes in: it has the floating-point environment of the kernels."""
-
-    @wraps(work)
-    def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        switch = entry(exchange, (types.int64,))
-        before = switch(KEEP)
-        try:
-            switch(DEFAULT)
-            return work(*args, **kwargs)
-        finally:
-            switch(before)
-
-    return run
 
 
 def as_float64(*arrays: Array | None) -> list[Array | None]:

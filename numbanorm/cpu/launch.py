@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
-from functools import cache, partial
-from typing import Any
+from functools import cache, partial, wraps
+from typing import Any, ParamSpec, TypeVar
 
 from ..runtime.uninterrupted import unbroken
 from ..spec.call import Call
 from .arith.arithmetic import Element
+from .arith.environment import DEFAULT, KEEP, exchange
 from .arith.vectors import STORAGE
 from .compile import parts_left_to, types
 from .entry.addresses import BACKWARD_AT, FORWARD_AT, run_backward_at, run_forward_at
@@ -29,6 +31,8 @@ ANY, NUMBERS, INTEGERS, NUMBER = (*[types.CPointer(t) for t in (types.uint8, typ
 ARGUMENTS = (NUMBERS, NUMBERS, types.Array(NUMBER, 2, "C"), NUMBERS, NUMBERS, INTEGERS, NUMBER, NUMBER)
 GRADIENT_ARGUMENTS = (*[NUMBERS] * 5, INTEGERS, NUMBER)
 FAMILIES = {k.__name__: k for k in KERNELS}
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def compiled(kernel: Any, *signature: Any) -> Any:
@@ -92,3 +96,19 @@ def at_addresses(run: Any, call: Call) -> Any:
     """What `prepare` gave for arrays, for addresses."""
     run_at = entry_at(call.backward)
     return Launch(run_at, call.plan.size) if isinstance(run, Launch) else run_at
+
+
+def in_default_environment(work: Callable[P, T]) -> Callable[P, T]:
+    """A function that NumPy computes in: it has the floating-point environment of the kernels."""
+
+    @wraps(work)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        switch = entry(exchange, (types.int64,))
+        before = switch(KEEP)
+        try:
+            switch(DEFAULT)
+            return work(*args, **kwargs)
+        finally:
+            switch(before)
+
+    return run
