@@ -12,7 +12,7 @@ from ..spec.call import Call, Known, scales, scaling_of, sums_of
 from ..spec.plan import Plan
 from ..spec.sources import GIVEN
 from ..spec.sources import RSTD as RSTD_ALONE
-from .compile import COMPILES, types
+from .compile import COMPILES
 from .entry.calls import DONE, REFUSED, TOO_WIDE, TRACKING, Program, run_tracking
 from .entry.objects import identities
 from .launch import GUARD, at_addresses, entry, in_default_environment, prepare
