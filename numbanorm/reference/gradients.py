@@ -9,7 +9,7 @@ import numpy as np
 from ..spec.plan import Plan
 from ..spec.tree import gradient_family
 from .elements import narrow, of_group, parameter
-from .numbers import Array, Number, distance, fma, minus, negative, over, plus, rounded, times
+from .numbers import Array, Masked, Number, distance, fma, minus, negative, over, plus, rounded, split, times
 from .trees import Tree, add_product, add_term, row_tree, run_tree
 
 
@@ -65,15 +65,16 @@ def products(tree: Tree, u: Number, d: Number, limbs: int) -> list[Number]:
 
 
 def backward(
-    plan: Plan, x: Array, dy: Array, mean: Array | None, rstd: Array, weight: Array | None = None, *, center: bool = True,
-    given: bool = False, where: Array | None = None,
+    plan: Plan, x: Masked, dy: Array, mean: Array | None, rstd: Array, weight: Array | None = None, *, center: bool = True,
+    given: bool = False,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     """Gradients of x, weight and bias.
 
     Parameters
     ----------
     plan : Plan
-    x, dy : array of the plan's size and one dtype
+    x, dy : array of the plan's size and one dtype; or (x, mask) for x
+        With a mask, dx is 0 where it is not set, and neither x nor dy matters there.
     mean, rstd : array of B * G elements
         As the forward pass returned them; a mean of None is 0.
     weight : array of G * K elements, optional
@@ -81,14 +82,13 @@ def backward(
         False for a mean of 0 (RMS norm).
     given : bool
         Whether the statistics do not depend on x.
-    where : bool array of x's shape, optional
-        The elements that were measured; dx is 0 elsewhere, and neither x nor dy matters there.
 
     Returns
     -------
     dx : array of x's shape and dtype
     dweight, dbias : float64 array (G, K), not yet rounded to the weight's dtype
     """
+    x, where = split(x)
     shape, limbs = (plan.B, plan.M, plan.G, plan.K, plan.T), 2 if x.itemsize == 8 else 1
     wide, dy_ = (a.astype(np.float64).reshape(shape) for a in (x, dy))
     kept, count, anchor, root = included(plan, where, mean, rstd)

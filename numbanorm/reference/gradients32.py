@@ -14,7 +14,7 @@ from ..spec.plan import Plan
 from ..spec.tree import gradient_family
 from .elements import MEAN, SCALE, of_group, parameter, within
 from .gradients import Slant, across, backward, included, of_averages
-from .numbers import Array, fma32, plus, single
+from .numbers import Array, Masked, fma32, plus, single, split
 from .trees import Tree, add32, add_product32, blocks32, pairs, row_tree
 
 ROOT = 2.0**40  # rstd, whose cube is taken, is less, and more than its inverse
@@ -34,15 +34,16 @@ def slant32(of_u: Array, of_ud: Array, anchor: Array, rstd: Array, count: Any, c
 
 
 def backward32(
-    plan: Plan, x: Array, dy: Array, mean: Array | None, rstd: Array, weight: Array | None = None, *, center: bool = True,
-    given: bool = False, where: Array | None = None,
+    plan: Plan, x: Masked, dy: Array, mean: Array | None, rstd: Array, weight: Array | None = None, *, center: bool = True,
+    given: bool = False,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     """Gradients of x, weight and bias in float32; arguments and results are those of `backward`.
 
     From there are taken those of a group for which float32 has no room, dweight and dbias that are not finite, all for given
     statistics, and all if elements have weights that are no float32 numbers.
     """
-    exact = backward(plan, x, dy, mean, rstd, weight, center=center, given=given, where=where)
+    exact = backward(plan, x, dy, mean, rstd, weight, center=center, given=given)
+    x, where = split(x)
     shape = plan.B, plan.M, plan.G, plan.K, plan.T
     kept, count, anchor, root = included(plan, where, mean, rstd)
     w, rows = parameter(plan, weight, 1.0), gradient_family(plan) == "rows"

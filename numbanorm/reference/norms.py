@@ -11,20 +11,22 @@ import numpy as np
 
 from ..spec.plan import Plan
 from .elements import in_float32, narrow, of_group, parameter, rounded_once
-from .numbers import Array
+from .numbers import Array, Masked, split
 from .statistics import Statistics, measure, of_given
 
 
 def forward(
-    plan: Plan, x: Array, affine: tuple[Array | None, Array | None] = (None, None), eps: float = 1e-5, *, center: bool = True,
-    given: tuple[Array, Array] | None = None, method: str | None = None, exact: bool = False, where: Array | None = None,
+    plan: Plan, x: Masked, affine: tuple[Array | None, Array | None] = (None, None), eps: float = 1e-5, *, center: bool = True,
+    given: tuple[Array, Array] | None = None, method: str | None = None, exact: bool = False,
 ) -> tuple[Array, Statistics]:  # fmt: skip
     """Normalize.
 
     Parameters
     ----------
     plan : Plan
-    x : array of the plan's size, float16, bfloat16, float32 or float64
+    x : array of the plan's size, float16, bfloat16, float32 or float64; or (x, mask)
+        With a mask, of bool, elements are measured where it is set. A group without any has mean and rstd 0, and its y is the
+        bias.
     affine : (weight, bias)
         Of G * K elements each, or None.
     eps : float
@@ -37,13 +39,12 @@ def forward(
     exact : bool
         Whether the elements of float32 and narrower types, too, are float64 values rounded once; else most are computed in
         float32, and off by 1.5 ulp, or 3 with a weight or bias.
-    where : bool array of x's shape, optional
-        The elements that are measured. A group without any has mean and rstd 0, and its y is the bias.
 
     Returns
     -------
     (array of x's shape and dtype, Statistics)
     """
+    x, where = split(x)
     shape = plan.B, plan.M, plan.G, plan.K, plan.T
     with np.errstate(all="ignore"):
         if given is None:

@@ -11,6 +11,12 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 Number = list[Array]
+Masked = Array | tuple[Array, Array]  # an array, or one with a mask of what is measured
+
+
+def split(x: Masked) -> tuple[Array, Array | None]:
+    """An array and its mask, if it has one."""
+    return x if isinstance(x, tuple) else (x, None)
 
 
 def two_sum(x: Any, y: Any) -> tuple[Any, Any]:

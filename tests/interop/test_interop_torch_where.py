@@ -122,7 +122,7 @@ def test_what_is_refused() -> None:
     with pytest.raises(ValueError, match=r"where wants plain tensors on the CPU.*: got .*; leave where out"):
         torch.func.vmap(lambda v: ours.layer_norm(v, (6,), where=where[0]))(x)
     with pytest.raises(ValueError, match=r"where must be None for a nested tensor"):
-        module(torch.nested.nested_tensor([torch.ones(2, 6), torch.ones(3, 6)]), where)
+        module(torch.nested.nested_tensor([torch.ones(2, 6), torch.ones(3, 6)], layout=torch.jagged), where)
     x.requires_grad_()
     (dx,) = torch.autograd.grad(module(x, where).pow(2).sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match=r"once_differentiable|does not require grad"):
