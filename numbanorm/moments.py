@@ -147,8 +147,8 @@ def moments(x: Array, axis: Axes = None, *, method: str | None = "two_pass", bac
         absent); otherwise copied first.
     axis : int, tuple of int or None
         Axes to reduce; None is all.
-    method : {"two_pass", "welford", None}
-        See `layer_norm`.
+    method
+        As for `layer_norm`; by default "two_pass".
     backend : {None, "cpu", "cuda"}
         None: where x lies. "cuda" carries NumPy arrays to the device and the results back.
 
