@@ -233,8 +233,8 @@ def moments(
         squares are in float64's range.
     nan : {"propagate", "omit"}
         "omit": what is nan does not count, as if `where` left it out.
-    method : {"two_pass", "welford", None}
-        See `layer_norm`; "two_pass" or None with where, weights or nan="omit".
+    method
+        As for `layer_norm`, by default "two_pass"; not "welford" with where, weights or nan="omit".
     backend : {None, "cpu", "cuda"}
         None: where x lies. "cuda" carries NumPy arrays to the device and the results back; it has no masks and no weights.
 

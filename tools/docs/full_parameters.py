@@ -11,6 +11,8 @@ from typing import Any
 import griffe
 
 ENTRY = re.compile(r"^(?P<names>[\w*]+(?:, [\w*]+)*)(?P<type> : .*)?\n(?P<body>(?: {4}.*\n?)+)", re.MULTILINE)
+HEADING = "Parameters\n----------\n"
+POWER = re.compile(r"(?<=[\w)])\*\*(?=[-\d(])")  # which Markdown would take for bold
 AS_FOR = re.compile(r" {4}As for `(?:numbanorm\.)?(\w+)`")
 
 
@@ -20,14 +22,28 @@ class FullParameters(griffe.Extension):
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
         for name in pkg.exports or ():
             thing = pkg[str(name)]
-            for each in (thing, thing.all_members.get("__init__") if thing.is_class else None):
-                if each is not None and each.docstring is not None:
-                    each.docstring.value = written_out(each.docstring.value, pkg)
+            thing = thing[str(name)] if thing.is_module else thing  # `moments` is both
+            if thing.docstring is not None:
+                if thing.is_class and HEADING not in thing.docstring.value:
+                    thing.docstring.value = with_inherited(thing)
+                thing.docstring.value = written_out(thing.docstring.value, pkg)
+            for each in (thing, *(thing.members.values() if thing.is_class else ())):
+                if each.docstring is not None:
+                    lines = each.docstring.value.split("\n")
+                    each.docstring.value = "\n".join(s if ">>>" in s else POWER.sub(r"\\*\\*", s) for s in lines)
+
+
+def with_inherited(cls: Any) -> str:
+    """A class's docstring with the parameters of the constructor that it inherits, before its examples."""
+    told = [base["__init__"].docstring for base in cls.mro() if "__init__" in base.members]
+    sections = [text.value[text.value.index(HEADING) :] for text in told if text is not None and HEADING in text.value]
+    before, heading, examples = cls.docstring.value.partition("Examples\n--------\n")
+    return f"{before}{sections[0]}\n\n{heading}{examples}" if sections else cls.docstring.value
 
 
 def written_out(text: str, package: griffe.Module) -> str:
     """A docstring whose parameters all say what they are."""
-    before, heading, rest = text.partition("Parameters\n----------\n")
+    before, heading, rest = text.partition(HEADING)
     body, blank, after = rest.partition("\n\n")
     return before + heading + ENTRY.sub(lambda found: replaced(found, package), body + "\n").rstrip() + blank + after
 
