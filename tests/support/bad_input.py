@@ -322,10 +322,10 @@ MASKS = [
     *each(wrong, NORMS, "fill", "fill is for what where leaves out", "pass where, or no fill", 0.0, np.nan, got="got fill="),
     *(alien(NORMS, f"fill {bad!r}", {"where": np.ones(S, bool), "fill": bad}, "fill must be a number", f"got {bad!r}", "write")
       for bad in ("0", True, [0.0])),
-    wrong(NORMS, "welford", {"where": np.ones(S, bool), "method": "welford"}, WELFORD, "got 'welford'", "leave it out"),
+    wrong(AFFINE, "welford", {"where": np.ones(S, bool), "method": "welford"}, WELFORD, "got 'welford'", "leave it out"),
     wrong(NORMS, "out over where", lambda a: {"where": a["out"].view(bool)[..., :S]}, "out must not overlap where",
           "got arrays that share memory", "pass a copy"),
-    *(wrong(TRACKED, f"{name} over where", lambda a, n=name: {"where": a[n].view(bool)[:S]}, shared("where"), *DO)
+    *(wrong(TRACKED, f"{name} over where", lambda a, n=name: {n: a[n], "where": a[n].view(bool)[:S]}, shared("where"), *DO)
       for name in ("running_mean", "running_var")),
 ]  # fmt: skip
 
