@@ -19,6 +19,8 @@ class How(TypedDict, total=False):
     method: str | None
     exact: bool
     out: Optional
+    where: Optional
+    fill: float | None
     backend: str | None
 
 class Channels(How, total=False):
@@ -26,12 +28,20 @@ class Channels(How, total=False):
 
     channel_axis: int
 
+class OfSamples(Channels, total=False):
+    """Options of norms of each sample's channels."""
+
+    batch_axis: int | None
+
 class Running(Channels, total=False):
     """Options of norms with running statistics."""
 
     num_batches_tracked: Optional
     convention: str
 
+class RunningOfSamples(Running, OfSamples, total=False):
+    """Options of instance norm."""
+
 @overload
 def layer_norm(
     x: Array,
@@ -104,7 +114,7 @@ def group_norm(
     eps: float = ...,
     *,
     return_stats: Literal[False] = False,
-    **how: Unpack[Channels],
+    **how: Unpack[OfSamples],
 ) -> Array: ...
 @overload
 def group_norm(
@@ -115,7 +125,7 @@ def group_norm(
     eps: float = ...,
     *,
     return_stats: Literal[True],
-    **how: Unpack[Channels],
+    **how: Unpack[OfSamples],
 ) -> Both: ...
 @overload
 def group_norm(
@@ -126,7 +136,7 @@ def group_norm(
     eps: float = ...,
     *,
     return_stats: bool,
-    **how: Unpack[Channels],
+    **how: Unpack[OfSamples],
 ) -> Result: ...
 @overload
 def instance_norm(
@@ -140,7 +150,7 @@ def instance_norm(
     eps: float = ...,
     *,
     return_stats: Literal[False] = False,
-    **how: Unpack[Running],
+    **how: Unpack[RunningOfSamples],
 ) -> Array: ...
 @overload
 def instance_norm(
@@ -154,7 +164,7 @@ def instance_norm(
     eps: float = ...,
     *,
     return_stats: Literal[True],
-    **how: Unpack[Running],
+    **how: Unpack[RunningOfSamples],
 ) -> Both: ...
 @overload
 def instance_norm(
@@ -168,7 +178,7 @@ def instance_norm(
     eps: float = ...,
     *,
     return_stats: bool,
-    **how: Unpack[Running],
+    **how: Unpack[RunningOfSamples],
 ) -> Result: ...
 @overload
 def batch_norm(

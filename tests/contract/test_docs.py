@@ -19,6 +19,7 @@ ROOT = Path(numbanorm.__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
+OPTIONAL = ("torch", "dask", "xarray", "sklearn")
 GENERATED = {"contributing.md", "changelog.md", "security.md", "gallery.md"}  # pages that tools/docs/hooks.py makes
 named = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -37,11 +38,12 @@ def anchors(text: str) -> set[str]:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if snippets(page)], ids=lambda page: str(page.relative_to(ROOT)))
 def test_snippets_run_as_printed(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In their order, as one program; those that want torch only where it is."""
+    """In their order, as one program; those that want a library of the extras only where it is."""
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {}
     for line, code in snippets(page):
-        if re.search(r"import torch|interop\.torch", code) and importlib.util.find_spec("torch") is None:
+        wanted = [name for name in OPTIONAL if re.search(rf"import {name}|interop\.{name}", code)]
+        if any(importlib.util.find_spec(name) is None for name in wanted):
             continue
         exec(compile("\n" * line + code, str(page), "exec"), namespace)
 

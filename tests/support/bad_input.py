@@ -352,7 +352,7 @@ MASKS = [
     wrong(AFFINE, "welford", {"where": np.ones(S, bool), "method": "welford"}, WELFORD, "got 'welford'", "leave it out"),
     wrong(NORMS, "out over where", lambda a: {"where": a["out"].view(bool)[..., :S]}, "out must not overlap where",
           "got arrays that share memory", "pass a copy"),
-    *(wrong(TRACKED, f"{name} over where", lambda a, n=name: {"where": a[n].view(bool)[:S]}, shared("where"), *DO)
+    *(wrong(TRACKED, f"{name} over where", lambda a, n=name: {n: a[n], "where": a[n].view(bool)[:S]}, shared("where"), *DO)
       for name in ("running_mean", "running_var")),
 ]  # fmt: skip
 
