@@ -48,6 +48,8 @@ def weights_of(weights: Any, shape: Shape) -> Array:
 def total(a: Array, axes: Shape) -> Array:
     """Sums of float64 over axes, in the order of a mean's, rounded once."""
     call, order = moments_call(a.shape, a.dtype, axes, "two_pass")
+    if a.size == 0:
+        return np.zeros(call.plan.stats_shape)
     mean, low, *_ = host.measure(call, host.contiguous(host.transposed(a, order)))
     n = float(call.plan.count)
     (high, rest), (most, few) = split(mean), split(n)

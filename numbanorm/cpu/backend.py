@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -88,7 +88,7 @@ def threads_of(call: Call) -> int:
     return 1 if call.plan.size < SERIAL or GUARD.waits() else GUARD.threads()
 
 
-def ready(call: Call, prepared: Callable[[Call, int], tuple[Any, Program]] = prepared) -> tuple[Any, Program]:
+def ready(call: Call) -> tuple[Any, Program]:
     """Entry point and program for a call that begins now."""
     return prepared(call, threads_of(call))
 
@@ -297,7 +297,7 @@ def slant(
     if groups.size:
         fine = np.empty_like(x)
         slant(exactly(call), x, dy, fine, stats, weight, *sums)
-    run, program = ready(call, prepared_slant)
+    run, program = prepared_slant(call, threads_of(call))
     run(x, dy, dx, table, program)
     if groups.size:
         to, source = (a.reshape(call.plan.M, call.plan.G, -1) for a in (dx, fine))
