@@ -207,7 +207,7 @@ def test_all_functions(dtype: str, mode: str, told: dict[tuple[str, ...], Any]) 
 def test_every_public_function_can_be_warmed() -> None:
     public = {getattr(numbanorm, name) for name in numbanorm.__all__}
     functions = {f for f in public if inspect.isfunction(f) and "backend" in inspect.signature(f).parameters}
-    of_batch_norm = {numbanorm.standardize, numbanorm.standardize_backward, numbanorm.standardize_sums}  # its kernels are theirs
+    of_batch_norm = {numbanorm.standardize, numbanorm.standardize_backward, numbanorm.standardize_sums}  # by its kernels
     assert functions - {numbanorm.warmup} - of_batch_norm == set(precompile.FUNCTIONS)
 
 
