@@ -82,9 +82,10 @@ def test_default_eps_of_rms_norm_is_that_of_torch(dtype: str) -> None:
 
 @pytest.mark.parametrize("name", ["layer_norm", "rms_norm", "group_norm", "instance_norm", "batch_norm"])
 def test_signatures_are_those_of_torch(name: str) -> None:
-    """And `exact`, by name."""
-    (*a, exact), b = (inspect.signature(getattr(f, name)).parameters.values() for f in (ours, theirs))
+    """And `exact` and `where`, by name."""
+    (*a, exact, where), b = (inspect.signature(getattr(f, name)).parameters.values() for f in (ours, theirs))
     assert (exact.name, exact.default, exact.kind) == ("exact", False, exact.KEYWORD_ONLY)
+    assert (where.name, where.default, where.kind) == ("where", None, where.KEYWORD_ONLY)
     assert [(p.name, p.default, p.kind) for p in a] == [(p.name, p.default, p.kind) for p in b]
 
 
@@ -124,7 +125,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
         monkeypatch.setattr(operators, function, spy)
 
-    watch("forward", lambda kind, x, which, affine, how, running: ((x, how[2]), None))
+    watch("forward", lambda kind, x, which, affine, how, running, where: ((x, how[2]), None))
     watch("backward", lambda kind, dy, x, which, stats, weight, how, own: ((dy, x, how[2]), how[0]))
     return calls
 

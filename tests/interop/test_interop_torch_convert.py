@@ -363,7 +363,7 @@ def exacts(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
         monkeypatch.setattr(operators, name, spy)
 
-    watch("forward", lambda norm, x, which, affine, how, running: how[1])
+    watch("forward", lambda norm, x, which, affine, how, running, where: how[1])
     watch("backward", lambda norm, dy, x, which, stats, weight, how, own: how[1])
     watch("normalized_at", lambda x, weight, bias, running, how, with_stats: how[-1])
     watch("differentiated_at", lambda dy, x, weight, stats, how, needs: how[-1])
