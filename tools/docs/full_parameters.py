@@ -10,7 +10,7 @@ from typing import Any
 
 import griffe
 
-ENTRY = re.compile(r"^(?P<names>[\w*]+(?:, [\w*]+)*)(?P<type> : .*)?\n(?P<body>(?: {4}.*\n?)+)", re.MULTILINE)
+ENTRY = re.compile(r"^(?P<names>[\w*]+(?:, [\w*]+)*)(?P<type> : .*)?\n(?P<body>(?: {4}.*\n?)*)", re.MULTILINE)
 HEADING = "Parameters\n----------\n"
 POWER = re.compile(r"(?<=[\w)])\*\*(?=[-\d(])")  # which Markdown would take for bold
 AS_FOR = re.compile(r" {4}As for `(?:numbanorm\.)?(\w+)`")
@@ -21,8 +21,7 @@ class FullParameters(griffe.Extension):
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
         for name in pkg.exports or ():
-            thing = pkg[str(name)]
-            thing = thing[str(name)] if thing.is_module else thing  # `moments` is both
+            thing = named(pkg, str(name))
             if thing.docstring is not None:
                 if thing.is_class and HEADING not in thing.docstring.value:
                     thing.docstring.value = with_inherited(thing)
@@ -31,6 +30,12 @@ class FullParameters(griffe.Extension):
                 if each.docstring is not None:
                     lines = each.docstring.value.split("\n")
                     each.docstring.value = "\n".join(s if ">>>" in s else POWER.sub(r"\\*\\*", s) for s in lines)
+
+
+def named(package: griffe.Module, name: str) -> Any:
+    """What the package offers under a name; `moments` and `standardize` are modules, too."""
+    thing = package[name]
+    return thing[name] if thing.is_module else thing
 
 
 def with_inherited(cls: Any) -> str:
@@ -53,7 +58,7 @@ def replaced(found: re.Match[str], package: griffe.Module) -> str:
     pointer = AS_FOR.match(found["body"])
     if pointer is None:
         return found[0]
-    source = package[pointer[1]]
+    source = named(package, pointer[1])
     known = {}
     for other in ENTRY.finditer(source.docstring.value):
         known.update(dict.fromkeys(other["names"].split(", "), other))
@@ -62,5 +67,5 @@ def replaced(found: re.Match[str], package: griffe.Module) -> str:
         same = known[name]
         whole = replaced(same, package) if AS_FOR.match(same["body"]) else same[0]
         part = next(m for m in ENTRY.finditer(whole) if name in m["names"].split(", "))
-        parts.append(f"{name}{part['type'] or ''}\n{part['body'].rstrip()}\n")
+        parts.append(f"{name}{part['type'] or ''}\n{part['body']}".rstrip() + "\n")
     return "".join(parts)
