@@ -85,7 +85,8 @@ def test_weights(dtype: np.dtype[Any], axis: Any, rng: np.random.Generator) -> N
         safe = np.where(size > 0, size, 1)
         assert relative_error(m.count, size, safe) <= WEIGHTED
         assert relative_error(m.mean, mean, np.where(size > 0, np.sqrt(squares / safe) + np.abs(mean), 1)) <= WEIGHTED
-        assert relative_error(m.m2, squares, np.where(squares > 0, squares, 1)) <= 2 * WEIGHTED
+        rounded = size * (mean * 2.0**-51) ** 2  # what is left of a single element, whose mean is rounded
+        assert (np.abs(m.m2 - squares) <= 2 * WEIGHTED * squares + rounded).all()
     far = (rng.normal(size=(500, 3)) + 1e7).astype(np.float64)
     w = rng.integers(0, 4, (500, 1))
     m, repeated = moments(far, 0, weights=w), moments(np.repeat(far, w[:, 0], axis=0), 0)
