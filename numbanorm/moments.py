@@ -11,7 +11,7 @@ import numpy as np
 
 from .backends import dispatch
 from .execute.standardize import Asked, Given, asked, forward, roots
-from .pairs import array, fresh, library, quick_two_sum, ratio, root, split, two_sum, units, unscaled
+from .pairs import array, fresh, library, product, quick_two_sum, ratio, root, split, two_sum, units, unscaled
 from .saved import Path, read, write
 from .spec import checks, plan
 from .spec.call import moments_call, with_mask
@@ -132,11 +132,9 @@ class Moments:
         """Sum of the elements, count * (mean + mean_low), rounded once but for what the mean itself is off."""
         mean, low, count = computable(self).mean, self._low, self.count * 1.0
         with np.errstate(all="ignore"):  # what is infinite has no parts
-            (high, rest), (most, few) = split(array(mean)), split(count)
-            product = mean * count
-            lost = rest * few - (((product - high * most) - rest * most) - high * few)
-            fine = product + (lost + unscaled(low * count, self._scale, 1))
-        return array(library(fine).where(library(fine).isfinite(fine), fine, product))
+            rough, lost = product(array(mean), count)
+            fine = rough + (lost + unscaled(low * count, self._scale, 1))
+        return array(library(fine).where(library(fine).isfinite(fine), fine, rough))
 
     def save(self, path: Path) -> None:
         """Write all of it, of arrays in host memory, to a file: an .npz archive without pickle. `load` gives the same bits."""

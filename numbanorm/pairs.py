@@ -60,6 +60,12 @@ def split(a: Any) -> tuple[Any, Any]:
     return high, a - high
 
 
+def product(a: Any, b: Any) -> tuple[Any, Any]:
+    """a * b, rounded, and what that lost (T. J. Dekker, 1971)."""
+    p, (high, rest), (most, few) = a * b, split(a), split(b)
+    return p, rest * few - (((p - high * most) - rest * most) - high * few)
+
+
 def ratio(a: Any, b: Any) -> tuple[Any, Any]:
     """a / b <= 1 in two parts, the first of 26 bits; integers, or arrays of such below 2**53, which give the same."""
     high = split(a / b)[0]

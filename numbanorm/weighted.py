@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .backends import host
-from .pairs import quick_two_sum, split
+from .pairs import product, quick_two_sum
 from .spec import checks
 from .spec.call import moments_call
 from .spec.plan import Shape
@@ -52,10 +52,9 @@ def total(a: Array, axes: Shape) -> Array:
         return np.zeros(call.plan.stats_shape)
     mean, low, *_ = host.measure(call, host.contiguous(host.transposed(a, order)))
     n = float(call.plan.count)
-    (high, rest), (most, few) = split(mean), split(n)
-    product = mean * n
-    lost = rest * few - (((product - high * most) - rest * most) - high * few) + low * n
-    result: Array = np.where(np.isfinite(lost), product + lost, product)
+    rough, lost = product(mean, n)
+    lost = lost + low * n
+    result: Array = np.where(np.isfinite(lost), rough + lost, rough)
     return result
 
 

@@ -12,12 +12,12 @@ import numpy as np
 
 from ..spec.plan import Plan
 from ..spec.tree import LEAST_RUN, by_columns
+from .arith.arithmetic import FAST
 from .layout import ANCHOR, APPLY, ROOT, SHIFT, SINGLES, SLOPE, UNIT, ColumnsGradientSizes, RunsGradientSizes, Step
 from .schedule.backward import columns_schedule, runs_schedule
 from .schedule.forward import Schedule
 
 Array = np.ndarray[Any, Any]
-LARGEST_MEAN, LARGEST = 2.0**125, 2.0**100  # for which float32 has room, as in `arithmetic.Fast`
 
 
 def cut_slant(plan: Plan, itemsize: int, flags: int, threads: int) -> Schedule:
@@ -55,7 +55,7 @@ def tables(stats: tuple[Array, Array | None, Array], weight: Array, sums: tuple[
 def without_room(table: Array) -> Array:
     """Units for which float32 does not do, but float64 may."""
     mean, *others = np.abs(table[:, [ANCHOR, ROOT, SLOPE, SHIFT]].T)
-    good = mean < LARGEST_MEAN
+    good = mean < FAST.LARGEST_MEAN
     for v in others:
-        good &= (v == 0) | ((v > 1 / LARGEST) & (v < LARGEST))
+        good &= (v == 0) | ((v > FAST.SMALLEST) & (v < FAST.LARGEST))
     return np.flatnonzero(~good & np.isfinite([mean, *others]).all(0))

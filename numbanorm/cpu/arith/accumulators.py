@@ -5,6 +5,7 @@ An accumulator is a `Vec`, a number of some arithmetic in 16 lanes or in one. Ev
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -99,6 +100,20 @@ def add_elements(b: ir.IRBuilder, acc: Running, x: Elements, i: Any, n: Any, mea
 # --- tiles --------------------------------------------------------------------------------------------------------------
 
 
+def through_tile(b: ir.IRBuilder, i: Any, n: Any, add: Callable[..., None]) -> None:
+    """`add(at)` for every 32 elements of a tile of n <= 256, and `add(at, rest)` for those that are left over."""
+    rest = b.and_(n, integer(31))
+    last = b.add(i, b.sub(n, rest))
+    with b.if_else(b.icmp_signed("==", n, integer(TILE))) as (whole, part):
+        with whole:
+            for k in range(0, TILE, 32):
+                add(b.add(i, integer(k)))
+        with part, cgutils.for_range_slice(b, i, last, integer(32), intp=I64) as (at, _):
+            add(at)
+    with b.if_then(b.icmp_signed(">", rest, integer(0))):
+        add(last, rest)
+
+
 def tile(b: ir.IRBuilder, x: Elements, i: Any, n: Any, mean: Any = None) -> Any:
     """Sum of the tile x[i : i + n], n <= 256: 8 steps x 32 lanes, each in order from +0.0, lanes by halves."""
     # for k in range(n): lane[k % 32] += x[i + k]    or (x[i + k] - mean)**2
@@ -113,16 +128,7 @@ def tile(b: ir.IRBuilder, x: Elements, i: Any, n: Any, mean: Any = None) -> Any:
                 start, left = b.add(at, integer(16 * half)), None if rest is None else b.sub(rest, integer(16 * half))
                 add_elements(b, acc, x, start, left, mean, included(b, mask, integer(0), b.sub(start, i), left))
 
-        rest = b.and_(n, integer(31))
-        last = b.add(i, b.sub(n, rest))
-        with b.if_else(b.icmp_signed("==", n, integer(TILE))) as (whole, part):
-            with whole:
-                for k in range(0, TILE, 32):
-                    add(b.add(i, integer(k)))
-            with part, cgutils.for_range_slice(b, i, last, integer(32), intp=I64) as (at, _):
-                add(at)
-        with b.if_then(b.icmp_signed(">", rest, integer(0))):
-            add(last, rest)
+        through_tile(b, i, n, add)
         return of.join(b, fold(b, *halves))
 
     return visited(b, track(b, x, i), of_tile, Vec(1, of).zero())

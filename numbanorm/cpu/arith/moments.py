@@ -14,7 +14,7 @@ from numba import int64
 from numba.core import cgutils
 
 from ..compile import device, intrinsic, types
-from .accumulators import TILE, Running, drain, empty, push, running_at, slot, write_back
+from .accumulators import TILE, Running, drain, empty, push, running_at, slot, through_tile, write_back
 from .arithmetic import Vec, arithmetic_of
 from .masked import counted, included, track, visit, visited
 from .stages import Elements, enter_wide, seen
@@ -75,16 +75,7 @@ def tile_moments(tc: Any, x: Any, i: Any, n: Any) -> Any:
                     own = included(b, mask, integer(0), b.sub(start, i), left)
                     add_both(b, (sums[half], squares[half]), xs, start, left, own)
 
-            rest = b.and_(n, integer(31))
-            last = b.add(i, b.sub(n, rest))
-            with b.if_else(b.icmp_signed("==", n, integer(TILE))) as (whole, part):
-                with whole:
-                    for k in range(0, TILE, 32):
-                        add(b.add(i, integer(k)))
-                with part, cgutils.for_range_slice(b, i, last, integer(32), intp=I64) as (at, _):
-                    add(at)
-            with b.if_then(b.icmp_signed(">", rest, integer(0))):
-                add(last, rest)
+            through_tile(b, i, n, add)
             return fold_both(b, sums, squares)
 
         return visited(b, track(b, xs, i), of_tile, t.zero())

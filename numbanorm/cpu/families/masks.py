@@ -18,13 +18,9 @@ def write(y, biases, counts, sizes):
         if counts[u] == 0:
             g, first = u % groups, (u // groups * runs * groups + u % groups) * channels * length
             for i in range(first, first + runs * groups * channels * length, groups * channels * length):
-                if length == 1:
-                    for k in range(channels):
-                        to[i + k] = values[g * channels + k]
-                else:
-                    for k in range(channels):
-                        for j in range(i + k * length, i + (k + 1) * length):
-                            to[j] = values[g * channels + k]
+                for k in range(channels):
+                    for j in range(i + k * length, i + (k + 1) * length):
+                        to[j] = values[g * channels + k]
 
 
 @kernel()
