@@ -121,7 +121,7 @@ def standardize_backward(
     ----------
     dy, x : arrays of one shape and dtype
     mean, rstd, weight, axis, exact, backend
-        As for `standardize`. Without `sums` gradients are exact anyway.
+        As for `standardize`. dweight and dbias are exact anyway.
     sums : (array, array, int or integer array), optional
         Sums of dy and of dy * xh (without the weight), and the count of elements: of shapes that broadcast to the axes that are
         not in `axis`. Where the count is 0, nothing is subtracted.
@@ -172,7 +172,7 @@ def standardize_backward(
     if not wanted[0]:
         return None, *grads
     if totals is None:
-        return execute.scaled(dy_, given, w, asked.axes, out), *grads
+        return execute.scaled(dy_, given, w, asked.axes, exact, out), *grads
     return execute.slanted((dy_, asked.x), given, w, totals, asked.axes, exact, out), *grads
 
 

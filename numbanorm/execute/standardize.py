@@ -150,9 +150,9 @@ def sums(dy: Array, x: Array, given: Given, axes: Shape) -> tuple[Array, Array]:
     return of_dy, of_product
 
 
-def scaled(dy: Array, given: Given, weight: Array | None, axes: Shape, out: Any) -> Array:
+def scaled(dy: Array, given: Given, weight: Array | None, axes: Shape, exact: bool, out: Any) -> Array:
     """dx of statistics that do not depend on x: dy * weight * rstd."""
-    return forward(dy, Given(np.zeros_like(given.mean), None, given.rstd), (weight, None), axes, True, out)
+    return forward(dy, Given(np.zeros_like(given.mean), None, given.rstd), (weight, None), axes, exact, out)
 
 
 def slanted(

@@ -12,9 +12,10 @@ import numpy as np
 
 from ..spec.plan import Plan
 from ..spec.tree import gradient_family
-from .elements import MEAN, SCALE, of_group, parameter, within
+from .elements import MEAN, SCALE, in_float32, of_group, parameter, within
 from .gradients import Slant, across, backward, included, of_averages
 from .numbers import Array, Masked, fma32, plus, single, split
+from .statistics import Statistics
 from .trees import Tree, add32, add_product32, blocks32, pairs, row_tree
 
 ROOT = 2.0**40  # rstd, whose cube is taken, is less, and more than its inverse
@@ -29,8 +30,9 @@ def slant32(of_u: Array, of_ud: Array, anchor: Array, rstd: Array, count: Any, c
     known = (np.abs(anchor) < MEAN[True]) & (rstd > 1 / ROOT) & (rstd < ROOT)
     # what is summed are products of size and size / rstd: none that matters may lose its bits
     known &= (size == 0) | ((size > np.maximum(rstd, 1.0) / SCALE) & (size < SCALE))
+    offset = -((anchor - single(anchor)) * rstd)  # a mean that is given has it, too
     good = known & within(found.slope[0], SCALE) & within(found.shift[0], SCALE)
-    return found._replace(offset=np.where(known, found.offset, np.nan)), good
+    return found._replace(offset=np.where(known, offset, np.nan)), good
 
 
 def backward32(
@@ -39,15 +41,15 @@ def backward32(
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     """Gradients of x, weight and bias in float32; arguments and results are those of `backward`.
 
-    From there are taken those of a group for which float32 has no room, dweight and dbias that are not finite, all for given
-    statistics, and all if elements have weights that are no float32 numbers.
+    From there are taken those of a group for which float32 has no room, dweight and dbias that are not finite, and all if
+    elements have weights that are no float32 numbers.
     """
     exact = backward(plan, x, dy, mean, rstd, weight, center=center, given=given)
     x, where = split(x)
     shape = plan.B, plan.M, plan.G, plan.K, plan.T
     kept, count, anchor, root = included(plan, where, mean, rstd)
     w, rows = parameter(plan, weight, 1.0), gradient_family(plan) == "rows"
-    if given or (rows and not ((w == single(w)) | np.isnan(w)).all()):
+    if rows and not ((w == single(w)) | np.isnan(w)).all():
         return exact
     with np.errstate(all="ignore"):
         d, dy_ = x.astype(np.float32).reshape(shape) - of_group(single(anchor)), dy.astype(np.float32).reshape(shape)
@@ -58,8 +60,11 @@ def backward32(
             good = good & within(scale, SCALE).reshape(plan.B, plan.G, plan.K).all(axis=2)
         u = dy_ * single(w) if rows else dy_
         slope, shift = (of_group(single(a[0])) for a in (s.slope, s.shift))
-        dx = fma32(d, slope, fma32(u, single(scale), shift)).astype(x.dtype)
-        dx = np.where(of_group(good) & kept, dx, exact[0].reshape(shape)).reshape(x.shape)
+        dx, good = fma32(d, slope, fma32(u, single(scale), shift)), of_group(good)
+        if given:
+            nothing = np.zeros_like(root)
+            dx, good = in_float32(plan, dy_, Statistics(nothing, nothing, nothing, root), w, np.full_like(w, -0.0), False)
+        dx = np.where(good & kept, dx.astype(x.dtype), exact[0].reshape(shape)).reshape(x.shape)
         dweight, dbias = (np.where(np.isfinite(a), a, e) for a, e in zip(of_parameters, exact[1:], strict=True))
         return dx, dweight, dbias
 

@@ -120,7 +120,7 @@ def backward_call(
     norm: str, shape: Shape, dtype: Any, which: Which, source: int, needs: tuple[bool, ...], exact: bool, in_place: bool
 ) -> Call:
     """The call of a norm's backward function; needs: whether dx, and the gradient of each parameter, is wanted."""
-    if not exact and (dtype.itemsize == 8 or source == GIVEN):  # given statistics leave a product with a scale
+    if not exact and dtype.itemsize == 8:
         return backward_call(norm, shape, dtype, which, source, needs, True, in_place)
     row = NORMS[norm]
     write, weight, bias = (*needs, False)[:3]

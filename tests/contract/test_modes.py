@@ -69,17 +69,12 @@ def test_equal_calls_are_one(method: Any, exact: bool) -> None:
 
 @pytest.mark.parametrize("exact", [False, True])
 def test_backward_calls_keep_it(exact: bool) -> None:
-    """But for given statistics, of which a product with a scale is left: there is one way for it."""
-
     def made(dtype: Any, exact: bool, source: int = OWN) -> Call:
         return backward_call("layer_norm", (8, 16), dtype, ((16,), 0), source, (True, True, True), exact, False)
 
     for dtype in NARROW:
-        call = made(dtype, exact)
-        assert {(c.method, c.exact) for c in (call, sums_of(call))} == {("two_pass", exact)}
-        given = made(dtype, exact, GIVEN)
-        assert given is made(dtype, True, GIVEN)
-        assert {(c.method, c.exact) for c in (given, sums_of(given), scaling_of(given))} == {("two_pass", True)}
+        call, given = made(dtype, exact), made(dtype, exact, GIVEN)
+        assert {(c.method, c.exact) for c in (call, sums_of(call), given, scaling_of(given))} == {("two_pass", exact)}
     assert made(FLOAT64, exact) is made(FLOAT64, True)
     assert without_x(asked("batch_norm", NARROW[0], GIVEN, None, exact)).exact is exact
 

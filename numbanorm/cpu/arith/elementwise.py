@@ -21,6 +21,7 @@ from .memory import Past, load, pointed, put_first, repeat_row, store
 from .stages import Elements, enter, finish, seen
 from .vectors import (
     F32,
+    F64,
     I1,
     I16,
     I64,
@@ -153,10 +154,16 @@ def plain_run(tc: Any, x: Any, y: Any, span: Any, group: Any, w: Any, b: Any) ->
 
 
 @intrinsic
-def fits_channel(tc: Any, x: Any, mean: Any, low: Any, rstd: Any, w: Any, bias: Any) -> Any:
-    """Whether it has room for scale and shift of what shares a weight."""
+def fits_scale(tc: Any, x: Any, rstd: Any, w: Any) -> Any:
+    """Whether it has room for rstd * w, the scale of what shares a weight, and for rstd."""
     of = arithmetic_of(x.dtype)
-    return types.boolean(x, R, R, R, R, R), lambda ctx, b, sig, a: of.fits_channel(b, *a[1:])
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        (_, rstd, w), nothing = a, ir.Constant(F64, 0.0)
+        fits = of.fits(b, nothing, nothing, rstd, ir.Constant(I1, 0))
+        return b.and_(fits, of.fits_channel(b, nothing, nothing, rstd, w, nothing))
+
+    return types.boolean(x, R, R), codegen
 
 
 @intrinsic

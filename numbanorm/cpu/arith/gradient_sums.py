@@ -19,7 +19,7 @@ from numba.core import cgutils
 
 from ...spec.tree import LARGE_RSTD, LARGE_U, SHORT_SUM
 from ..compile import device, intrinsic, types
-from ..layout import ANCHOR, CENTER, OFFSET, ROOT, SHIFT, SHIFT_LOW, SINGLES, SIZE, SLOPE, SLOPE_LOW, UNIT
+from ..layout import ANCHOR, CENTER, OFFSET, OWN, ROOT, SHIFT, SHIFT_LOW, SINGLES, SIZE, SLOPE, SLOPE_LOW, UNIT
 from .accumulators import TILE, Running, drain, empty, fold, push, running_at, write_back
 from .arithmetic import PAIRS, Exact, Number, Vec, arithmetic_of, less_single, negative, single_of
 from .masked import counted, included, track, visit, visited
@@ -256,7 +256,9 @@ def settled(tc: Any, s: Any, mean: Any, rstd: Any, count: Any, center: Any) -> A
         if of.single:
             delta = [less_single(b, mean, single_of(b, mean))]
         size = b.fadd(absolute(b, c1[0]), absolute(b, b.fmul(c2[0], r)))
-        c1, delta = ([b.select(center, p, ir.Constant(F64, 0.0)) for p in parts] for parts in (c1, delta))
+        c1 = [b.select(center, p, ir.Constant(F64, 0.0)) for p in c1]
+        if not of.single:  # there what a mean lacks is known, be it given or, without one, 0
+            delta = [b.select(center, p, ir.Constant(F64, 0.0)) for p in delta]
         slope = negative(b, times_cube(b, of.subtract(b, c2, of.multiply(b, delta, c1)), r))
         shift = of.subtract(b, negative(b, of.multiply(b, c1, [r])), of.multiply(b, delta, slope))
         offset = b.fneg(of.rounded(b, of.multiply(b, delta, [r])))
@@ -290,8 +292,11 @@ def settle(kind, total, table, count, good):
     table: float64 (UNIT,), which holds mean and rstd. Without CENTER (RMS norm) no mean was subtracted, so neither the sum of u
     nor the mean's rounding matters. (x - mean) * rstd + offset is the normalized x; size is that of an average u.
     Where float32 has no room for them, or not `good`, the slope is nan; so is then all of dx, which is to be computed again.
+    Given statistics have no slope, and only `good` matters to dx: so it is the same whether sums are wanted or not.
     """
     slope, shift, offset, slope_low, shift_low, size = settled(total, table[ANCHOR], table[ROOT], count, kind & CENTER != 0)
+    if not kind & OWN:
+        slope = 0.0
     table[SLOPE], table[SHIFT], table[OFFSET] = slope, shift, offset
     table[SLOPE_LOW], table[SHIFT_LOW], table[SIZE] = slope_low, shift_low, size
     if not good:

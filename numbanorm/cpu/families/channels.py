@@ -9,7 +9,7 @@ from __future__ import annotations
 from numba import int64
 
 from ..arith.accumulators import block_rows, drain, empty, get, plus, push
-from ..arith.elementwise import fits_channel
+from ..arith.elementwise import fits_scale
 from ..arith.gradient_sums import gradients_of, numbers, settle, weighted
 from ..arith.statistics import divisor
 from ..arith.vectors import advance
@@ -26,7 +26,7 @@ def settle_group(flags, arrays, sums, groups, channels, u, stack):
     for b in range(blocks):
         a = empty(x, 4)
         for k in range(b * rows, min(channels, (b + 1) * rows)):
-            good &= fits_channel(x, 0.0, 0.0, table[UNIT * u + ROOT], w[first + k], 0.0)
+            good &= fits_scale(x, table[UNIT * u + ROOT], w[first + k])
             a = plus(a, weighted(get(sums, 4 * (u * channels + k), empty(x, 4)), w[first + k]))
         push(stack, int64(0), int64(4), b, a)
     n = divisor(count, u, int64(1), empty(x, 1))

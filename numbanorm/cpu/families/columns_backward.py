@@ -5,12 +5,10 @@ A channel is summed as in the forward pass: the row tree for each column, then t
 
 from __future__ import annotations
 
-import math
-
 from numba import boolean, int64
 
 from ..arith.accumulators import advance_by, drain, empty, get, push, put
-from ..arith.elementwise import affine_columns
+from ..arith.elementwise import affine_columns, put_constants, repeat_constants
 from ..arith.gradient_elements import gradient_columns, narrow_rows, product_error, rows_of_parameters
 from ..arith.gradient_sums import SUMS, add_row_products, as_one, sums_of
 from ..arith.memory import fill, repeat
@@ -108,14 +106,31 @@ def expand(arrays, sizes, strip, rows, out):
 
 
 @device(inline=False)
-def apply_columns(flags, x, dy, dx, block, parameters, room):
-    """dx for the columns and rows of a block."""
-    if flags & OWN:
-        gradient_columns(x, dy, dx, block, boolean(flags & STREAM), parameters, room)
-    else:  # given statistics: dx = dy * scale, whatever x is, and a zero has the sign that the forward kernels give it
-        for c in range(block.width):
-            parameters[c], parameters[c + 2 * room] = 0.0, math.copysign(0.0, -parameters[c + room])
-        affine_columns(dy, dx, block, boolean(flags & STREAM), parameters, room)
+def expand_scales(arrays, sizes, strip, out):
+    """Constants of dx = dy * scale of each column of a strip, as often as rows are side by side -> out, see `put_constants`."""
+    x, length, room, column = arrays.x, sizes.length, sizes.room, 0
+    for u in range(strip.u, strip.u + strip.groups):
+        for k in range(sizes.channels):
+            numbers = 0.0, 0.0, 0.0, arrays.table[UNIT * u + ROOT], arrays.w[u % sizes.groups * sizes.channels + k], -0.0
+            put_constants(x, out, room, column, length, numbers, False, False)
+            column += length
+    repeat_constants(x, out, room, column, max(sizes.fold, sizes.beside))
+
+
+@device(inline=False)
+def apply_columns(flags, arrays, sizes, strip, table):
+    """dx for the columns and rows of a strip."""
+    x, dy, dx, room, columns, own = arrays.x, arrays.dy, arrays.dx, sizes.room, sizes.channels * sizes.length, flags & OWN
+    if own:
+        expand(arrays, sizes, strip, rows_of_parameters(x), table)
+        narrow_rows(x, table, room, strip.groups * columns * max(sizes.fold, sizes.beside))
+    else:  # given statistics: whatever x is
+        expand_scales(arrays, sizes, strip, table)
+    for block in side_by_side(strip, sizes, columns):
+        if own:
+            gradient_columns(x, dy, dx, block, boolean(flags & STREAM), table, room)
+        else:
+            affine_columns(dy, dx, block, boolean(flags & STREAM), table, room)
 
 
 @kernel()
@@ -146,10 +161,7 @@ def columns_backward(phase, flags, x, dy, dx, w, table, sums, grads, work, sizes
         if whole:
             join_columns(flags, arrays, sums, sizes, strip, out, int64(1) if fused else chunks, space)
         if flags & WRITE and phase != JOIN:
-            expand(arrays, sizes, strip, rows_of_parameters(x), space.table)
-            narrow_rows(x, space.table, room, strip.groups * columns * max(sizes.fold, sizes.beside))
-            for block in side_by_side(strip, sizes, columns):
-                apply_columns(flags, x, dy, dx, block, space.table, room)
+            apply_columns(flags, arrays, sizes, strip, space.table)
     if phase == REDUCE or (flags & ALONE and flags & PARAMETERS):
         first, last = (lo, hi) if phase == REDUCE else (0, sizes.groups * sizes.channels)
         reduce_samples(x, sums, table, grads, sizes, first, last, stack)

@@ -26,6 +26,7 @@ from ..layout import (
     PARAMETERS,
     REDUCE,
     ROOT,
+    SLOPE,
     STREAM,
     UNIT,
     WRITE,
@@ -53,7 +54,8 @@ def apply_run(flags, arrays, span, u, c):
     if flags & OWN:
         gradient_run(x, dy, dx, span, w[c], advance(table, UNIT * u))
     else:  # given statistics: dx = dy * scale, whatever x is
-        affine_run(dy, dx, span, scaling(dy, table[UNIT * u + ROOT] * w[c]))
+        slope = table[UNIT * u + SLOPE]
+        affine_run(dy, dx, span, scaling(dy, table[UNIT * u + ROOT] * w[c] if slope == slope else slope))
 
 
 @device()
