@@ -132,14 +132,18 @@ def normalized_at(
     eps = call.eps if eps is None else eps
     if type(eps) is not float or not 0.0 <= eps < math.inf:
         return None
-    parameters = addresses(shape, weight, bias, mean, var)
+    parameters = addresses(shape, weight, bias, mean, var) if mean is not None else addresses(shape, weight, bias)
     if parameters is None:
         return None
+    if mean is None:
+        parameters += (0, 0)
     y = torch.empty_like(x) if alike else torch.empty_like(x, memory_format=layout)
     stats = np.zeros((4, call.plan.units)) if with_stats else None
     shares = blend.of_momentum(momentum) if call.source == TRACKED else None
     status = host.cpu_backend().try_forward_at(call, (x.data_ptr(), y.data_ptr(), *parameters), codes, eps, shares, stats)
-    return (y, Table(call, stats)) if status == 0 else None
+    if status != 0:
+        return None
+    return y, None if stats is None else Table(call, stats)
 
 
 def differentiated_at(

@@ -234,14 +234,22 @@ def _counted_batch_norm(
     return _apply("batch_norm", input, (), (weight, bias), how, running, training, None)
 
 
-def _state(module: Any, name: str) -> Tensor | None:
-    """A parameter or buffer, in a tenth of the time of torch's __getattr__, which is for what neither is (parametrized)."""
-    for tensors in (module._parameters, module._buffers):
-        if name in tensors:
-            t: Tensor | None = tensors[name]
-            return t
-    found: Tensor | None = getattr(module, name)
-    return found
+def _affine(module: Any) -> tuple[Tensor | None, Tensor | None]:
+    """Weight and bias, in a tenth of the time of torch's __getattr__, which is for what is no parameter (parametrized)."""
+    own = module._parameters
+    try:
+        return own["weight"], own["bias"]
+    except KeyError:
+        return module.weight, getattr(module, "bias", None)  # RMS norm has none
+
+
+def _running(module: Any) -> tuple[Tensor | None, Tensor | None]:
+    """Running mean and variance, likewise."""
+    own = module._buffers
+    try:
+        return own["running_mean"], own["running_var"]
+    except KeyError:
+        return module.running_mean, module.running_var
 
 
 class _Batch(_BatchNorm):
@@ -250,7 +258,7 @@ class _Batch(_BatchNorm):
     def forward(self, input: Tensor, where: Tensor | None = None) -> Tensor:
         self._check_input_dim(input)
         tracking = self.training and self.track_running_stats
-        weight, bias, mean, var = (_state(self, name) for name in ("weight", "bias", "running_mean", "running_var"))
+        (weight, bias), (mean, var) = _affine(self), _running(self)
         own = self.training or (mean is None and var is None)
         mean, var = (mean, var) if tracking or not self.training else (None, None)
         counter = self.num_batches_tracked if tracking else None
@@ -290,7 +298,7 @@ class _Instance(_InstanceNorm):
     def _apply_instance_norm(self, input: Tensor, where: Tensor | None = None) -> Tensor:
         momentum = 0.0 if self.momentum is None else self.momentum
         own = self.training or not self.track_running_stats
-        mean, var, weight, bias = (_state(self, name) for name in ("running_mean", "running_var", "weight", "bias"))
+        (weight, bias), (mean, var) = _affine(self), _running(self)
         return instance_norm(input, mean, var, weight, bias, own, momentum, self.eps, exact=self.exact, where=where)
 
 
@@ -310,7 +318,7 @@ class LayerNorm(torch.nn.LayerNorm):
     """`torch.nn.LayerNorm`, computed by `layer_norm`."""
 
     def forward(self, input: Tensor, where: Tensor | None = None) -> Tensor:
-        weight, bias = _state(self, "weight"), _state(self, "bias")
+        weight, bias = _affine(self)
         return layer_norm(input, self.normalized_shape, weight, bias, self.eps, exact=self.exact, where=where)
 
 
@@ -318,14 +326,14 @@ class RMSNorm(torch.nn.RMSNorm):
     """`torch.nn.RMSNorm`, computed by `rms_norm`."""
 
     def forward(self, x: Tensor, where: Tensor | None = None) -> Tensor:
-        return rms_norm(x, self.normalized_shape, _state(self, "weight"), self.eps, exact=self.exact, where=where)
+        return rms_norm(x, self.normalized_shape, _affine(self)[0], self.eps, exact=self.exact, where=where)
 
 
 class GroupNorm(torch.nn.GroupNorm):
     """`torch.nn.GroupNorm`, computed by `group_norm`."""
 
     def forward(self, input: Tensor, where: Tensor | None = None) -> Tensor:
-        weight, bias = _state(self, "weight"), _state(self, "bias")
+        weight, bias = _affine(self)
         return group_norm(input, self.num_groups, weight, bias, self.eps, exact=self.exact, where=where)
 
 

@@ -201,7 +201,8 @@ def _stats(stats: Any) -> tuple[Any, Any]:
 
 def normalize_unseen(x: Tensor, weight: Tensor | None, bias: Tensor | None, running: Running, how: How) -> Tensor | None:
     """y of plain tensors that torch need not see; None if it must, or for the operator's way to say what is wrong."""
-    if x is None or not unseen(x, weight, bias, *running) or type(how[2]) is not bool or type(how[5]) is not bool:
+    others = (weight, bias) if running is NO_RUNNING else (weight, bias, *running)
+    if x is None or not unseen(x, *others) or type(how[2]) is not bool or type(how[5]) is not bool:
         return None
     if bias is not None and (weight is None or weight.dtype is not bias.dtype):
         return None
