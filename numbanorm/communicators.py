@@ -100,3 +100,12 @@ def agreed(found: Array) -> None:
     if len(set(channels)) > 1:
         raise ValueError(f"all ranks of comm must have the same number of channels: got {channels} in their order; say with "
                          f"channel_axis where they are")  # fmt: skip
+
+
+def refused(comm: Any, call: str, error: Exception) -> None:
+    """Raise an error, and have it raised on all ranks, which wait for this one in the call."""
+
+    def work() -> Array:
+        raise error
+
+    exchanged(comm, call, work)
