@@ -56,6 +56,9 @@ def explain(function: Any, *args: Any, **kwargs: Any) -> str:
         raise TypeError(f"explain wants one of the norms: got {got}; write explain(layer_norm, x, 768)")
     bound = inspect.signature(function).bind(*args, **kwargs)
     bound.apply_defaults()
+    if bound.arguments.get("comm") is not None:
+        raise ValueError(f"comm must be None to explain a call, for what a rank runs depends on nobody else: got "
+                         f"{shown(bound.arguments['comm'])}; leave it out")  # fmt: skip
     asked = (of_norm if function in FUNCTIONS else of_gradients)(name, bound.arguments)
     if asked.call.plan.size == 0:
         return "nothing: x is empty"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
+from . import synchronized
 from .execute.forward import forward
 from .spec import checks, plan
 from .spec.call import Stats as Stats
@@ -306,6 +307,7 @@ def batch_norm(
     return_stats: bool = False,
     where: Array | None = None,
     fill: float | None = None,
+    comm: Any = None,
     backend: str | None = None,
 ) -> Result:
     """Normalize each channel over the batch: y = (x - mean) / sqrt(var + eps) * weight + bias.
@@ -338,6 +340,11 @@ def batch_norm(
         Also return `Stats(mean, rstd)`, float64 of shape (C,).
     method, exact, out, where, fill, backend
         As for `layer_norm`.
+    comm : communicator, optional
+        In training, the processes that the batch is spread over: a communicator of mpi4py, a process group of
+        torch.distributed, or a function that takes an array of each rank to (ranks, ...). All of them must make the call, one
+        without data with x of no samples. Each gets its own y, and the statistics, running ones too, of all together, the same
+        to the bit. method=None is "two_pass" then. On the CPU.
 
     Returns
     -------
@@ -348,6 +355,8 @@ def batch_norm(
     ------
     TypeError, ValueError
         For arguments that do not fit, and for a single value a channel in training; before anything is computed.
+    RuntimeError
+        With comm, for an error of another rank.
 
     Examples
     --------
@@ -364,6 +373,9 @@ def batch_norm(
     """
     which, own = ((), plan.as_int("channel_axis", channel_axis)), checks.flag("training", training)
     running = running_mean, running_var, momentum, num_batches_tracked, convention, own
+    if comm is not None and own:
+        how = method, exact, out, return_stats, backend
+        return synchronized.forward(x, which[1], (weight, bias, eps), how, running, where, fill, comm)
     return forward(
         "batch_norm", x, which, (weight, bias, eps), (method, exact, out, return_stats, backend), running, where, fill
     )

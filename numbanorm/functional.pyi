@@ -3,7 +3,7 @@
 `tests/contract/test_typing.py` compares the arguments with those of functional.py.
 """
 
-from typing import Literal, TypeAlias, TypedDict, Unpack, overload
+from typing import Any, Literal, TypeAlias, TypedDict, Unpack, overload
 
 from .spec.call import Stats as Stats
 from .spec.checks import Array
@@ -38,6 +38,11 @@ class Running(Channels, total=False):
 
     num_batches_tracked: Optional
     convention: str
+
+class OfProcesses(Running, total=False):
+    """Options of batch norm."""
+
+    comm: Any
 
 class RunningOfSamples(Running, OfSamples, total=False):
     """Options of instance norm."""
@@ -192,7 +197,7 @@ def batch_norm(
     eps: float = ...,
     *,
     return_stats: Literal[False] = False,
-    **how: Unpack[Running],
+    **how: Unpack[OfProcesses],
 ) -> Array: ...
 @overload
 def batch_norm(
@@ -206,7 +211,7 @@ def batch_norm(
     eps: float = ...,
     *,
     return_stats: Literal[True],
-    **how: Unpack[Running],
+    **how: Unpack[OfProcesses],
 ) -> Both: ...
 @overload
 def batch_norm(
@@ -220,5 +225,5 @@ def batch_norm(
     eps: float = ...,
     *,
     return_stats: bool,
-    **how: Unpack[Running],
+    **how: Unpack[OfProcesses],
 ) -> Result: ...

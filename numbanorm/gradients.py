@@ -16,8 +16,9 @@ sum at a time, are float32, with mh = float32(mean), and slope, shift and offset
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+from . import synchronized
 from .execute.backward import backward
 from .spec import checks, plan
 from .spec.checks import Array
@@ -263,6 +264,7 @@ def batch_norm_backward(
     exact: bool = False,
     out: Array | None = None,
     where: Array | None = None,
+    comm: Any = None,
     backend: str | None = None,
 ) -> Gradients:
     """Gradients of `batch_norm`.
@@ -279,6 +281,9 @@ def batch_norm_backward(
         As it was given to `batch_norm`: False for running statistics, which do not depend on x.
     needs, exact, out, where, backend
         As for `layer_norm_backward`.
+    comm : communicator, optional
+        As it was given to `batch_norm`, which returned `stats`. dx is that of the statistics of all processes; dweight and
+        dbias are of what is here, and to be added like the gradients of any other weight.
 
     Returns
     -------
@@ -289,6 +294,8 @@ def batch_norm_backward(
     ------
     TypeError, ValueError
         For arguments that do not fit, before anything is computed.
+    RuntimeError
+        With comm, for an error of another rank.
 
     Examples
     --------
@@ -301,4 +308,6 @@ def batch_norm_backward(
     array([2., 2.])
     """
     which, own = ((), plan.as_int("channel_axis", channel_axis)), checks.flag("training", training)
+    if comm is not None and own:
+        return synchronized.backward(dy, x, which[1], stats, weight, (needs, exact, out, backend, where), comm)
     return backward("batch_norm", dy, x, which, stats, weight, (needs, exact, out, backend, where), own)

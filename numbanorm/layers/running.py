@@ -24,6 +24,7 @@ class _Tracking(Layer):
         "{num_features}, eps={eps}, momentum={momentum}, affine={affine}, bias={use_bias}, "
         "track_running_stats={track_running_stats}"
     )
+    comm: Any = None  # of the class for layers that were pickled when there was none
     _axes: ClassVar[tuple[str, ...]]  # of x, a letter each, for channel_axis=1
 
     def __init__(
@@ -41,6 +42,7 @@ class _Tracking(Layer):
         method: str | None = None,
         exact: bool = False,
         backend: str | None = None,
+        comm: Any = None,
     ) -> None:
         """Make the layer.
 
@@ -61,6 +63,9 @@ class _Tracking(Layer):
             Of parameters and running statistics, by default float32; x may be of another.
         channel_axis, convention, method, exact, backend
             As for `numbanorm.batch_norm`.
+        comm : communicator, optional
+            Of batch norm, as for `numbanorm.batch_norm`: the processes whose batches are one. It may be set later, too. A
+            pickle has it, if it is one that can be pickled.
 
         Raises
         ------
@@ -69,6 +74,8 @@ class _Tracking(Layer):
         """
         super().__init__(eps, method, exact, backend)
         checks.momentum(momentum)
+        if comm is not None:
+            self.comm = comm
         self.num_features, self.momentum = plan.as_int("num_features", num_features), momentum
         self.affine = checks.flag("affine", affine)
         self.track_running_stats = checks.flag("track_running_stats", track_running_stats)
@@ -119,6 +126,8 @@ class _Tracking(Layer):
         mean, var = (self.running_mean, self.running_var) if updated or not own else (None, None)
         tracked = {"running_mean": mean, "running_var": var, COUNTER: self._counter() if updated else None}
         shared = {"channel_axis": self.channel_axis, NORMS[self._norm].own: own}
+        if self.comm is not None:
+            shared["comm"] = self.comm
         return shared, {"momentum": self.momentum, "convention": self.convention, **tracked}
 
 

@@ -75,6 +75,8 @@ class Stats(_Pair):
     ----------
     count : int64 array of the statistics' shape, or None
         How many elements a mask let in; None without a mask.
+    low : float64 array of the mean's shape, or None
+        What the mean lost when it was rounded, of statistics that were merged from several processes.
 
     Examples
     --------
@@ -87,6 +89,7 @@ class Stats(_Pair):
 
     weighted: bool = False
     count: Array | None = None  # type: ignore[assignment]  # a tuple has a method of this name, of no use here
+    low: Array | None = None
 
 
 def settled(method: Any, exact: bool, dtype: Any, measures: bool) -> tuple[str | None, bool]:

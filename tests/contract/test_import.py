@@ -22,13 +22,14 @@ PACKAGE = Path(numbanorm.__file__).parent
 # the floors of the package, from the ground up: what stands on one imports only from those below it, and within its own part
 FLOORS = (
     {"spec", "runtime"},
-    {"pairs", "saved"},
+    {"communicators", "pairs", "saved"},
     {"cpu", "cuda"},
     {"backends"},
     {"execute"},
-    {"functional", "gradients", "reference", "weighted"},
+    {"reference", "weighted"},
     {"moments"},
-    {"standardize"},
+    {"synchronized"},
+    {"functional", "gradients", "standardize"},
     {"explained", "interop", "layers", "precompile", "versions"},
     {"bench", "commands", "demo"},
     {"cli"},

@@ -12,6 +12,8 @@ dispatcher by, unless a compiler, mode, transform, tracer or profiler wants to s
 
 `convert` also takes RMS norms of the library transformers, and keeps their order of roundings.
 
+`SyncBatchNorm` and `convert_sync_batchnorm` are for batches that are spread over processes, on the CPU, which torch's refuse.
+
 The functions, the modules and `convert` take `exact` by name: as for `numbanorm.layer_norm`, False by default.
 
 Where they are not like torch's:
@@ -47,6 +49,7 @@ from .norms import (
 )
 from .recognized import recognize
 from .report import report
+from .synchronized import SyncBatchNorm
 
 __all__ = [
     "BatchNorm1d",
@@ -58,8 +61,10 @@ __all__ = [
     "InstanceNorm3d",
     "LayerNorm",
     "RMSNorm",
+    "SyncBatchNorm",
     "batch_norm",
     "convert",
+    "convert_sync_batchnorm",
     "group_norm",
     "instance_norm",
     "layer_norm",
@@ -68,6 +73,7 @@ __all__ = [
     "rms_norm",
 ]
 
-for _module in MODULES:
+convert_sync_batchnorm = SyncBatchNorm.convert_sync_batchnorm
+for _module in (*MODULES, SyncBatchNorm):
     _module.__module__ = __name__  # where users know them: pickles of whole modules name it
 RECOGNIZERS.append(recognize)

@@ -104,7 +104,7 @@ def _why_not(m: Any) -> str:
     if is_parametrized(m):
         return "parametrized; call convert before it is"
     if isinstance(m, torch.nn.SyncBatchNorm):
-        return "its statistics are those of all processes"
+        return "" if cls.__module__.startswith("numbanorm.") else "its statistics are those of all processes"
     if cls.__module__.startswith("torch.ao."):
         return "quantized"
     if isinstance(m, torch.nn.LocalResponseNorm):
