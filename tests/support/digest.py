@@ -1,5 +1,5 @@
-"""A hash of what the norms and their gradients give, for each number of threads asked for. Run as a program, under an
-environment that decides what it runs on: `test_reproducible` compares what it prints.
+"""A hash of what the norms and their gradients give, for each number of threads asked for, and for the types that are named.
+Run as a program, under an environment that decides what it runs on: `test_reproducible` compares what it prints.
 """
 
 from __future__ import annotations
@@ -68,10 +68,12 @@ def results_by_default(dtype: np.dtype[Any]) -> Iterator[tuple[str, bytes]]:
             yield f"{case.name}-{dtype.name}-{offset}", b"".join(v.tobytes() for v in found if v is not None)
 
 
-def digest() -> dict[str, str]:
-    """One hash for each type and mode, so that a difference says where it is."""
+def digest(types: list[str]) -> dict[str, str]:
+    """One hash for each type and mode, so that a difference says where it is; of all types if none is named."""
     found = {}
     for dtype in DTYPES:
+        if types and dtype.name not in types:
+            continue
         for name, made in ((dtype.name, results), (f"{dtype.name}, by default", results_by_default)):
             total = hashlib.sha256()
             for case, bits in made(dtype):
@@ -80,14 +82,15 @@ def digest() -> dict[str, str]:
     return found
 
 
-def main(threads: list[int]) -> dict[str, Any]:
+def main(threads: list[int], types: list[str]) -> dict[str, Any]:
     _, cpu, features = cpu_target.target_context.codegen().magic_tuple()
     hashes = {}
     for n in threads:
         numba.set_num_threads(n)
-        hashes[str(n)] = digest()
+        hashes[str(n)] = digest(types)
     return {"cpu": cpu, "features": features, "hashes": hashes}
 
 
 if __name__ == "__main__":
-    print(json.dumps(main([int(n) for n in sys.argv[1:]])))
+    names = [name for name in sys.argv[1:] if not name.isdecimal()]
+    print(json.dumps(main([int(n) for n in sys.argv[1:] if n not in names], names)))
