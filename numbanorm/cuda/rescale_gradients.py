@@ -88,7 +88,7 @@ def channels_total(sum_of: Any, weigh: bool) -> Any:
                 a = plus(a, v)
             push_own(stacks[2], blocks, a)
             blocks += 1
-        return drain_own(stacks[2], blocks)
+        return drain_own(stacks[2], blocks, ZERO)
 
     return device(total)
 
@@ -222,7 +222,7 @@ def weight_by_rows(of_unit: Any) -> Any:
                         s = term(s, (dy_at(data, i),))
                 push_own(stacks[0], leaf, s)
                 leaf += 1
-            a = plus(a, drain_own(stacks[0], leaf))
+            a = plus(a, drain_own(stacks[0], leaf, ZERO))
         return warp_total(a)
 
     return device(of_rows)
@@ -247,7 +247,7 @@ def weight_by_channels(of_unit: Any, columns: bool) -> Any:
                 a = plus(a, v)
             push_own(stacks[2], leaf, a)
             leaf += 1
-        return drain_own(stacks[2], leaf)
+        return drain_own(stacks[2], leaf, ZERO)
 
     return device(of_channels)
 

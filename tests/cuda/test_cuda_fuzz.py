@@ -28,6 +28,7 @@ from launches import Asked
 from numbanorm.cuda import combine, partial_sums
 from numbanorm.cuda.arith import tiles
 from numbanorm.cuda.arith.arithmetic import PAIRS
+from numbanorm.cuda.families.walked import LEVELS
 from numbanorm.cuda.schedule import plans as schedule
 from numbanorm.cuda.schedule.steps import Part, Schedule, Step, parameters_of
 from numbanorm.spec.call import forward_call
@@ -35,6 +36,7 @@ from numbanorm.spec.plan import Plan
 from numbanorm.spec.sources import OWN
 from numbanorm.spec.tree import block_rows
 
+BYTES = {dtype.name: dtype.itemsize for dtype in DTYPES}
 TYPES = tuple(dtype.name for dtype in DTYPES)
 LARGEST = 2**33  # elements: of 2 bytes they are 16 GB
 # a launch has at most 2**31 - 1 blocks, and some kernels take one for each group, or for each weight
@@ -69,7 +71,8 @@ def calls(draw: st.DrawFn, backward: bool) -> Asked:
         types = {"x": x, "dy": x, "dx": x if write else None, "w": weight, "mean": "float64" if center else None,
                  "rstd": "float64", "grads": (weight or x) if parameters else None}  # fmt: skip
         aligned, in_place = draw(st.booleans()), write and draw(st.booleans())
-        return Asked(types, center, given_, aligned, in_place=in_place, write=write, parameters=parameters)
+        exact = x == "float64" or given_ or draw(st.booleans())
+        return Asked(types, center, given_, aligned, in_place=in_place, write=write, parameters=parameters, exact=exact)
     write = given_ or draw(st.booleans())
     if not write:
         weight = bias = None
@@ -129,6 +132,12 @@ def of_join(a: Told) -> dict[str, int]:
     return {"sums": ((planes - 1) * a.plane + last + 1) * a.arithmetic.parts, "out": out}
 
 
+def of_walk(a: Told) -> int:
+    """float64 that the sums of blocks of rows take, which may be float32."""
+    size = 2 * -(-a.rows // a.block_rows) * a.groups * a.length
+    return -(-size // 2) if a.arithmetic.single else size
+
+
 USED: dict[str, Callable[[Told], dict[str, int]]] = {
     "tiles": of_tiles,
     "columns": of_columns,
@@ -142,11 +151,12 @@ USED: dict[str, Callable[[Told], dict[str, int]]] = {
         "table": a.arithmetic.rows * a.outer * a.groups,
     },
     "rows_backward": lambda a: {"table": a.arithmetic.table(a.units)},
-    "copy": lambda a: {"x": a.n, "y": a.n},
+    "copy": lambda a: {"x": -(-a.n * BYTES[a.step.kinds[0]] // 8), "y": a.n},
     "normalize_again": lambda a: {"stats": 4 * a.units},
     "gradients_again": lambda a: {"table": PAIRS.table(a.units)},
     "parameters_again": lambda a: {"table": PAIRS.table(a.samples * a.groups), "grads": 2 * a.groups * a.channels},
-    "rows_gradients": lambda a: {"out": 2 * -(-a.rows // a.tree_rows) * a.groups * a.length},
+    "rows_gradients": lambda a: {"out": of_walk(a), "table": a.rows * a.groups},
+    "join_rows": lambda a: {"sums": of_walk(a), "table": a.rows * a.groups},
     "apply_runs": lambda a: dict.fromkeys(("mean", "low", "rstd"), 0),
 }
 
@@ -212,6 +222,25 @@ def check_geometry(step: Step) -> None:
         assert step.block == 32
         assert (step.grid - 1) * 32 < n <= step.grid * 32
         assert a.tree_rows == block_rows(a.rows)
+    if name == "rows_gradients":
+        cut = a.cut
+        threads = cut.per * 32 // cut.lanes
+        together = cut.block // threads
+        items = -(-a.rows // a.block_rows) * a.groups
+        assert step.block == cut.block == together * threads
+        assert (step.grid - 1) * together < items <= step.grid * together
+        assert cut.per * 32 * cut.steps >= a.length
+        assert cut.even is (a.length == cut.per * 32 * cut.steps)
+        assert not a.wide or (a.length % 4 == 0 and cut.lanes == 4)
+        assert cut.per <= cut.lanes * tiles.WARPS
+    if name == "join_rows":
+        leaves = -(-a.rows // (a.apart * a.block_rows))
+        assert a.chunk & (a.chunk - 1) == 0
+        assert a.chunk < 1 << LEVELS
+        assert step.block // 32 * a.chunk >= leaves
+        assert a.strips == -(-a.length // 32)
+        assert a.apart * a.block_rows == block_rows(a.rows)
+        assert a.length <= 32 * 256 or not a.arithmetic.single
     if name in ("columns", "apply_columns"):
         strips = -(-a.width // a.span)
         assert a.span in (4, 8, 16, 32, 64, 128)

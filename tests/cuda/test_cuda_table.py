@@ -105,7 +105,18 @@ def test_backward(ring: Ring, case: Case, dtype: np.dtype[Any]) -> None:
     found = call_backward(case, ring.arguments(a), ring.upload(dy), ring.stats(stats))
     check_same(found, call_backward(case, a, dy, stats))
     check_gradients(tuple(g.host() for g in found), cases.true_gradients(case, dtype))
+    near_gradients(ring, case, a, dy, stats)
     RAN.add(("backward", case, dtype))
+
+
+def near_gradients(ring: Ring, case: Case, a: Arguments, dy: Host, stats: Any) -> bool:
+    """Run the default mode, and hold it to the CPU's; whether it is float32: all gradients of rows, but for the longest."""
+    with ring.launches() as launched:
+        found = cases.call_backward(case, ring.arguments(a), ring.upload(dy), ring.stats(stats))
+    near = any(getattr(c, "single", False) for kernel in launched for c in kernel.constants)
+    check_same(found, cases.call_backward(case, a, dy, stats, exact=not near))
+    assert near or a.x.dtype == FLOAT64 or not case.rows or prod(case.parameter_shape) > 4096
+    return near
 
 
 # --- one case of each family; the simulator is content with one family of each schedule -------------------------------
@@ -134,17 +145,31 @@ def agree(ring: Ring, case: Case, a: Arguments, dy: Host, method: str = METHODS[
     return [found.host(), *(g.host() for g in gradients)]
 
 
+@every_selected
+def test_forward_as_it_comes(ring: Ring, case: Case, dtype: np.dtype[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without options: one read, and results in float32."""
+    a = cases.arguments(case, dtype)
+    rows = rings.statistics(monkeypatch)
+    expected, stats = cases.call(case, a, return_stats=True)
+    found, found_stats = cases.call(case, ring.arguments(a), return_stats=True)
+    check_same((found, *found_stats), (expected, *stats))
+    if case.training:
+        check_same((rows["cuda"],), (rows["cpu"],))
+    RAN.add(("default", case, dtype))
+
+
+MODES: list[dict[str, Any]] = [{}, {"exact": True}, {"method": "two_pass"}, {"method": "welford"}]
+
+
+@pytest.mark.parametrize("mode", MODES if RING != "simulator" else MODES[:1], ids=str)
 @every_family
-def test_both_modes_are_one(ring: Ring, case: Case) -> None:
-    """Without a method and with either `exact`, CUDA gives what the CPU does with exact=True and method="two_pass"."""
+def test_modes(ring: Ring, case: Case, mode: dict[str, Any]) -> None:
+    """Each has the CPU's bits; of gradients there are two."""
     a, dy = cases.arguments(case, FLOAT32), cases.upstream(case, FLOAT32)
-    expected, stats = call(case, a, return_stats=True)
-    gradients = call_backward(case, a, dy, stats)
-    for exact in (False, True):
-        found, found_stats = cases.call(case, ring.arguments(a), exact=exact, return_stats=True)
-        check_same((found, *found_stats), (expected, *stats))
-        given = ring.stats(stats)
-        check_same(cases.call_backward(case, ring.arguments(a), ring.upload(dy), given, exact=exact), gradients)
+    expected, stats = cases.call(case, a, return_stats=True, **mode)
+    found, found_stats = cases.call(case, ring.arguments(a), return_stats=True, **mode)
+    check_same((found, *found_stats), (expected, *stats))
+    near_gradients(ring, case, a, dy, stats)
 
 
 @pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64], ids=lambda d: d.name)
@@ -170,6 +195,13 @@ HARD = {
     "huge": lambda x: x * 1e38, "huge float64": lambda x: x * 1e150, "constant": lambda x: np.full_like(x, 0.1),
     "negative zero": lambda x: np.full_like(x, -0.0), "one of many": lambda x: np.eye(1, x.size, 3).reshape(x.shape),
 }  # fmt: skip
+# what one read or float32 has no room for, in the groups that k says
+HOSTILE = {
+    "far from zero": lambda x, k: x + 1e5 * k, "farther": lambda x, k: x * 1e-3 + 3e7 * k,
+    "huge": lambda x, k: x * 10.0 ** (37 * k), "tiny": lambda x, k: x * 10.0 ** (-40 * k),
+    "constant": lambda x, k: np.where(k, 0.1, x), "infinite": lambda x, k: np.where(k & (x > 1), np.inf, x),
+    "nan": lambda x, k: np.where(k & (x > 1), np.nan, x),
+}  # fmt: skip
 HARD_TYPES = DTYPES if RING == "gpu" else (FLOAT32, FLOAT64)
 if RING == "simulator":
     HARD, HARD_TYPES = {name: HARD[name] for name in ("large offset", "constant")}, HARD_TYPES[:1]
@@ -191,6 +223,28 @@ def test_hard_data(ring: Ring, case: Case, dtype: np.dtype[Any], hard: str, meth
         assert a.bias is not None
         shape = [n if k == axis % len(case.shape) else 1 for k, n in enumerate(case.shape)]
         assert np.array_equal(y, np.broadcast_to(a.bias.reshape(shape), y.shape)), "a constant is its bias"
+
+
+@pytest.mark.parametrize("eps", [1e-5, 0.0, 1e-42])
+@pytest.mark.parametrize("hostile", HOSTILE if RING != "simulator" else ["farther"])
+@pytest.mark.parametrize(
+    "dtype", [d for d in DTYPES if d.itemsize < 8] if RING == "gpu" else [FLOAT32, DTYPES[3]], ids=lambda d: d.name
+)
+@every_family
+def test_hostile_groups(ring: Ring, case: Case, dtype: np.dtype[Any], hostile: str, eps: float) -> None:
+    """Every other row, or channel, of what is called without options; weights too large for float32's products."""
+    a = cases.arguments(case, dtype)
+    x = a.x.astype(np.float64)
+    axis = 0 if case.norm in ("layer", "rms", "group") else case.channel_axis % x.ndim
+    turn = (np.arange(x.shape[axis]) % 2).reshape([-1 if k == axis else 1 for k in range(x.ndim)])
+    with np.errstate(all="ignore"):
+        a = replace(a, x=HOSTILE[hostile](x, turn).astype(dtype))
+        for scale in (1.0, 1e37) if dtype == FLOAT32 and a.weight is not None else (1.0,):
+            b = replace(a, weight=None if a.weight is None else (a.weight * dtype.type(scale)).astype(dtype))
+            expected, stats = cases.call(case, b, return_stats=True, eps=eps)
+            on_ring = ring.arguments(b)
+            found, found_stats = cases.call(case, on_ring, return_stats=True, eps=eps, out=on_ring.x)
+            check_same((found, *found_stats), (expected, *stats))
 
 
 # every third case of float64, but that rows are no narrower than 64, or one row a group: the CPU folds no rows when it computes
@@ -313,6 +367,8 @@ def test_parameters_of_another_type(ring: Ring, case: Case, of_weight: np.dtype[
     a = replace(a, weight=a.weight.astype(of_weight), bias=a.bias.astype(of_bias))
     _, _, dweight, dbias = agree(ring, case, a, cases.upstream(case, FLOAT32))
     assert dweight.dtype == dbias.dtype == of_weight
+    for b in (a, replace(a, weight=a.weight + a.weight.dtype.type(1e-12))):  # which float32 does not have, if float64 does
+        check_same((cases.call(case, ring.arguments(b)),), (cases.call(case, b),))
 
 
 @pytest.mark.parametrize("only", ["weight", "bias", "none"])
@@ -470,7 +526,7 @@ CUTS = [("FEW", 0), ("FEW", 1 << 40), ("MOST_HELD", 0)]
 @pytest.mark.parametrize("case", ROWS, ids=lambda c: c.name)
 def test_however_rows_are_cut(ring: Ring, case: Case, name: str, value: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows are walked where there are enough of them, and held where they are short; of what is enough no bit depends."""
-    from numbanorm.cuda.families import rows
+    from numbanorm.cuda.families import held, walk
     from numbanorm.cuda.schedule import rows as cut
 
     monkeypatch.setattr(cut, name, value)
@@ -479,22 +535,28 @@ def test_however_rows_are_cut(ring: Ring, case: Case, name: str, value: int, mon
         agree(ring, case, cases.arguments(case, FLOAT32), cases.upstream(case, FLOAT32))
     rings.forget()
     seen = {kernel.build for kernel in launched}
-    assert (rows.rows_gradients in seen) == (value == 0 and name == "FEW" and case.norm != "group")
-    assert (rows.rows_forward in seen) == (name != "MOST_HELD" and case.channel_axis == 1)
+    assert (walk.rows_gradients in seen) == (value == 0 and name == "FEW" and case.norm != "group")
+    assert (held.rows_forward in seen) == (name != "MOST_HELD" and case.channel_axis == 1)
     RAN.add((name + str(value), case, FLOAT32))
 
 
 def test_every_kernel_was_launched(ring: Ring) -> None:
     """Each that there is, and in each variant of its accesses (wide), numbers (arithmetic) and norms (center)."""
-    from numbanorm.cuda.arith.arithmetic import EXACT, PAIRS
+    from numbanorm.cuda.families import held, walk, walked, write
 
-    if len(RAN) < 3 * len(SELECTED) + len(CUTS) * len(ROWS):
+    if len(RAN) < 4 * len(SELECTED) + len(CUTS) * len(ROWS):
         pytest.skip("only some of the table's tests were selected, or passed")
     launched = ring.driver.launched
     for build in rings.kernels():
         variants = [k.constants for k in launched if k.build is build]
         assert variants, f"{build.__name__} was never launched"
-        for name, values in (("wide", {False, True}), ("arithmetic", {EXACT, PAIRS}), ("center", {False, True})):
-            names = list(inspect.signature(build).parameters)
+        names = list(inspect.signature(build).parameters)
+        for name, values in (("wide", {False, True}), ("center", {False, True})):
             if name in names:
                 assert {v[names.index(name)] for v in variants} == values, f"{name} of {build.__name__}"
+        if "arithmetic" in names:
+            kinds = {(v[names.index("arithmetic")].parts, v[names.index("arithmetic")].single) for v in variants}
+            walks = build in (walk.rows_gradients, walked.join_rows)
+            expected = {(1, False)} if walks else {(1, False), (2, False)}
+            expected |= {(1, True)} if walks or build in (held.rows_forward, write.apply_runs) else set()
+            assert kinds == expected, build.__name__
