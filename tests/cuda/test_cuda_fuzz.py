@@ -71,8 +71,9 @@ def calls(draw: st.DrawFn, backward: bool) -> Asked:
         types = {"x": x, "dy": x, "dx": x if write else None, "w": weight, "mean": "float64" if center else None,
                  "rstd": "float64", "grads": (weight or x) if parameters else None}  # fmt: skip
         aligned, in_place = draw(st.booleans()), write and draw(st.booleans())
-        exact = x == "float64" or given_ or draw(st.booleans())
-        return Asked(types, center, given_, aligned, in_place=in_place, write=write, parameters=parameters, exact=exact)
+        return Asked(
+            types, center, given_, aligned, in_place=in_place, write=write, parameters=parameters, fast=draw(st.booleans())
+        )
     write = given_ or draw(st.booleans())
     if not write:
         weight = bias = None
@@ -84,7 +85,7 @@ def calls(draw: st.DrawFn, backward: bool) -> Asked:
         **dict.fromkeys(("mean", "var"), TYPES[0] if given_ else None),
     }
     aligned, one_read, in_place = draw(st.booleans()), draw(st.booleans()), write and draw(st.booleans())
-    return Asked(types, center or given_, given_, aligned, one_read, in_place, write)
+    return Asked(types, center or given_, given_, aligned, one_read, in_place, write, fast=draw(st.booleans()))
 
 
 # --- what each kernel reads and writes beside x, dy, y and dx: (argument, elements) ------------------------------------
@@ -124,12 +125,17 @@ def of_columns(a: Told) -> dict[str, int]:
 
 
 def of_join(a: Told) -> dict[str, int]:
-    planes = {combine.CHANNEL: 3, combine.GRADIENTS: 2}.get(a.kind, 1)
+    planes = {combine.CHANNEL: 3, combine.GRADIENTS: 2, combine.MOMENTS: 2}.get(a.kind, 1)
     rows = -(-a.outer // a.columns)
     last = (a.units // a.groups - 1) * a.sample + (a.groups - 1) * a.group + (rows - 1) * a.row + (a.inner - 1) * a.part
     last += min(a.columns, a.outer) - 1
     out = {combine.CHANNEL: 3 * a.units * a.arithmetic.parts, combine.GRADIENTS: 2 * a.units}.get(a.kind, 4 * a.units)
     return {"sums": ((planes - 1) * a.plane + last + 1) * a.arithmetic.parts, "out": out}
+
+
+def of_apply(a: Told) -> dict[str, int]:
+    units = a.n // a.spans // a.per_sample * a.groups
+    return {"trust": 1, **dict.fromkeys(("mean", "low", "m2", "rstd"), units)}
 
 
 def of_walk(a: Told) -> int:
@@ -157,7 +163,12 @@ USED: dict[str, Callable[[Told], dict[str, int]]] = {
     "parameters_again": lambda a: {"table": PAIRS.table(a.samples * a.groups), "grads": 2 * a.groups * a.channels},
     "rows_gradients": lambda a: {"out": of_walk(a), "table": a.rows * a.groups},
     "join_rows": lambda a: {"sums": of_walk(a), "table": a.rows * a.groups},
-    "apply_runs": lambda a: dict.fromkeys(("mean", "low", "rstd"), 0),
+    "run_moments": lambda a: {"out": 2 * a.n},
+    "column_moments": lambda a: {"out": 2 * a.samples * a.chunks * a.width},
+    "measure_again": lambda a: {"stats": 4 * a.units},
+    "distrust": lambda a: {"trust": 1},
+    "apply_runs": of_apply,
+    "rows_forward": lambda a: {"stats": 4 * a.units, "trust": 1},
 }
 
 
@@ -204,8 +215,8 @@ def check_geometry(step: Step) -> None:
             assert together >= a.outer or together % a.rows == 0, step
         else:
             assert a.outer <= 256
-    if name in ("tiles", "tile_moments", "apply_runs", "apply_gradient_runs", "rows_forward", "rows_backward"):
-        per, n = a.values.get("per", 1), a.values.get("n", a.values.get("units"))
+    if name in ("tiles", "tile_moments", "run_moments", "apply_runs", "apply_gradient_runs", "rows_forward", "rows_backward"):
+        per, n = a.row.per if name == "rows_forward" else a.values.get("per", 1), a.values.get("n", a.values.get("units"))
         together = step.block // 8 // per
         assert (step.block // 8) % per == 0, step
         assert (step.grid - 1) * together < n <= step.grid * together
@@ -241,12 +252,12 @@ def check_geometry(step: Step) -> None:
         assert a.strips == -(-a.length // 32)
         assert a.apart * a.block_rows == block_rows(a.rows)
         assert a.length <= 32 * 256 or not a.arithmetic.single
-    if name in ("columns", "apply_columns"):
+    if name in ("columns", "column_moments", "apply_columns", "apply_columns_fast"):
         strips = -(-a.width // a.span)
         assert a.span in (4, 8, 16, 32, 64, 128)
         assert step.grid == a.samples * a.chunks * strips
         assert not a.wide or a.width % 4 == 0
-        rows = a.per * a.per_block if name == "columns" else a.chunk
+        rows = a.chunk if "chunk" in a.values else a.per * a.per_block
         assert (a.chunks - 1) * rows < a.rows <= a.chunks * rows
 
 

@@ -121,7 +121,9 @@ def stored_parameters(wide: bool, even: bool, weighted: bool, biased: bool) -> A
 
     def load(p, at, left, j):
         places = four_steps(at, j) if even else four_places(at, left, 32 * j)
-        return peek4(p, places[0]) if wide else four_peeks(places, p)
+        if wide:
+            return peek4(p, places[0])
+        return four_peeks(places, p)
 
     load = device(load)
 
@@ -140,7 +142,9 @@ def stored_parameters(wide: bool, even: bool, weighted: bool, biased: bool) -> A
 def take_even(wide, p, at, j):
     """Step j of x where a thread has all of its steps, or none and reads the first elements."""
     places = four_steps(at, j)
-    return take4(p, places[0]) if wide else four_takes(places, p)
+    if wide:
+        return take4(p, places[0])
+    return four_takes(places, p)
 
 
 def write_exactly(wide: bool, sharing: int, weighted: bool, biased: bool, steps: int) -> Any:

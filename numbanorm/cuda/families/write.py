@@ -78,7 +78,9 @@ def apply_runs(
 def taken(wide, p, at, here):
     """Four elements as they are held, or any where they are not there and are not written."""
     places = four_places(at, here, 0)
-    return take4(p, places[0]) if wide else four_takes(places, p)
+    if wide:
+        return take4(p, places[0])
+    return four_takes(places, p)
 
 
 # y[sample, row, column] = (x[sample, row, column] - mean) * scale + shift
