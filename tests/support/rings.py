@@ -68,10 +68,12 @@ AS_CUDA: dict[str, Any] = {"method": "two_pass", "exact": True}
 def twin(case: cases.Case, dtype: Any, exact: bool) -> dict[str, Any]:
     """Options of the CPU's gradients that have the bits of CUDA's; nowhere else is it said which those are.
 
-    By default those of rows are float32, if each element has a weight of its own and there are at most 8192.
+    By default those of rows are float32, if each element has a weight of its own and there are at most 8192: of layer and RMS
+    norm, and of groups of channels where a channel is one element.
     """
-    walked = case.rows and prod(case.parameter_shape) <= 8192 and dtype != np.float64
-    return {"exact": exact or not walked}
+    weights = prod(case.parameter_shape)
+    rows = case.rows or (case.norm != "batch" and case.training and case.size == case.shape[0] * weights)
+    return {"exact": exact or not rows or weights // case.groups > 8192 or dtype == np.float64}
 
 
 def call(case: cases.Case, a: Any, **options: Any) -> Any:
