@@ -224,7 +224,7 @@ IN_FLIGHT: dict[str, dict[int | None, tuple[int, int]]] = {
    
     "tile_moments": {None: (8, 8)}, "tiles": {SUM: (3, 5), SQUARES: (3, 4), PRODUCTS: (5, 4)},
     "columns": {SUM: (1, 2), SQUARES: (1, 2), BOTH_MOMENTS: (4, 6), PRODUCTS: (2, 4), WEIGHTS: (2, 4)},
-    "apply_runs": {None: (8, 8)}, "run_moments": {None: (3, 0)}, "column_moments": {None: (2, 0)},
+    "apply_runs": {None: (8, 8)}, "run_moments": {None: (7, 0)}, "column_moments": {None: (4, 0)},
     "apply_columns_fast": {None: (3, 0)},
     "apply_gradient_runs": {None: (7, 16)}, "apply_columns": {False: (3, 8), True: (8, 16)},
 }  # fmt: skip

@@ -20,7 +20,7 @@ nothing, peek1, peek4, single, take1, take4, towards_zero, vote, widen = (
     chosen.nothing, chosen.peek1, chosen.peek4, chosen.single, chosen.take1, chosen.take4, chosen.towards_zero, chosen.vote,
     chosen.widen,
 )  # fmt: skip
-from_lane, pinned, stage4, staged, unstage4 = (
-    chosen.from_lane, chosen.pinned, chosen.stage4, chosen.staged, chosen.unstage4,
+after, from_lane, pinned, seen, stage4, staged, unstage4 = (
+    chosen.after, chosen.from_lane, chosen.pinned, chosen.seen, chosen.stage4, chosen.staged, chosen.unstage4,
 )  # fmt: skip
 blocks, quotient, thread, threads = chosen.blocks, chosen.quotient, chosen.thread, chosen.threads

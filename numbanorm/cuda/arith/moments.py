@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from numba import int32
+
 from .accumulators import across, empty, kept, moments
-from .device import barrier, device, exchange, quotient, thread
-from .tiles import WARPS, deposit, fold, four, join, once, same, withdraw
+from .device import after, barrier, device, exchange, quotient, seen, thread
+from .tiles import WARPS, deposit, fold, four, hold, join, once, recall, same, withdraw
 
 
 @device
@@ -13,6 +15,24 @@ def picked(one, other, turned):
     if turned:
         one = other
     return one
+
+
+four_after = four(after, 1)
+
+
+def together(steps):
+    """A function that lets the first of a wide thread's held steps wait for all others; n: see `after`.
+
+    Sums begin there, so ptxas leaves the loads of all steps before them. It would take them apart, to save registers.
+    """
+
+    def wait(held, n):
+        others = int32(0)
+        for j in range(1, steps):
+            others = seen(others, held[4 * j])
+        hold(held, 0, four_after(recall(held, 0), others, n))
+
+    return device(wait)
 
 
 # lanes 16: threads 4 apart give each other two of four lanes; 8: 2 apart, one of two; then each has one lane of eight threads

@@ -33,6 +33,7 @@ from ..arith.tiles import (
     four_sums,
     four_terms,
     hold,
+    once,
     present,
     recall,
     same,
@@ -83,7 +84,7 @@ def entry(unit, there, table, start):
     return v
 
 
-four_within, four_units, four_entries = four(within, 1), four(column_unit, 1), four(entry, 2)
+four_within, four_units, four_entries = once(within, 1), four(column_unit, 1), four(entry, 2)
 
 
 @device
@@ -178,7 +179,7 @@ def columns(kind: int, wide: bool, arithmetic: Arithmetic, center: bool, correct
         sample = quotient(strip_chunk, chunks)
         row_of_threads = quotient(thread(), span >> 2)
         column = columns_of(wide, (block() - strip_chunk * strips) * span, span)
-        there = four_within(column, width)
+        there = four_within(False, column, width)  # as one ptxas spills
         chunk = strip_chunk - sample * chunks
         k = chunk * per + row_of_threads
         first, last = k * per_block, min(rows, (k + 1) * per_block)
@@ -269,7 +270,7 @@ def apply_columns(wide: bool, arithmetic: Arithmetic, center: bool, weighted: bo
         strip_chunk = quotient(block(), strips)
         sample = quotient(strip_chunk, chunks)
         column = columns_of(wide, (block() - strip_chunk * strips) * span, span)
-        there = four_within(column, width)
+        there = four_within(wide, column, width)
         unit = four_units(column, sample, real, length, groups)
         r, m, scale, like = four_entries(unit, there, rstd, 0), same(0.0), same(1.0), same(zero)
         if center:

@@ -10,7 +10,7 @@ from ..arith.accumulators import spread
 from ..arith.arithmetic import EXACT
 from ..arith.device import block, load1, quotient, store1, thread
 from ..arith.elementwise import LOW, M2, MEAN, RSTD
-from ..arith.moments import fold_one, join_both
+from ..arith.moments import fold_one, join_both, together
 from ..arith.stages import take
 from ..arith.tiles import (
     HELD,
@@ -37,7 +37,7 @@ ROOMS = 2 * ROOM
 # for each item: out[:, item] = sum(x), sum(x * x), each by the tree of a tile, then tiles in adjacent pairs
 def run_moments(wide: bool) -> Any:
     """x: runs of `length` elements, one after the other -> partials (2, n) of n items."""
-    nothing = (EXACT.zero,) * 4
+    nothing, wait = (EXACT.zero,) * 4, together(STEPS)
 
     def kernel(x, out, n, spans, span, length, per):
         room, held = cuda.shared.array(ROOMS, float64), cuda.local.array(HELD, float32)
@@ -46,6 +46,8 @@ def run_moments(wide: bool) -> Any:
         a, q = nothing, nothing
         for j in range(STEPS):
             hold(held, j, take(wide, x, at, left, j))
+        if wide:
+            wait(held, per)
         for j in range(STEPS):
             v = four_only(four_widen(recall(held, j)))
             a, q = four_terms(a, v), four_products(q, v, v)
@@ -59,7 +61,7 @@ def run_moments(wide: bool) -> Any:
 # for each chunk of rows: out[:, chunk, column] = sum(x), sum(x * x), blocks of rows in order, then in adjacent pairs
 def column_moments(wide: bool) -> Any:
     """x: (samples, rows, width) -> out (2, samples, chunks, width); see `columns.columns`."""
-    nothing = (EXACT.zero,) * 4
+    nothing, wait = (EXACT.zero,) * 4, together(BATCH)
 
     def kernel(x, out, samples, rows, width, span, per_block, chunks, per):
         room, held = cuda.shared.array(CHUNK_ROOM, float64), cuda.local.array(COLUMNS_HELD, float32)
@@ -67,7 +69,7 @@ def column_moments(wide: bool) -> Any:
         strip_chunk = quotient(block(), strips)
         sample, row_of_threads = quotient(strip_chunk, chunks), quotient(thread(), span >> 2)
         column = columns_of(wide, (block() - strip_chunk * strips) * span, span)
-        there, chunk = four_within(column, width), strip_chunk - sample * chunks
+        there, chunk = four_within(wide, column, width), strip_chunk - sample * chunks
         k = chunk * per + row_of_threads
         first, last = k * per_block, min(rows, (k + 1) * per_block)
         a, q = nothing, nothing
@@ -75,6 +77,8 @@ def column_moments(wide: bool) -> Any:
         for row in range(first, last, BATCH):
             for j in range(BATCH):
                 hold(held, j, take(wide, x, four_next(at, j * width), row_present(there, row + j, last), 0))
+            if wide:
+                wait(held, per)
             for j in range(BATCH):
                 v = four_only(four_widen(recall(held, j)))
                 a, q = four_terms(a, v), four_products(q, v, v)

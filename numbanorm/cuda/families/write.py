@@ -94,7 +94,7 @@ def apply_columns_fast(wide: bool, center: bool, own: bool, weighted: bool, bias
         strip_chunk = quotient(block(), strips)
         sample = quotient(strip_chunk, chunks)
         column = columns_of(wide, (block() - strip_chunk * strips) * span, span)
-        there = four_within(column, width)
+        there = four_within(wide, column, width)
         unit = four_units(column, sample, real, length, groups)
         m, rest, squares, r = same(0.0), same(0.0), same(0.0), column_entries(unit, there, rstd, 0)
         if center:
