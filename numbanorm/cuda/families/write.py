@@ -36,7 +36,7 @@ from ..arith.tiles import (
     same,
 )
 from ..partial_sums import BLOCK
-from .columns import BATCH, columns_of, four_next, four_units, four_weights, four_within, row_present
+from .columns import BATCH, columns_of, four_next, four_within, owners, places_in_row, row_present
 from .columns import HELD as COLUMNS_HELD
 from .columns import four_entries as column_entries
 from .runs import four_bases, four_entries, four_in_runs, four_inside, four_item_units, item_places
@@ -95,16 +95,17 @@ def apply_columns_fast(wide: bool, center: bool, own: bool, weighted: bool, bias
         sample = quotient(strip_chunk, chunks)
         column = columns_of(wide, (block() - strip_chunk * strips) * span, span)
         there = four_within(wide, column, width)
-        unit = four_units(column, sample, real, length, groups)
+        own_places = places_in_row(wide, column, real)
+        unit, place = four_next(owners(wide, own_places, length), sample * groups), owners(wide, own_places, t)
         m, rest, squares, r = same(0.0), same(0.0), same(0.0), column_entries(unit, there, rstd, 0)
         if center:
             m, rest = column_entries(unit, there, mean, 0), column_entries(unit, there, low, 0)
             squares = column_entries(unit, there, m2, 0)
         scale, shift = same(1.0), same(-0.0)
         if weighted:
-            scale = four_weights(column, there, w, real, t)
+            scale = column_entries(place, there, w, 0)
         if biased:
-            shift = four_weights(column, there, b, real, t)
+            shift = column_entries(place, there, b, 0)
         group = four_groups(m, rest, squares, r)
         known, fit = constants(group, fit_of(False, group), scale, shift)
         over = four_unless(there, agreed(wide, fit))
