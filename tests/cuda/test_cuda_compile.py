@@ -208,8 +208,8 @@ REGISTERS: dict[str, tuple[int, int, int, int]] = {
 DIVISIONS: dict[str, tuple[int, int]] = {
     "rows_forward": (0, 0), "rows_backward": (7, 13), "rows_gradients": (4, 4), "join_rows": (16, 0),
     "tile_moments": (1, 4), "tiles": (10, 24),
-    "columns": (14, 14), "apply_runs": (8, 26), "apply_gradient_runs": (8, 0), "apply_columns": (21, 21),
-    "apply_columns_fast": (22, 22), "run_moments": (4, 10), "column_moments": (6, 6), "measure_again": (3, 0),
+    "columns": (14, 14), "apply_runs": (8, 26), "apply_gradient_runs": (8, 0), "apply_columns": (8, 17),
+    "apply_columns_fast": (9, 18), "run_moments": (4, 10), "column_moments": (6, 6), "measure_again": (3, 0),
     "join": (14, 0), "settle": (10, 0), "reduce": (8, 0), "pairs": (2, 0), "merge": (4, 0), "prepare": (1, 0), "update": (4, 0),
     "count": (0, 0), "copy": (0, 0), "normalize_again": (13, 0), "gradients_again": (31, 0), "parameters_again": (9, 0),
 }  # fmt: skip

@@ -39,7 +39,7 @@ from ..arith.tiles import (
     same,
     withdraw,
 )
-from ..partial_sums import BLOCK, BOTH, PLANES, PRODUCTS, SQUARES, SUM, WEIGHTS, four_own_means, put_sum
+from ..partial_sums import BLOCK, BOTH, PLANES, PRODUCTS, SQUARES, SUM, WEIGHTS, column_unit, four_own_means, put_sum
 
 ROOM = 4 * 2 * BLOCK
 BATCH = 4  # rows at a time
@@ -84,7 +84,9 @@ def entry(unit, there, table, start):
     return v
 
 
-four_within, four_entries = once(within, 1), four(entry, 2)
+four_within, four_units, four_entries = four(within, 1), four(column_unit, 1), four(entry, 2)
+# with one predicate for neighbours ptxas spills sums of two arrays, and takes loads of float64 apart
+neighbours_within = once(within, 1)
 
 
 @device
@@ -229,13 +231,13 @@ def columns(kind: int, wide: bool, arithmetic: Arithmetic, center: bool, correct
         sample = quotient(strip_chunk, chunks)
         row_of_threads = quotient(thread(), span >> 2)
         column = columns_of(wide, (block() - strip_chunk * strips) * span, span)
-        there = four_within(False, column, width)  # as one ptxas spills
+        there = four_within(column, width)
         chunk = strip_chunk - sample * chunks
         k = chunk * per + row_of_threads
         first, last = k * per_block, min(rows, (k + 1) * per_block)
-        means, group = same(0.0), owners(wide, places_in_row(wide, column, real), length)
+        means = same(0.0)
         if centered:
-            means = four_entries(four_next(group, sample * groups), there, mean, 0)
+            means = four_entries(four_units(column, sample, real, length, groups), there, mean, 0)
         a, q, s = nothing, nothing, nothing
         at = four_next(column, (sample * rows + first) * width)
         for row in range(first, last, batch):
@@ -247,7 +249,7 @@ def columns(kind: int, wide: bool, arithmetic: Arithmetic, center: bool, correct
             for j in range(batch):
                 here, v = present(row_present(there, row + j, last), 0), recall(held, j)
                 if kind == WEIGHTS:
-                    unit, g, offset = four_next(group, (row + j) * groups), recall(given, j), same(-0.0)
+                    unit, g, offset = four_units(column, row + j, real, length, groups), recall(given, j), same(-0.0)
                     r = four_entries(unit, row_present(there, row + j, last), rstd, 0)
                     if center:
                         means = four_entries(unit, row_present(there, row + j, last), mean, 0)
@@ -308,7 +310,7 @@ def apply_columns(wide: bool, arithmetic: Arithmetic, center: bool, weighted: bo
         strip_chunk = quotient(block(), strips)
         sample = quotient(strip_chunk, chunks)
         column = columns_of(wide, (block() - strip_chunk * strips) * span, span)
-        there = four_within(wide, column, width)
+        there = four_within(column, width)
         own = places_in_row(wide, column, real)
         unit, place = four_next(owners(wide, own, length), sample * groups), owners(wide, own, t)
         r, m, scale, like = four_entries(unit, there, rstd, 0), same(0.0), same(1.0), same(zero)

@@ -26,7 +26,7 @@ from ..arith.tiles import (
     recall,
 )
 from ..rescale_sums import SQUARES, STACK, Runs, Values, group_total
-from .columns import BATCH, Chunk, columns_of, four_next, four_within, put_chunk, row_present
+from .columns import BATCH, Chunk, columns_of, four_next, neighbours_within, put_chunk, row_present
 from .columns import HELD as COLUMNS_HELD
 from .columns import ROOM as CHUNK_ROOM
 from .runs import four_inside, item_places, note_sums
@@ -69,7 +69,7 @@ def column_moments(wide: bool) -> Any:
         strip_chunk = quotient(block(), strips)
         sample, row_of_threads = quotient(strip_chunk, chunks), quotient(thread(), span >> 2)
         column = columns_of(wide, (block() - strip_chunk * strips) * span, span)
-        there, chunk = four_within(wide, column, width), strip_chunk - sample * chunks
+        there, chunk = neighbours_within(wide, column, width), strip_chunk - sample * chunks
         k = chunk * per + row_of_threads
         first, last = k * per_block, min(rows, (k + 1) * per_block)
         a, q = nothing, nothing

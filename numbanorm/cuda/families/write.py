@@ -36,7 +36,7 @@ from ..arith.tiles import (
     same,
 )
 from ..partial_sums import BLOCK
-from .columns import BATCH, columns_of, four_next, four_within, owners, places_in_row, row_present
+from .columns import BATCH, columns_of, four_next, neighbours_within, owners, places_in_row, row_present
 from .columns import HELD as COLUMNS_HELD
 from .columns import four_entries as column_entries
 from .runs import four_bases, four_entries, four_in_runs, four_inside, four_item_units, item_places
@@ -94,7 +94,7 @@ def apply_columns_fast(wide: bool, center: bool, own: bool, weighted: bool, bias
         strip_chunk = quotient(block(), strips)
         sample = quotient(strip_chunk, chunks)
         column = columns_of(wide, (block() - strip_chunk * strips) * span, span)
-        there = four_within(wide, column, width)
+        there = neighbours_within(wide, column, width)
         own_places = places_in_row(wide, column, real)
         unit, place = four_next(owners(wide, own_places, length), sample * groups), owners(wide, own_places, t)
         m, rest, squares, r = same(0.0), same(0.0), same(0.0), column_entries(unit, there, rstd, 0)
