@@ -14,6 +14,7 @@ outer ones by the row tree or the run tree. `join` takes partial sums, and its k
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 from numba import cuda, float64
@@ -95,6 +96,7 @@ class Shape(NamedTuple):
 
 # for o in range(outer): sums[o] = leaf(o, 0), leaf(o, 1), ... in adjacent pairs
 # by rows: blocks of `rows` of these in order, the blocks in adjacent pairs; otherwise 32 lanes, then halves
+@cache
 def tree(arithmetic: Arithmetic, by_rows: bool, leaf: Any) -> Any:
     """The function that joins leaf(sums, plane, u, o, i, others) over all o < outer and i < inner; thread 0 has the total.
 
@@ -147,6 +149,7 @@ class Strides(NamedTuple):
     part: int
 
 
+@cache
 def partial_sums(arithmetic: Arithmetic) -> Any:
     """Leaves: partial sums at `strides`."""
     zero = arithmetic.zero

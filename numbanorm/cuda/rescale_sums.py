@@ -6,6 +6,7 @@ A power of two is given by its root, for float64 does not hold 2**1024: a number
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any, NamedTuple
 
 from numba import float64
@@ -126,6 +127,7 @@ def dy_at(data, i):
     return scaled(enter_one(data.dy, i), data.dy_by)
 
 
+@cache
 def entering(kind: int, weighted: bool = False) -> Any:
     """A function that adds to `acc` what element i, the `place`-th of its run, gives; data: `Values` or `Sources`."""
 
@@ -157,6 +159,7 @@ def entering(kind: int, weighted: bool = False) -> Any:
     return device({SUM: add_x, SQUARES: add_square, U: add_u, PRODUCTS: add_product, DISTANCES: add_distance}[kind])
 
 
+@cache
 def tile_of(enter: Any, zero: Any = ZERO) -> Any:
     """The sum of the n <= 256 elements from `at` on, the first being the `place`-th of its run; `step` is 1."""
 
@@ -171,6 +174,7 @@ def tile_of(enter: Any, zero: Any = ZERO) -> Any:
     return device(total)
 
 
+@cache
 def rows_of(enter: Any, zero: Any = ZERO) -> Any:
     """The sum of n elements of a column, `step` apart, in order; each thread has a column of its own."""
 
@@ -183,6 +187,7 @@ def rows_of(enter: Any, zero: Any = ZERO) -> Any:
     return device(total)
 
 
+@cache
 def merged(part: Any) -> Any:
     """The squares of a part about its own mean, taken about the group's (method "welford"); `part` is one of the two above."""
     sum_of, squares_of = part(entering(SUM)), part(entering(SQUARES))
@@ -195,6 +200,7 @@ def merged(part: Any) -> Any:
     return device(total)
 
 
+@cache
 def group_total(
     columns: bool, kind: int, weighted: bool = False, one_read: bool = False, zero: tuple[float, ...] = ZERO
 ) -> Any:

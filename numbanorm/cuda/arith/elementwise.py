@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from .accumulators import multiply
@@ -82,6 +83,7 @@ def table_rows(slants):
 four_slanted, four_normalized, four_slants = four(slanted, 4), four(normalized, 3), four(slant, 2)
 
 
+@cache
 def upstream(is_weighted: bool) -> Any:
     """A function that gives u = dy * weight, or dy, with the parts of an accumulator."""
 
@@ -115,6 +117,7 @@ def shared_places(wide, start, begin, left, k, t):
     )
 
 
+@cache
 def parameters(wide: bool, sharing: int, weighted: bool, biased: bool, early: bool = True) -> Any:
     """A function that loads weight and bias of a step's elements; 1 and -0.0 where there are none.
 

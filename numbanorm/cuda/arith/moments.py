@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from numba import int32
 
 from .accumulators import across, empty, kept, moments
@@ -20,6 +22,7 @@ def picked(one, other, turned):
 four_after = four(after, 1)
 
 
+@cache
 def together(steps):
     """A function that lets the first of a wide thread's held steps wait for all others; n: see `after`.
 

@@ -7,6 +7,7 @@ groups are such, so that part is small and slow.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from numba import int32
@@ -116,6 +117,7 @@ def column(group, k):
     return group[0][k], group[1][k], group[2][k], group[3][k]
 
 
+@cache
 def stored_parameters(wide: bool, even: bool, weighted: bool, biased: bool) -> Any:
     """A function that loads weight and bias of a step's elements, each of which has its own, as they are stored."""
 
@@ -147,6 +149,7 @@ def take_even(wide, p, at, j):
     return four_takes(places, p)
 
 
+@cache
 def write_exactly(wide: bool, sharing: int, weighted: bool, biased: bool, steps: int) -> Any:
     """A function that writes y in float64, rounded once."""
     both, batch = parameters(wide, sharing, weighted, biased, early=False), min(BATCH, steps)
@@ -167,6 +170,7 @@ def write_exactly(wide: bool, sharing: int, weighted: bool, biased: bool, steps:
     return device(write)
 
 
+@cache
 def constants_of(wide: bool, sharing: int, own: bool) -> Any:
     """A function that gives four elements' constants in float32, and whether they are good; `good`: of their groups."""
     together = wide and sharing in (FOURS, ALL)
@@ -180,6 +184,7 @@ def constants_of(wide: bool, sharing: int, own: bool) -> Any:
     return device(pointwise if sharing == EACH else of_channel)
 
 
+@cache
 def result_of(sharing: int, parametrized: bool) -> Any:
     """A function that gives four elements' results in float32."""
 
@@ -192,6 +197,7 @@ def result_of(sharing: int, parametrized: bool) -> Any:
     return device(pointwise if sharing == EACH and parametrized else of_channel)
 
 
+@cache
 def write_left_over(wide: bool, sharing: int, weighted: bool, biased: bool, own: bool) -> Any:
     """A function that writes what float32 has no room for, and what is written together with it: a step at a time."""
     both, constants = parameters(wide, sharing, weighted, biased), constants_of(wide, sharing, own)
@@ -213,6 +219,7 @@ def write_left_over(wide: bool, sharing: int, weighted: bool, biased: bool, own:
     return device(write)
 
 
+@cache
 def write_fast(wide: bool, even: bool, sharing: int, weighted: bool, biased: bool, steps: int, own: bool) -> Any:
     """A function that writes y in float32, but where that has no room."""
     pointwise, all_alike = sharing == EACH, sharing == ALL
@@ -266,6 +273,7 @@ def writer(
     return write_exactly(wide, sharing, weighted, biased, steps)
 
 
+@cache
 def trusting(doubted: bool) -> Any:
     """A function that says whether float32 has all weights and biases: of float64 ones a launch has looked; see `distrust`."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 from numba import cuda, float64, int32
@@ -57,6 +58,7 @@ def beside(means, spreads):
 four_beside = four(beside, 2)
 
 
+@cache
 def in_one_read(wide: bool, row: Row, arithmetic: Arithmetic) -> Any:
     """A function that gives (mean, low, m2, rstd) of held rows by sums and squares; if that is not enough, x is read again."""
     nothing, take = (arithmetic.zero,) * 4, arithmetic.take
@@ -91,6 +93,7 @@ def in_one_read(wide: bool, row: Row, arithmetic: Arithmetic) -> Any:
     return device(measured)
 
 
+@cache
 def in_two_passes(wide: bool, row: Row, arithmetic: Arithmetic, center: bool) -> Any:
     """Twin of `in_one_read` by a mean, and the squares about it."""
     nothing, (even, _, _, _, per, steps) = (arithmetic.zero,) * 4, row

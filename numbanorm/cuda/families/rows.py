@@ -5,6 +5,7 @@ The rows of layer and RMS norm, and the groups of group and instance norm with c
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from numba import cuda, float64, int32
@@ -68,6 +69,7 @@ four_starts, four_remaining = four(start, 2), four(remaining, 2)
 four_parameter_starts, four_rows = four(parameter_start, 1), once(table_rows, 1)
 
 
+@cache
 def note(rows: int) -> Any:
     """A function that writes the `rows` numbers of an item, in its first thread, to a table (rows, n)."""
 

@@ -6,6 +6,7 @@ Threads go down a block of rows and keep the sums of their columns. `join_rows` 
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any, NamedTuple
 
 from numba import cuda, float64, int32
@@ -53,6 +54,7 @@ class Cut(NamedTuple):
     stage: int  # float64 of shared memory for the row that comes next
 
 
+@cache
 def neighbours(numbered: Any) -> Any:
     """Functions for four elements in one access: load, load weights as numbers, store. `left` more than 0 of all are there."""
 
@@ -72,6 +74,7 @@ def neighbours(numbered: Any) -> Any:
     return device(take_four), device(weigh), device(put_four)
 
 
+@cache
 def singles(numbered: Any, lanes: int) -> Any:
     """The same in an access for each of one or four elements, of which `left` are there; others are the array's first."""
 
@@ -108,6 +111,7 @@ def singles(numbered: Any, lanes: int) -> Any:
     return device(take), device(weigh), device(put)
 
 
+@cache
 def joined(arithmetic: Arithmetic, lanes: int, per: int) -> Any:
     """The function that makes of sums[k * lanes + e], u, u * d and d of a thread's lanes, those of its row; d if it is taken.
 
@@ -201,6 +205,7 @@ def joined(arithmetic: Arithmetic, lanes: int, per: int) -> Any:
     return total
 
 
+@cache
 def constants_of_row(arithmetic: Arithmetic, center: bool) -> Any:
     """The function that makes of a row's sums (slope, shift, offset), and whether there is room for them."""
     numbered, single = arithmetic.numbered, arithmetic.single

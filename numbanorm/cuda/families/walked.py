@@ -6,6 +6,7 @@ Where float32 had no room, rows and columns are computed again in float64, by wh
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any, NamedTuple
 
 from numba import cuda, float64
@@ -76,6 +77,7 @@ def tiles_total(a):
     return a
 
 
+@cache
 def row_again(center: bool, weighted: bool) -> Any:
     """A function that gives the exact (slope, shift, offset) of a row of at most 32 tiles, in all threads of a warp."""
 
@@ -101,6 +103,7 @@ def row_again(center: bool, weighted: bool) -> Any:
     return device(of_row)
 
 
+@cache
 def mean_of(center: bool) -> Any:
     """A function that gives a row's mean."""
 
@@ -113,6 +116,7 @@ def mean_of(center: bool) -> Any:
     return device(of_unit)
 
 
+@cache
 def dx_again(center: bool, weighted: bool) -> Any:
     """A function that writes dx of the rows that are marked by nan in `table`, or of all."""
     again, get_mean = row_again(center, weighted), mean_of(center)
@@ -149,6 +153,7 @@ def dx_again(center: bool, weighted: bool) -> Any:
 # --- a column, by a thread -------------------------------------------------------------------------------------------
 
 
+@cache
 def leaf_of_sums(apart: int) -> Any:
     """A function that gives leaf k of a column, in order from its parts; 0 where there is none."""
 
@@ -165,6 +170,7 @@ def leaf_of_sums(apart: int) -> Any:
     return device(leaf)
 
 
+@cache
 def column_of_sums(apart: int) -> Any:
     """A function that sums a column's leaves begin .. end - 1 in pairs, eight at a time: so many loads are on their way."""
     leaf = leaf_of_sums(apart)
@@ -199,6 +205,7 @@ def eight_of(v, n):
     return eight(((v[0],), (v[1],), (v[2],), (v[3],), (v[4],), (v[5],), (v[6],), (v[7],)), n)
 
 
+@cache
 def column_again(center: bool, weighted: bool) -> Any:
     """A function that sums a column's leaves again, from x and dy in float64; the warp has 32 columns of a group."""
     again, get_mean = row_again(center, weighted), mean_of(center)

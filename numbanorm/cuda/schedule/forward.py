@@ -90,7 +90,7 @@ def rows_forward(s: Schedule, call: Call) -> None:
     weighted, biased = s.types["w"] is not None, s.types["b"] is not None
     how, t = shared(s, call, wide)
     trust = doubt(s, call, how)
-    halving = plan.count & (plan.count - 1) == 0
+    halving = plan.count & (plan.count - 1) == 0 and s.arithmetic.at_once and call.center
     full = even and length == steps * LANE_COUNT * per and units % (block // 8 // per) == 0
     row = held_rows.Row(even, full, halving, plan.G > 1, per, steps)
     constants = (wide, row, s.arithmetic, call.center, how, weighted, biased, trust is not None)
