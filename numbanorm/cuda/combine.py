@@ -5,6 +5,7 @@ outer ones by the row tree or the run tree. `join` takes partial sums, and its k
 
     CENTER      the mean
     SPREAD      sum of squares about the mean, and rstd; SQUARE where the mean is 0
+    MOMENTS     the mean, the squares about it, and rstd, or 0 in its place if those need another read
     CHANNEL     the three sums of a channel, kept
     GRADIENTS   dweight and dbias
 
@@ -13,19 +14,20 @@ outer ones by the row tree or the run tree. `join` takes partial sums, and its k
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 from numba import cuda, float64
 
-from .arith.accumulators import empty, multiply, plus, ratio, settled, spread, value
+from .arith.accumulators import empty, moments_of, multiply, plus, ratio, settled, spread, value
 from .arith.arithmetic import Arithmetic
 from .arith.device import barrier, block, device, quotient, read1, store1, thread, threads
 from .arith.elementwise import LEFT, LOW, M2, MEAN, OFFSET, RSTD, table_rows
 from .arith.tiles import deposit, drain, push, withdraw
 from .partial_sums import BLOCK, get_sum, put_sum
 
-CENTER, SPREAD, SQUARE, CHANNEL, GRADIENTS = 0, 1, 2, 3, 4
-PLANES = {CENTER: 1, SPREAD: 1, SQUARE: 1, CHANNEL: 3, GRADIENTS: 2}  # accumulators that each takes
+CENTER, SPREAD, SQUARE, CHANNEL, GRADIENTS, MOMENTS = 0, 1, 2, 3, 4, 5
+PLANES = {CENTER: 1, SPREAD: 1, SQUARE: 1, CHANNEL: 3, GRADIENTS: 2, MOMENTS: 2}  # accumulators that each takes
 MOST = 1024  # threads of a block
 ROOM = 2 * MOST
 LEVELS = 48
@@ -94,6 +96,7 @@ class Shape(NamedTuple):
 
 # for o in range(outer): sums[o] = leaf(o, 0), leaf(o, 1), ... in adjacent pairs
 # by rows: blocks of `rows` of these in order, the blocks in adjacent pairs; otherwise 32 lanes, then halves
+@cache
 def tree(arithmetic: Arithmetic, by_rows: bool, leaf: Any) -> Any:
     """The function that joins leaf(sums, plane, u, o, i, others) over all o < outer and i < inner; thread 0 has the total.
 
@@ -146,6 +149,7 @@ class Strides(NamedTuple):
     part: int
 
 
+@cache
 def partial_sums(arithmetic: Arithmetic) -> Any:
     """Leaves: partial sums at `strides`."""
     zero = arithmetic.zero
@@ -170,7 +174,7 @@ def join(kind: int, arithmetic: Arithmetic, by_rows: bool) -> Any:
         u, strides = block(), Strides(groups, plane, sample, group, columns, row, part)
         one = total(rooms, sums, 0, u, shape, strides)
         two, three = zero, zero
-        if kind in (CHANNEL, GRADIENTS):
+        if kind in (CHANNEL, GRADIENTS, MOMENTS):
             two = total(rooms, sums, 1, u, shape, strides)
         if keep:
             three = total(rooms, sums, 2, u, shape, strides)
@@ -179,6 +183,10 @@ def join(kind: int, arithmetic: Arithmetic, by_rows: bool) -> Any:
                 mean, rest = ratio(one, count)
                 store1(out, MEAN * units + u, mean)
                 store1(out, LOW * units + u, rest)
+            elif kind == MOMENTS:
+                statistics = moments_of(one, two, count, eps)
+                for k in range(4):
+                    store1(out, k * units + u, statistics[k])
             elif kind in (SPREAD, SQUARE):
                 rest = 0.0
                 if kind == SPREAD:

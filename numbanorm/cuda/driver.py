@@ -89,7 +89,7 @@ class Simulator:
 
         if kernel not in self.kernels:
             self.kernels[kernel] = compiled(kernel.build(*kernel.constants))
-        return self.kernels[kernel]
+        return self.kernels[kernel], kinds
 
     def pointer(self, array: Any, offset: int) -> Any:
         from .arith.simulated import Pointer
@@ -97,7 +97,10 @@ class Simulator:
         return Pointer(array.memory, offset)
 
     def launch(self, ready: Any, grid: int, block: int, stream: int, arguments: Arguments) -> None:
-        ready[grid, block](*arguments)
+        from .arith.simulated import seen_as
+
+        kernel, kinds = ready
+        kernel[grid, block](*map(seen_as, arguments, kinds))
 
 
 class Hardware:

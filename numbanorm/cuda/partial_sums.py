@@ -6,6 +6,7 @@
     SQUARES    (x - mean)²
     BOTH       x, and the squares about the part's own mean (method "welford": x is read once)
     PRODUCTS   u, u * d and d, with d = x - mean, u = dy * weight
+    MOMENTS    x and x² (one read, where that is enough)
     WEIGHTS    dy * (d * rstd + offset) and dy: rows with statistics of their own, for the gradients of their parameters
 """
 
@@ -20,8 +21,8 @@ from .arith.arithmetic import Arithmetic
 from .arith.device import block, device, load1, quotient, read1, store1, thread
 from .arith.tiles import four, once
 
-SUM, SQUARES, BOTH, PRODUCTS, WEIGHTS = 0, 1, 2, 3, 4
-PLANES = {SUM: 1, SQUARES: 1, BOTH: 2, PRODUCTS: 3, WEIGHTS: 2}  # accumulators that each gives
+SUM, SQUARES, BOTH, PRODUCTS, WEIGHTS, MOMENTS = 0, 1, 2, 3, 4, 5
+PLANES = {SUM: 1, SQUARES: 1, BOTH: 2, PRODUCTS: 3, WEIGHTS: 2, MOMENTS: 2}  # accumulators that each gives
 BLOCK = 128  # threads of a block where nothing else is said
 
 

@@ -8,6 +8,7 @@ together. That is slow, and hardly ever happens.
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any, NamedTuple
 
 from numba import cuda, float64
@@ -87,6 +88,7 @@ def put_statistics(call, u, found, down, up):
     store1(call.stats, RSTD * call.units + u, rstd)
 
 
+@cache
 def result_of_group(weighted: bool, biased: bool) -> Any:
     """A function that writes y of a group's runs, whose parameters begin at `own`."""
 

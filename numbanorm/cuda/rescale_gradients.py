@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any, NamedTuple
 
 from numba import cuda, float64
@@ -73,6 +74,7 @@ class Backward(NamedTuple):
     elements: float  # of a group
 
 
+@cache
 def channels_total(sum_of: Any, weigh: bool) -> Any:
     """The function that sums a group's channels, each with its weight, by the row tree; runs: of the first channel."""
 
@@ -88,11 +90,12 @@ def channels_total(sum_of: Any, weigh: bool) -> Any:
                 a = plus(a, v)
             push_own(stacks[2], blocks, a)
             blocks += 1
-        return drain_own(stacks[2], blocks)
+        return drain_own(stacks[2], blocks, ZERO)
 
     return device(total)
 
 
+@cache
 def gradient_of_group(by_rows: bool, weighted: bool) -> Any:
     """A function that writes dx of a group's rows, scaled back twice with `by`, from the scaled rstd and (slope, shift)."""
 
@@ -189,6 +192,7 @@ def mendable(grads, rstd, c, channels, n, groups, units):
     return not any_of_warp(lost) or not usual(load1(grads, n + c))
 
 
+@cache
 def source_of_unit(center: bool, settled_groups: bool) -> Any:
     """A function that gives a unit's `Sources`, scaled rstd, and offset."""
 
@@ -204,6 +208,7 @@ def source_of_unit(center: bool, settled_groups: bool) -> Any:
     return device(of_unit)
 
 
+@cache
 def weight_by_rows(of_unit: Any) -> Any:
     """The function that sums a weight's samples: the row tree for each of the columns that share it, then the run tree."""
 
@@ -222,12 +227,13 @@ def weight_by_rows(of_unit: Any) -> Any:
                         s = term(s, (dy_at(data, i),))
                 push_own(stacks[0], leaf, s)
                 leaf += 1
-            a = plus(a, drain_own(stacks[0], leaf))
+            a = plus(a, drain_own(stacks[0], leaf, ZERO))
         return warp_total(a)
 
     return device(of_rows)
 
 
+@cache
 def weight_by_channels(of_unit: Any, columns: bool) -> Any:
     """The function that sums a weight's samples: the row tree of what the channel's sums give."""
     sum_dy, sum_product = group_total(columns, U), group_total(columns, PRODUCTS)
@@ -247,7 +253,7 @@ def weight_by_channels(of_unit: Any, columns: bool) -> Any:
                 a = plus(a, v)
             push_own(stacks[2], leaf, a)
             leaf += 1
-        return drain_own(stacks[2], leaf)
+        return drain_own(stacks[2], leaf, ZERO)
 
     return device(of_channels)
 

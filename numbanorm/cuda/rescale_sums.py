@@ -6,6 +6,7 @@ A power of two is given by its root, for float64 does not hold 2**1024: a number
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any, NamedTuple
 
 from numba import float64
@@ -103,9 +104,9 @@ def push_own(stack, k, s):
 
 
 @device
-def drain_own(stack, leaves):
+def drain_own(stack, leaves, like):
     """Sum of the leaves >= 1 that were pushed."""
-    return drain(stack, thread(), WARP, LEVELS * WARP, leaves, ZERO)
+    return drain(stack, thread(), WARP, LEVELS * WARP, leaves, like)
 
 
 @device
@@ -126,6 +127,7 @@ def dy_at(data, i):
     return scaled(enter_one(data.dy, i), data.dy_by)
 
 
+@cache
 def entering(kind: int, weighted: bool = False) -> Any:
     """A function that adds to `acc` what element i, the `place`-th of its run, gives; data: `Values` or `Sources`."""
 
@@ -157,11 +159,12 @@ def entering(kind: int, weighted: bool = False) -> Any:
     return device({SUM: add_x, SQUARES: add_square, U: add_u, PRODUCTS: add_product, DISTANCES: add_distance}[kind])
 
 
-def tile_of(enter: Any) -> Any:
+@cache
+def tile_of(enter: Any, zero: Any = ZERO) -> Any:
     """The sum of the n <= 256 elements from `at` on, the first being the `place`-th of its run; `step` is 1."""
 
     def total(data, at, place, n, step):
-        a = ZERO
+        a = zero
         for j in range(STEPS):
             e = WARP * j + thread()
             if e < n:
@@ -171,11 +174,12 @@ def tile_of(enter: Any) -> Any:
     return device(total)
 
 
-def rows_of(enter: Any) -> Any:
+@cache
+def rows_of(enter: Any, zero: Any = ZERO) -> Any:
     """The sum of n elements of a column, `step` apart, in order; each thread has a column of its own."""
 
     def total(data, at, place, n, step):
-        a = ZERO
+        a = zero
         for r in range(n):
             a = enter(a, data, at + r * step, place)
         return a
@@ -183,6 +187,7 @@ def rows_of(enter: Any) -> Any:
     return device(total)
 
 
+@cache
 def merged(part: Any) -> Any:
     """The squares of a part about its own mean, taken about the group's (method "welford"); `part` is one of the two above."""
     sum_of, squares_of = part(entering(SUM)), part(entering(SQUARES))
@@ -195,17 +200,20 @@ def merged(part: Any) -> Any:
     return device(total)
 
 
-def group_total(columns: bool, kind: int, weighted: bool = False, one_read: bool = False) -> Any:
+@cache
+def group_total(
+    columns: bool, kind: int, weighted: bool = False, one_read: bool = False, zero: tuple[float, ...] = ZERO
+) -> Any:
     """The function that sums a group's runs, with stacks for leaves of the inner and the outer tree.
 
     By columns the row tree for each position, then the run tree; otherwise the run tree for each run, then the row tree.
     """
     part = rows_of if columns else tile_of
-    sum_of = merged(part) if one_read and kind == SQUARES else part(entering(kind, weighted))
+    sum_of = merged(part) if one_read and kind == SQUARES else part(entering(kind, weighted), zero)
 
     def by_columns(stacks, data, runs):
         at, stride, rows, tree_rows, fold, length = runs
-        a, inner = ZERO, stacks[0]
+        a, inner = zero, stacks[0]
         for p in range(thread(), fold * length, WARP):
             f, leaf = quotient(p, length), 0
             place = p - f * length
@@ -213,22 +221,22 @@ def group_total(columns: bool, kind: int, weighted: bool = False, one_read: bool
                 here = at + (r * fold + f) * stride + place
                 push_own(inner, leaf, sum_of(data, here, place, min(tree_rows, rows - r), fold * stride))
                 leaf += 1
-            a = plus(a, drain_own(inner, leaf))
+            a = plus(a, drain_own(inner, leaf, zero))
         return warp_total(a)
 
     def by_runs(stacks, data, runs):
         blocks, inner, outer = 0, stacks[0], stacks[1]
         for first in range(0, runs.rows, runs.tree_rows):
-            a = ZERO
+            a = zero
             for r in range(first, min(runs.rows, first + runs.tree_rows)):
                 leaf = 0
                 for e in range(0, runs.length, TILE):
                     push_own(inner, leaf, sum_of(data, runs.at + r * runs.stride + e, e, min(TILE, runs.length - e), 1))
                     leaf += 1
-                a = plus(a, drain_own(inner, leaf))
+                a = plus(a, drain_own(inner, leaf, zero))
             push_own(outer, blocks, a)
             blocks += 1
-        return drain_own(outer, blocks)
+        return drain_own(outer, blocks, zero)
 
     return device(by_columns if columns else by_runs)
 

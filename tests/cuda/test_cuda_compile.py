@@ -20,11 +20,12 @@ from cuda_gates import KEYS, SELECTED, TOOL, Capability, Compiled, FakeDevice, K
 from sass import matching, total
 
 from numbanorm.cuda import compiler
-from numbanorm.cuda.arith.elementwise import EACH, FOURS, SOME
-from numbanorm.cuda.combine import CHANNEL, GRADIENTS
+from numbanorm.cuda.arith.elementwise import ALL, EACH, FOURS, SOME
+from numbanorm.cuda.combine import CHANNEL, GRADIENTS, MOMENTS
 from numbanorm.cuda.compiler import Kernel
 from numbanorm.cuda.partial_sums import BOTH as BOTH_MOMENTS
 from numbanorm.cuda.partial_sums import PRODUCTS, SQUARES, SUM, WEIGHTS
+from numbanorm.spec import plan
 
 every_kernel = pytest.mark.parametrize("key", KEYS, ids=name_of)
 needs_disassembler = pytest.mark.skipif(TOOL is None, reason="there is no nvdisasm: pip install nvidia-cuda-nvdisasm or triton")
@@ -82,12 +83,12 @@ def no_calls(c: Compiled) -> None:
 
 
 def ieee(c: Compiled) -> None:
-    """float64 with IEEE rounding and subnormals, and no arithmetic in another type."""
+    """float64 or float32 with IEEE rounding and subnormals, float32 where that is the arithmetic, and no other type."""
     bad = [op for op in c.code.written if re.search(r"\.(ftz|approx|sat|full)\b", op)]
     bad += [op for op in c.code.written if re.fullmatch(r"(mul|fma|mad|div|sqrt|rcp)(?!\.rn\.).*\.f64", op)]
-    bad += [
-        op for op in c.code.written if re.fullmatch(r"(add|sub|mul|fma|mad|div|sqrt|rcp|min|max)\..*(f16|bf16|f32)(x2)?", op)
-    ]
+    types = "f16|bf16" if c.single else "f16|bf16|f32"
+    bad += [op for op in c.code.written if re.fullmatch(rf"(add|sub|mul|fma|mad|div|sqrt|rcp|min|max)\..*({types})(x2)?", op)]
+    bad += [op for op in c.code.written if re.fullmatch(r"((mul|fma)(?!\.rn\.)|mad|div|sqrt|rcp|min|max).*\.f32", op)]
     if c.code.sass:
         # 64-bit seeds of div, rcp and sqrt; the 32-bit one, and FTZ, are of integer divisions
         bad += [op for op in c.code.main if op.startswith("MUFU") and op not in ("MUFU.RCP64H", "MUFU.RSQ64H", "MUFU.RCP")]
@@ -127,11 +128,21 @@ def as_written(c: Compiled, expansions: Mapping[str, tuple[int, ...]], unrolled:
 #: vectors that a wide kernel loads, of float64 (two for four elements), and stores, at least: for each array, of each step
 VECTORS: dict[str, tuple[int, int, int]] = {
     "rows_forward": (8, 16, 8), "rows_backward": (16, 32, 4), "tile_moments": (8, 16, 0), "tiles": (8, 8, 0),
-    "columns": (4, 8, 0), "apply_runs": (4, 8, 4), "apply_gradient_runs": (8, 16, 4), "apply_columns": (4, 8, 4),
+    "columns": (4, 8, 0), "apply_runs": (8, 16, 8), "apply_gradient_runs": (8, 16, 4), "apply_columns": (4, 8, 4),
+    "apply_columns_fast": (4, 8, 4), "run_moments": (8, 16, 0), "column_moments": (4, 8, 0),
 }  # fmt: skip
 #: loads of single parameters, for each of weight and bias, where each of four neighbours may have one of its own
-SINGLE = {"rows_forward": 32, "rows_backward": 32, "apply_runs": 16, "apply_gradient_runs": 16, "apply_columns": 4}
+#: (and once more for a step of what is left over)
+SINGLE = {
+    "rows_forward": 36, "rows_backward": 32, "apply_runs": 36, "apply_gradient_runs": 16, "apply_columns": 4,
+    "apply_columns_fast": 4,
+}  # fmt: skip
 SCALAR = {"float32": "f32", "float16": "[ub]16", "bfloat16": "[ub]16"}
+
+
+def steps_of(kernel: Kernel) -> int:
+    """Steps of a thread; eight where the kernel has no others."""
+    return getattr(flags(kernel).get("row"), "steps", 8)
 
 
 def vectors(c: Compiled) -> None:
@@ -144,7 +155,11 @@ def vectors(c: Compiled) -> None:
     if not c.wide:
         assert not matching(w, r"(ld|st)\.global\.(nc\.)?v\d.*"), f"{c.kernel.name} must have no vector accesses"
         return
-    single, double, stored = VECTORS[name]
+    if name == "rows_gradients":  # which copies x and dy to shared memory, or reads them eight or sixteen at a time
+        copied = matching(w, r"cp\.async\..*")
+        assert copied >= 16 or loads >= 16, f"{c.kernel.name} has {copied} copies and {loads} vector loads: expected 16"
+        return
+    single, double, stored = (n * steps_of(c.kernel) // 8 for n in VECTORS[name])
     least = (double, 2 * stored) if x == "float64" else (single, stored)
     assert loads >= least[0], f"{c.kernel.name} has {loads} vector loads: expected {least[0]}; is a loop rolled?"
     assert stores >= least[1], f"{c.kernel.name} has {stores} vector stores: expected {least[1]}"
@@ -154,7 +169,7 @@ def vectors(c: Compiled) -> None:
         f = flags(c.kernel)
         given = f.get("weighted", False) + f.get("biased", False)
         # where neighbours share one, a thread's four elements take it with one load
-        allowed = {EACH: 0, FOURS: SINGLE.get(name, 0) // 4, SOME: SINGLE.get(name, 0)}[f.get("sharing", SOME)] * given
+        allowed = {EACH: 0, ALL: 2, FOURS: SINGLE.get(name, 0) // 4, SOME: SINGLE.get(name, 0)}[f.get("sharing", SOME)] * given
         scalars = matching(w, rf"ld\.global\.nc\.{SCALAR[x]}")
         assert scalars <= allowed, f"{c.kernel.name} reads {scalars} single parameters: expected {allowed}"
     if c.code.sass:
@@ -178,9 +193,12 @@ def test_rules(compiled: Compiled, rule: Callable[[Compiled], None]) -> None:
 
 #: registers of a thread: wide (or the only) and narrow kernels, and the same with pairs of float64. Eight are given out at once
 REGISTERS: dict[str, tuple[int, int, int, int]] = {
-    "rows_forward": (120, 160, 128, 168), "rows_backward": (128, 152, 136, 176), "rows_gradients": (128, 0, 0, 0),
+    "rows_forward": (128, 128, 128, 128), "rows_backward": (128, 152, 136, 176), "rows_gradients": (255, 255, 0, 0),
+    "join_rows": (104, 0, 0, 0),
     "tile_moments": (96, 144, 112, 0), "tiles": (72, 88, 104, 0), "columns": (152, 96, 136, 128),
-    "apply_runs": (80, 128, 72, 0), "apply_gradient_runs": (112, 168, 128, 0), "apply_columns": (112, 128, 160, 0),
+    "apply_runs": (80, 168, 120, 0), "apply_gradient_runs": (112, 168, 128, 0), "apply_columns": (112, 128, 160, 0),
+    "apply_columns_fast": (128, 176, 0, 0), "run_moments": (80, 96, 0, 0), "column_moments": (72, 72, 0, 0),
+    "measure_again": (72, 0, 0, 0),
     "join": (64, 0, 64, 0), "settle": (56, 0, 64, 0), "reduce": (48, 0, 56, 0), "pairs": (48, 0, 72, 0),
     "merge": (40, 0, 40, 0), "prepare": (0, 0, 32, 0), "update": (0, 0, 40, 0), "count": (8, 0, 0, 0),
     "copy": (0, 0, 16, 0), "normalize_again": (0, 0, 120, 0), "gradients_again": (0, 0, 152, 0),
@@ -188,34 +206,48 @@ REGISTERS: dict[str, tuple[int, int, int, int]] = {
 }  # fmt: skip
 #: 64-bit divisions in the code of wide (or the only) and narrow kernels: each is a call, unless both numbers have 32 bits
 DIVISIONS: dict[str, tuple[int, int]] = {
-    "rows_forward": (6, 12), "rows_backward": (7, 13), "rows_gradients": (4, 0), "tile_moments": (1, 4), "tiles": (10, 24),
-    "columns": (14, 14), "apply_runs": (8, 26), "apply_gradient_runs": (8, 0), "apply_columns": (21, 21),
+    "rows_forward": (0, 0), "rows_backward": (7, 13), "rows_gradients": (4, 4), "join_rows": (16, 0),
+    "tile_moments": (1, 4), "tiles": (10, 24),
+    "columns": (14, 14), "apply_runs": (8, 26), "apply_gradient_runs": (8, 0), "apply_columns": (8, 17),
+    "apply_columns_fast": (9, 18), "run_moments": (4, 10), "column_moments": (6, 6), "measure_again": (3, 0),
     "join": (14, 0), "settle": (10, 0), "reduce": (8, 0), "pairs": (2, 0), "merge": (4, 0), "prepare": (1, 0), "update": (4, 0),
     "count": (0, 0), "copy": (0, 0), "normalize_again": (13, 0), "gradients_again": (31, 0), "parameters_again": (9, 0),
 }  # fmt: skip
 #: the same where elements share parameters: fours of them, any number in wide kernels, and in narrow ones
 SHARED_DIVISIONS: dict[str, tuple[int, int, int]] = {
-    "rows_forward": (14, 38, 0), "rows_backward": (0, 39, 0), "apply_runs": (12, 24, 42), "apply_gradient_runs": (12, 0, 42),
+    "rows_forward": (11, 10, 0), "rows_backward": (0, 39, 0), "apply_runs": (16, 40, 42), "apply_gradient_runs": (12, 0, 42),
 }  # fmt: skip
 #: loads of x and dy that a wide kernel has on their way at once, at least, and of float64: they hide the latency of memory.
 #: By the kind of sum, and whether it is the gradient. ptxas, to save registers, moves loads towards their uses
 IN_FLIGHT: dict[str, dict[int | None, tuple[int, int]]] = {
     "rows_forward": {None: (7, 8)}, "rows_backward": {None: (6, 12)}, "rows_gradients": {None: (16, 0)},
+   
     "tile_moments": {None: (8, 8)}, "tiles": {SUM: (3, 5), SQUARES: (3, 4), PRODUCTS: (5, 4)},
     "columns": {SUM: (1, 2), SQUARES: (1, 2), BOTH_MOMENTS: (4, 6), PRODUCTS: (2, 4), WEIGHTS: (2, 4)},
-    "apply_runs": {None: (4, 6)}, "apply_gradient_runs": {None: (7, 16)}, "apply_columns": {False: (3, 8), True: (8, 16)},
+    "apply_runs": {None: (8, 8)}, "run_moments": {None: (7, 0)}, "column_moments": {None: (4, 0)},
+    "apply_columns_fast": {None: (3, 0)},
+    "apply_gradient_runs": {None: (7, 16)}, "apply_columns": {False: (3, 8), True: (8, 16)},
 }  # fmt: skip
+
+
+#: barriers of `join_rows` in the code, in float32 or not, and whether it joins
+JOINED = {False: {True: 2}, True: {True: 6, False: 0}}
 
 
 def barriers(kernel: Kernel) -> int:
     """One for each sum that warps join in a room of its own; a tree over a block has some for each step of it."""
     name, f = kernel.build.__name__, flags(kernel)
+    if name == "rows_gradients":
+        return int(f["cut"].per > f["cut"].lanes)
+    if name == "join_rows":
+        return JOINED[f["arithmetic"].single][f["flags"][3]]
     kind, tree = f.get("kind"), 8 if f.get("by_rows", True) else 14
     columns = {SUM: 2, SQUARES: 2, BOTH_MOMENTS: 0, PRODUCTS: 6, WEIGHTS: 4}
     return {
-        "rows_forward": 1 + bool(f.get("center")), "rows_backward": 3, "rows_gradients": 1,
+        "rows_forward": (1 + bool(f.get("center"))) * (getattr(f.get("row"), "per", 0) > 4), "rows_backward": 3,
+        "run_moments": 1, "column_moments": 4,
         "tiles": 3 if kind == PRODUCTS else 1, "columns": columns.get(kind, 0),
-        "join": tree * {CHANNEL: 3, GRADIENTS: 2}.get(kind, 1), "settle": 3 * tree, "reduce": 2 * tree,
+        "join": tree * {CHANNEL: 3, GRADIENTS: 2, MOMENTS: 2}.get(kind, 1), "settle": 3 * tree, "reduce": 2 * tree,
     }.get(name, 0)  # fmt: skip
 
 
@@ -250,13 +282,60 @@ def test_barriers(compiled: Compiled) -> None:
 READERS = [key for key in KEYS if key[0].build.__name__ in IN_FLIGHT and flags(key[0]).get("wide", True)]
 
 
+#: instructions of the loop over rows in `rows_gradients` for an element, at most: whole rows in float32, and others
+INSTRUCTIONS = {"float32": (24, 30), "float16": (26, 32), "bfloat16": (26, 32)}
+WALKED = [
+    key for key in KEYS if key[0].build.__name__ == "rows_gradients" and key[0].constants[1].single and key[0].constants[0]
+]
+
+
+@needs_disassembler
+@pytest.mark.parametrize("key", WALKED, ids=name_of)
+def test_instructions(compiled: Compiled) -> None:
+    """Issue bounds what memory does not: at copy speed there is time for some 40 instructions for an element of 16 bits."""
+    cut = flags(compiled.kernel)["cut"]
+    found, limit = sass.longest_loop(compiled.code.parts[""]) / (4 * cut.steps), INSTRUCTIONS[compiled.kinds[0]][not cut.even]
+    assert found <= limit, f"{compiled.kernel.name} takes {found} instructions for an element: expected {limit}"
+
+
+@pytest.mark.parametrize("name", ["rows of 4096", "rows of 768", "rows of 8192"])
+def test_rows_take_two_launches(name: str) -> None:
+    for exact in (False, True)[: 1 + (name == "rows of 4096")]:
+        assert len(cuda_gates.backward(cuda_gates.PLANS[name], "bfloat16", exact=exact).steps) == 2
+
+
 @needs_disassembler
 @pytest.mark.parametrize("key", READERS, ids=name_of)
 def test_loads_in_flight(compiled: Compiled) -> None:
     name, f = compiled.kernel.build.__name__, flags(compiled.kernel)
-    least = IN_FLIGHT[name][f.get("kind", f.get("gradient"))][compiled.double]
+    least = IN_FLIGHT[name][f.get("kind", f.get("gradient"))][compiled.double] * steps_of(compiled.kernel) // 8
     found = sass.in_flight(compiled.code.parts[""])
     assert found >= least, f"{compiled.kernel.name} waits with {found} loads on their way: expected {least}"
+
+
+#: instructions an element that a thread issues for layer norm of 8192 x 8192, at most
+STRAIGHT = {"float32": 16.0, "bfloat16": 21.0}
+
+
+@needs_disassembler
+@pytest.mark.parametrize("x", STRAIGHT)
+def test_instructions_of_layer_norm(x: str) -> None:
+    """One launch, bound by memory: at copy speed a multiprocessor of an H200 has 27 a float32, and 55 a bfloat16 pair."""
+    (step,) = cuda_gates.forward(plan.trailing((8192, 8192), (8192,)), x, fast=True).steps
+    code = Compiled(step.kernel, step.kinds, (9, 0)).code
+    assert code.local == 0
+    assert sass.in_flight(code.parts[""]) >= 8
+    found = sass.straight(code.parts[""]) / (4 * steps_of(step.kernel))
+    assert found <= STRAIGHT[x], f"{step.kernel.name} takes {found} instructions an element: expected {STRAIGHT[x]}"
+
+
+LAUNCHES = {"rows": 1, "runs": 4, "columns": 4, "groups": 4}
+
+
+@pytest.mark.parametrize("name", LAUNCHES)
+def test_launches(name: str) -> None:
+    """Forward, and one of them is for groups that one read was not enough for."""
+    assert len(cuda_gates.forward(cuda_gates.PLANS[name], "float32", fast=True).steps) <= LAUNCHES[name]
 
 
 def test_every_builder_has_bounds() -> None:
@@ -280,7 +359,10 @@ def expansions(device: None) -> dict[Capability, dict[str, tuple[int, ...]]]:
 
 
 #: builders whose loops ptxas unrolls further
-UNROLLED = ("tiles", "rows_backward", "apply_columns")
+UNROLLED = (
+    "tiles", "rows_backward", "apply_columns", "rows_forward", "apply_runs", "apply_columns_fast", "column_moments",
+    "measure_again",
+)  # fmt: skip
 
 
 @needs_disassembler

@@ -28,6 +28,7 @@ from launches import Asked
 from numbanorm.cuda import combine, partial_sums
 from numbanorm.cuda.arith import tiles
 from numbanorm.cuda.arith.arithmetic import PAIRS
+from numbanorm.cuda.families.walked import LEVELS
 from numbanorm.cuda.schedule import plans as schedule
 from numbanorm.cuda.schedule.steps import Part, Schedule, Step, parameters_of
 from numbanorm.spec.call import forward_call
@@ -35,6 +36,7 @@ from numbanorm.spec.plan import Plan
 from numbanorm.spec.sources import OWN
 from numbanorm.spec.tree import block_rows
 
+BYTES = {dtype.name: dtype.itemsize for dtype in DTYPES}
 TYPES = tuple(dtype.name for dtype in DTYPES)
 LARGEST = 2**33  # elements: of 2 bytes they are 16 GB
 # a launch has at most 2**31 - 1 blocks, and some kernels take one for each group, or for each weight
@@ -69,7 +71,9 @@ def calls(draw: st.DrawFn, backward: bool) -> Asked:
         types = {"x": x, "dy": x, "dx": x if write else None, "w": weight, "mean": "float64" if center else None,
                  "rstd": "float64", "grads": (weight or x) if parameters else None}  # fmt: skip
         aligned, in_place = draw(st.booleans()), write and draw(st.booleans())
-        return Asked(types, center, given_, aligned, in_place=in_place, write=write, parameters=parameters)
+        return Asked(
+            types, center, given_, aligned, in_place=in_place, write=write, parameters=parameters, fast=draw(st.booleans())
+        )
     write = given_ or draw(st.booleans())
     if not write:
         weight = bias = None
@@ -81,7 +85,7 @@ def calls(draw: st.DrawFn, backward: bool) -> Asked:
         **dict.fromkeys(("mean", "var"), TYPES[0] if given_ else None),
     }
     aligned, one_read, in_place = draw(st.booleans()), draw(st.booleans()), write and draw(st.booleans())
-    return Asked(types, center or given_, given_, aligned, one_read, in_place, write)
+    return Asked(types, center or given_, given_, aligned, one_read, in_place, write, fast=draw(st.booleans()))
 
 
 # --- what each kernel reads and writes beside x, dy, y and dx: (argument, elements) ------------------------------------
@@ -121,12 +125,23 @@ def of_columns(a: Told) -> dict[str, int]:
 
 
 def of_join(a: Told) -> dict[str, int]:
-    planes = {combine.CHANNEL: 3, combine.GRADIENTS: 2}.get(a.kind, 1)
+    planes = {combine.CHANNEL: 3, combine.GRADIENTS: 2, combine.MOMENTS: 2}.get(a.kind, 1)
     rows = -(-a.outer // a.columns)
     last = (a.units // a.groups - 1) * a.sample + (a.groups - 1) * a.group + (rows - 1) * a.row + (a.inner - 1) * a.part
     last += min(a.columns, a.outer) - 1
     out = {combine.CHANNEL: 3 * a.units * a.arithmetic.parts, combine.GRADIENTS: 2 * a.units}.get(a.kind, 4 * a.units)
     return {"sums": ((planes - 1) * a.plane + last + 1) * a.arithmetic.parts, "out": out}
+
+
+def of_apply(a: Told) -> dict[str, int]:
+    units = a.n // a.spans // a.per_sample * a.groups
+    return {"trust": 1, **dict.fromkeys(("mean", "low", "m2", "rstd"), units)}
+
+
+def of_walk(a: Told) -> int:
+    """float64 that the sums of blocks of rows take, which may be float32."""
+    size = 2 * -(-a.rows // a.block_rows) * a.groups * a.length
+    return -(-size // 2) if a.arithmetic.single else size
 
 
 USED: dict[str, Callable[[Told], dict[str, int]]] = {
@@ -142,12 +157,18 @@ USED: dict[str, Callable[[Told], dict[str, int]]] = {
         "table": a.arithmetic.rows * a.outer * a.groups,
     },
     "rows_backward": lambda a: {"table": a.arithmetic.table(a.units)},
-    "copy": lambda a: {"x": a.n, "y": a.n},
+    "copy": lambda a: {"x": -(-a.n * BYTES[a.step.kinds[0]] // 8), "y": a.n},
     "normalize_again": lambda a: {"stats": 4 * a.units},
     "gradients_again": lambda a: {"table": PAIRS.table(a.units)},
     "parameters_again": lambda a: {"table": PAIRS.table(a.samples * a.groups), "grads": 2 * a.groups * a.channels},
-    "rows_gradients": lambda a: {"out": 2 * -(-a.rows // a.tree_rows) * a.groups * a.length},
-    "apply_runs": lambda a: dict.fromkeys(("mean", "low", "rstd"), 0),
+    "rows_gradients": lambda a: {"out": of_walk(a), "table": a.rows * a.groups},
+    "join_rows": lambda a: {"sums": of_walk(a), "table": a.rows * a.groups},
+    "run_moments": lambda a: {"out": 2 * a.n},
+    "column_moments": lambda a: {"out": 2 * a.samples * a.chunks * a.width},
+    "measure_again": lambda a: {"stats": 4 * a.units},
+    "distrust": lambda a: {"trust": 1},
+    "apply_runs": of_apply,
+    "rows_forward": lambda a: {"stats": 4 * a.units, "trust": 1},
 }
 
 
@@ -194,8 +215,8 @@ def check_geometry(step: Step) -> None:
             assert together >= a.outer or together % a.rows == 0, step
         else:
             assert a.outer <= 256
-    if name in ("tiles", "tile_moments", "apply_runs", "apply_gradient_runs", "rows_forward", "rows_backward"):
-        per, n = a.values.get("per", 1), a.values.get("n", a.values.get("units"))
+    if name in ("tiles", "tile_moments", "run_moments", "apply_runs", "apply_gradient_runs", "rows_forward", "rows_backward"):
+        per, n = a.row.per if name == "rows_forward" else a.values.get("per", 1), a.values.get("n", a.values.get("units"))
         together = step.block // 8 // per
         assert (step.block // 8) % per == 0, step
         assert (step.grid - 1) * together < n <= step.grid * together
@@ -212,12 +233,31 @@ def check_geometry(step: Step) -> None:
         assert step.block == 32
         assert (step.grid - 1) * 32 < n <= step.grid * 32
         assert a.tree_rows == block_rows(a.rows)
-    if name in ("columns", "apply_columns"):
+    if name == "rows_gradients":
+        cut = a.cut
+        threads = cut.per * 32 // cut.lanes
+        together = cut.block // threads
+        items = -(-a.rows // a.block_rows) * a.groups
+        assert step.block == cut.block == together * threads
+        assert (step.grid - 1) * together < items <= step.grid * together
+        assert cut.per * 32 * cut.steps >= a.length
+        assert cut.even is (a.length == cut.per * 32 * cut.steps)
+        assert not a.wide or (a.length % 4 == 0 and cut.lanes == 4)
+        assert cut.per <= cut.lanes * tiles.WARPS
+    if name == "join_rows":
+        leaves = -(-a.rows // (a.apart * a.block_rows))
+        assert a.chunk & (a.chunk - 1) == 0
+        assert a.chunk < 1 << LEVELS
+        assert step.block // 32 * a.chunk >= leaves
+        assert a.strips == -(-a.length // 32)
+        assert a.apart * a.block_rows == block_rows(a.rows)
+        assert a.length <= 32 * 256 or not a.arithmetic.single
+    if name in ("columns", "column_moments", "apply_columns", "apply_columns_fast"):
         strips = -(-a.width // a.span)
         assert a.span in (4, 8, 16, 32, 64, 128)
         assert step.grid == a.samples * a.chunks * strips
         assert not a.wide or a.width % 4 == 0
-        rows = a.per * a.per_block if name == "columns" else a.chunk
+        rows = a.chunk if "chunk" in a.values else a.per * a.per_block
         assert (a.chunks - 1) * rows < a.rows <= a.chunks * rows
 
 

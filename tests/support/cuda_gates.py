@@ -27,7 +27,7 @@ from numba.cuda import dispatcher  # noqa: E402
 
 from numbanorm.cuda import compiler  # noqa: E402
 from numbanorm.cuda.arith import intrinsics  # noqa: E402
-from numbanorm.cuda.arith.arithmetic import PAIRS, arithmetic_of  # noqa: E402
+from numbanorm.cuda.arith.arithmetic import PAIRS, Arithmetic, arithmetic_of  # noqa: E402
 from numbanorm.cuda.compiler import Kernel  # noqa: E402
 from numbanorm.cuda.schedule import plans as schedule  # noqa: E402
 from numbanorm.cuda.schedule.steps import Schedule  # noqa: E402
@@ -45,6 +45,10 @@ TOOL = sass.disassembler()
 PLANS = {
     "rows": plan.trailing((4096, 1024), (1024,)),
     "odd rows": plan.trailing((4096, 1023), (1023,)),
+    "rows of 4096": plan.trailing((8192, 4096), (4096,)),
+    "rows of 8192": plan.trailing((8192, 8192), (8192,)),
+    "rows of 768": plan.trailing((8192, 768), (768,)),
+    "rows of 5001": plan.trailing((8192, 5001), (5001,)),
     "long rows": plan.trailing((2, 200_000), (200_000,)),
     "runs": plan.batch((32, 64, 28, 28), 1),
     "odd runs": plan.batch((32, 3, 27, 29), 1),
@@ -56,26 +60,40 @@ PLANS = {
 
 
 def forward(
-    p: Plan, x: str, center: bool = True, given: bool = False, one_read: bool = False, in_place: bool = False
+    p: Plan,
+    x: str,
+    center: bool = True,
+    given: bool = False,
+    one_read: bool = False,
+    in_place: bool = False,
+    fast: bool = False,
 ) -> Schedule:
     """The schedule of a forward call; a norm without center has a weight and no bias."""
     bias, stat = x if center else None, "float64" if given else None
     types = {"x": x, "y": x, "w": x, "b": bias, "mean": stat, "var": stat}
-    return Asked(types, center, given, True, one_read, in_place).schedule(p)
+    return Asked(types, center, given, True, one_read, in_place, fast=fast).schedule(p)
 
 
-def backward(p: Plan, x: str, center: bool = True, given: bool = False, parameters: bool = True) -> Schedule:
+def backward(
+    p: Plan, x: str, center: bool = True, given: bool = False, parameters: bool = True, exact: bool = True
+) -> Schedule:
     mean = "float64" if center else None
     types = {"x": x, "dy": x, "dx": x, "w": x, "mean": mean, "rstd": "float64", "grads": x}
-    return Asked(types, center, given, True, parameters=parameters).schedule(p)
+    return Asked(types, center, given, True, parameters=parameters, fast=not exact).schedule(p)
 
 
 CALLS: dict[str, Callable[[Plan, str], Schedule]] = {
     "forward": forward,
+    "fast": lambda p, x: forward(p, x, fast=True),
+    "fast rms": lambda p, x: forward(p, x, center=False, fast=True),
+    "fast given": lambda p, x: forward(p, x, given=True, fast=True),
     "welford": lambda p, x: forward(p, x, one_read=True),
     "in place": lambda p, x: forward(p, x, in_place=True),
     "backward": backward,
     "dx": lambda p, x: backward(p, x, parameters=False),
+    "near": lambda p, x: backward(p, x, exact=False),
+    "near dx": lambda p, x: backward(p, x, parameters=False, exact=False),
+    "near rms": lambda p, x: backward(p, x, center=False, exact=False),
     "rms": lambda p, x: forward(p, x, center=False),
     "rms backward": lambda p, x: backward(p, x, center=False),
     "given": lambda p, x: forward(p, x, given=True),
@@ -85,11 +103,20 @@ CALLS: dict[str, Callable[[Plan, str], Schedule]] = {
 BOTH = ("forward", "backward")
 WIDE = ("rows", "runs", "columns")
 ROWS = ("rows", "odd rows", "long rows")  # RMS norm is of rows alone
+WALKED = ("rows of 4096", "rows of 8192", "rows of 768", "rows of 5001")
+ALL = tuple(name for name in PLANS if name not in WALKED)
 BATCHES = ("runs", "odd runs", "columns", "odd columns")  # statistics are given to batch and instance norm alone
 #: all of float32 for sm_90, and of the rest what differs: loads and stores, and the pairs of float64
 SELECTED: dict[Capability, list[tuple[str, Iterable[str], tuple[str, ...]]]] = {
     (9, 0): [
-        ("float32", PLANS, ("forward", "welford", "backward", "dx")),
+        ("float32", ALL, ("fast", "forward", "welford", "backward", "dx")),
+        ("float32", ROWS, ("fast rms",)),
+        ("float32", BATCHES, ("fast given",)),
+        ("bfloat16", ALL, ("fast",)),
+        *((x, WALKED, ("near",)) for x in ("float32", "bfloat16")),
+        ("float16", WALKED[:1], ("near",)),
+        ("float32", ("rows", "odd rows"), ("near", "near dx", "near rms")),
+        ("bfloat16", WALKED[:1], ("backward", "near dx")),
         ("float32", ROWS, ("rms", "rms backward")),
         ("float32", BATCHES, ("given", "given backward")),
         ("float64", (*WIDE, "odd rows"), BOTH),
@@ -117,9 +144,16 @@ def selected() -> Iterator[Key]:
 KEYS = list(dict.fromkeys(selected()))
 
 
+def short(constant: Any) -> str:
+    """A kernel's constant in a test's name."""
+    if isinstance(constant, Arithmetic):
+        return f"{constant.parts}{'s' * constant.single}{'o' * constant.at_once}"
+    return ".".join(map(short, constant)) if isinstance(constant, tuple) else str(int(constant))
+
+
 def name_of(key: Key) -> str:
     kernel, kinds, capability = key
-    constants = ",".join(str(int(getattr(c, "parts", c))) for c in kernel.constants)
+    constants = ",".join(map(short, kernel.constants))
     return f"sm_{capability[0]}{capability[1]}-{kernel.build.__name__}({constants})-{kinds[0]}"
 
 
@@ -148,6 +182,13 @@ class Compiled:
     def double(self) -> bool:
         """Whether sums are pairs of float64."""
         return flags(self.kernel).get("arithmetic", arithmetic_of(self.kinds[0])) == PAIRS
+
+    @property
+    def single(self) -> bool:
+        """Whether elements are computed in float32."""
+        return self.kernel.build.__name__ == "apply_columns_fast" or getattr(
+            flags(self.kernel).get("arithmetic"), "single", False
+        )
 
     @property
     def wide(self) -> bool | None:

@@ -24,6 +24,7 @@ class Asked(NamedTuple):
     in_place: bool = False
     write: bool = True
     parameters: bool = False
+    fast: bool = False  # as a call without options: one read, results in float32
 
     def schedule(self, plan: Plan) -> Schedule:
         """The launches for a plan, forward or backward as there is a dy."""
@@ -31,8 +32,12 @@ class Asked(NamedTuple):
         weight = self.parameters if backward else self.types["w"] is not None
         bias = self.parameters if backward else self.types["b"] is not None
         source, method = GIVEN if self.given else OWN, "welford" if self.one_read else "two_pass"
+        if self.fast and self.center and not (self.given or backward):
+            method = "one_read"
         call = Call(
-            plan, np.dtype(x), backward, self.center, source, method, write=self.write, weight=weight, bias=bias,
+            plan, np.dtype(x), backward, self.center, source, method, not self.fast, write=self.write, weight=weight, bias=bias,
             in_place=self.in_place,
         )  # fmt: skip
-        return (plans.backward if backward else plans.forward)(Schedule(self.types, self.aligned), call)
+        return (plans.backward if backward else plans.forward)(
+            Schedule(self.types, self.aligned, call.exact, call.method == "one_read"), call
+        )

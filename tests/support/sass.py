@@ -122,16 +122,100 @@ def operand_words(op: str) -> int:
 def in_flight(main: str) -> int:
     """Most loads of x that are on their way at once, in the order of the code: asked for, and not yet used.
 
-    Those of constants (parameters, statistics) are left out. It is what hides the latency of memory.
+    Those of constants (parameters, statistics) are left out; copies to shared memory are waited for together. It is what hides
+    the latency of memory.
     """
     waiting: list[set[int]] = []
-    most = 0
+    most, copies = 0, 0
     for m in SASS.finditer(main):
         op, (target, *rest) = m.group(1), m.group(2).split(",")
         if op.startswith("LDG") and "CONSTANT" not in op:
             waiting.append(touched(target, operand_words(op)))
+        elif op.startswith("LDGSTS"):
+            copies += 1
+        elif op.startswith("DEPBAR"):
+            copies = 0
         else:
             used = touched(",".join(rest if rest else [target]), operand_words(op))
             waiting = [w for w in waiting if not w & used]
-        most = max(most, len(waiting))
+        most = max(most, len(waiting) + copies)
     return most
+
+
+LINE = re.compile(r"^\s*(\.L_x_\d+):|/\*[0-9a-f]{4,}\*/\s+(@!?U?P\w+\s+)?([A-Z][\w.]*)([^;]*);", re.M)
+
+
+def followers(text: str) -> tuple[list[str], list[list[int]]]:
+    """Instructions, and the places of those that can come next."""
+    found, labels = [], dict[str, int]()
+    for m in LINE.finditer(text):
+        if m.group(1):
+            labels[m.group(1)] = len(found)
+        else:
+            found.append((m.group(2), m.group(3), m.group(4)))
+    following = []
+    for i, (guard, op, operands) in enumerate(found):
+        jump, name = op.startswith("BRA"), re.search(r"\.L_x_\d+", operands)
+        conditional = guard or re.search(r"\bU?P\d", operands.split("`")[0])
+        places = [labels[name[0]]] if jump and name else []
+        places += [i + 1] if conditional or not (jump or op.startswith(("EXIT", "RET"))) else []
+        following.append([place for place in places if place < len(found)])
+    return [op for _, op, _ in found], following
+
+
+def reached(start: int, edges: list[list[int]]) -> set[int]:
+    """What can be reached from a place."""
+    seen, waiting = {start}, [start]
+    while waiting:
+        new = [place for place in edges[waiting.pop()] if place not in seen]
+        seen.update(new)
+        waiting += new
+    return seen
+
+
+def looped(following: list[list[int]]) -> set[int]:
+    """Instructions in loops."""
+    before: list[list[int]] = [[] for _ in following]
+    for i, places in enumerate(following):
+        for place in places:
+            before[place].append(i)
+    back = [(i, place) for i, places in enumerate(following) for place in places if place <= i]
+    return set().union(*(reached(place, following) & reached(i, before) for i, place in back))
+
+
+def straight(text: str) -> int:
+    """Instructions on the shortest of the ways without a loop that make the most loads: all of x and its parameters."""
+    ops, following = followers(text)
+    loops, best, waiting = looped(following), dict[int, tuple[int, int] | None](), [0]
+    while waiting:
+        i = waiting[-1]
+        places = [place for place in following[i] if place not in loops]
+        new = [place for place in places if place not in best]
+        if new:
+            waiting += new
+            continue
+        waiting.pop()
+        ways = [way for place in places if (way := best[place]) is not None]
+        loads, length = min(ways + [(0, 0)] * ops[i].startswith("EXIT"), default=(1, 0))
+        found = loads - ops[i].startswith("LDG"), length + (ops[i] != "NOP")
+        best[i] = found if ways or ops[i].startswith("EXIT") else None
+    assert best[0] is not None
+    return best[0][1]
+
+
+LABEL_OR_CODE = re.compile(r"^\.(L_x_\d+):|/\*[0-9a-f]{4,}\*/\s+([^;]*);", re.M)
+BACK = re.compile(r"BRA(?:\.\w+)* .*`\(\.(L_x_\d+)\)")
+
+
+def longest_loop(main: str) -> int:
+    """Instructions of the longest loop, of the code before the kernel's last exit: behind it lies what is hardly ever run."""
+    places, count, longest = dict[str, int](), 0, 0
+    for m in LABEL_OR_CODE.finditer(main[: main.rindex("EXIT")]):
+        if m[1]:
+            places[m[1]] = count
+            continue
+        count += 1
+        back = BACK.search(m[2])
+        if back and back[1] in places:
+            longest = max(longest, count - places[back[1]])
+    return longest

@@ -8,7 +8,8 @@ has the formulae.
 
 from __future__ import annotations
 
-from .device import device, div, exchange, fma, mul, root
+from ...spec.tree import TOO_FAR
+from .device import device, div, exchange, fma, mul, nothing, root
 
 
 @device
@@ -31,7 +32,7 @@ def number(low):
 def or_nothing(v, there):
     """v, or 0 if it is not there."""
     if not there:
-        v = 0.0
+        v = nothing(v)
     return v
 
 
@@ -157,7 +158,12 @@ def inverse_root(high, low, eps):
     """1 / sqrt(high + low + eps), rounded once: a Newton step takes in what the sum, the root and the quotient lost."""
     v, error = two_sum(high, number(low))
     v, more = two_sum(v, eps)
-    error = error + more
+    return inverse_of_root(v, error + more)
+
+
+@device
+def inverse_of_root(v, error):
+    """1 / sqrt(v + error), rounded once."""
     r = div(1.0, root(v))
     p = mul(v, r)
     rest = fma(v, r, -p)
@@ -182,6 +188,57 @@ def spread(total, low, count, eps):
     high, rest = ratio(total, count)
     high, rest = variance(high, rest, low, total)
     return value(total) - mul(mul(count, low), low), inverse_root(high, rest, eps)
+
+
+@device
+def quotient_by(x, n, inverse):
+    """x / n, rounded, of a whole n, whose `inverse` is rounded: two steps from the product, where div takes a branch too."""
+    q = mul(x, inverse)
+    q = fma(fma(-q, n, x), inverse, q)
+    return fma(fma(-q, n, x), inverse, q)
+
+
+@device
+def ratio_by(x, n, inverse, halving):
+    """Twin of `ratio` for a float64, nan where that is infinite; halving: whether n is a power of two, and nothing is lost."""
+    if halving:
+        q = mul(x, inverse)
+        return q, fma(-q, n, x)
+    q = quotient_by(x, n, inverse)
+    return q, quotient_by(fma(-q, n, x), n, inverse)
+
+
+@device
+def moments(s, q, n, inverse, halving, eps):
+    """Sum and sum of squares of a group -> (mean, low, m2, rstd), and rstd is 0 where their difference loses too many bits."""
+    mean, low = ratio_by(s[0], n, inverse, halving)
+    if mean != mean:
+        mean = s[0]  # what is infinite stays so
+    m2 = fma(-s[0], mean, q[0])
+    high, rest = ratio_by(m2, n, inverse, halving)
+    if halving:
+        v, error = two_sum(high, eps)
+        rstd = inverse_of_root(v, error)
+    else:
+        rstd = inverse_root(high, rest, eps)
+    return mean, low, m2, if_accepted(q[0], m2, rstd)
+
+
+@device
+def if_accepted(q, m2, rstd):
+    """rstd, or 0 if squares about 0 are too many times those about the mean."""
+    if not q <= mul(TOO_FAR, m2):
+        rstd = 0.0
+    return rstd
+
+
+@device
+def moments_of(s, q, n, eps):
+    """Twin of `moments` where there is no inverse of n."""
+    mean, low = ratio((s[0],), n)
+    m2 = fma(-s[0], mean, q[0])
+    high, rest = ratio((m2,), n)
+    return mean, low, m2, if_accepted(q[0], m2, inverse_root(high, rest, eps))
 
 
 @device
@@ -216,10 +273,16 @@ def settled(center, u, ud, d, count, rstd):
     dx = d * slope + (u * rstd + shift), where slope and shift have the parts of u; d * rstd + offset is the normalized x;
     size is that of an average u.
     """
-    c1, c2, delta = average(u, count), average(ud, count), kept(center, average(d, count))
+    c1, c2, delta = average(u, count), average(ud, count), average(d, count)
+    return of_averages(center, c1, c2, kept(center, delta), rstd)
+
+
+@device
+def of_averages(center, c1, c2, delta, rstd):
+    """`settled`, from averages."""
     size = abs(c1[0]) + abs(mul(c2[0], rstd))
     c1 = kept(center, c1)
     r = (rstd,)
-    slope = negative(times_cube(plus(c2, negative(multiply(delta, c1, u))), rstd))
-    shift = plus(negative(multiply(c1, r, u)), negative(multiply(delta, slope, u)))
-    return slope, shift, -value(multiply(delta, r, u)), size
+    slope = negative(times_cube(plus(c2, negative(multiply(delta, c1, c1))), rstd))
+    shift = plus(negative(multiply(c1, r, c1)), negative(multiply(delta, slope, c1)))
+    return slope, shift, -value(multiply(delta, r, c1)), size

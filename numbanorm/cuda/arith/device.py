@@ -16,4 +16,11 @@ barrier, block, compiled, device, div, exchange, fma = (
 load1, load4, mul, read1, read4, root, store1, store4 = (
     chosen.load1, chosen.load4, chosen.mul, chosen.read1, chosen.read4, chosen.root, chosen.store1, chosen.store4,
 )  # fmt: skip
-quotient, thread, threads = chosen.quotient, chosen.thread, chosen.threads
+nothing, peek1, peek4, single, take1, take4, towards_zero, vote, widen = (
+    chosen.nothing, chosen.peek1, chosen.peek4, chosen.single, chosen.take1, chosen.take4, chosen.towards_zero, chosen.vote,
+    chosen.widen,
+)  # fmt: skip
+after, from_lane, pinned, seen, stage4, staged, unstage4 = (
+    chosen.after, chosen.from_lane, chosen.pinned, chosen.seen, chosen.stage4, chosen.staged, chosen.unstage4,
+)  # fmt: skip
+blocks, quotient, thread, threads = chosen.blocks, chosen.quotient, chosen.thread, chosen.threads

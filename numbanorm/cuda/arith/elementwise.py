@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from .accumulators import multiply
@@ -9,7 +10,8 @@ from .device import device, fma, mul, quotient, read1
 from .tiles import fetch, fetch_constant, four, four_add, four_fma, four_mul, four_reads, same
 
 MEAN, LOW, M2, RSTD = 0, 1, 2, 3  # rows of the statistics, float64 (4, units): the mean is MEAN + LOW, unevaluated
-SOME, EACH, FOURS = 0, 1, 2  # elements that share a parameter: any number, one, a multiple of a thread's four neighbours
+# elements that share a parameter: any number, one, a multiple of a thread's four neighbours, all of a run
+SOME, EACH, FOURS, ALL = 0, 1, 2, 3
 # rows of what a gradient takes, float64 (3, units); of float64 elements (6, units), and LEFT: 1 if any group left the range
 SLOPE, SHIFT, OFFSET, SLOPE_LOW, SHIFT_LOW, SIZE, LEFT = 0, 1, 2, 3, 4, 5, 6
 
@@ -81,6 +83,7 @@ def table_rows(slants):
 four_slanted, four_normalized, four_slants = four(slanted, 4), four(normalized, 3), four(slant, 2)
 
 
+@cache
 def upstream(is_weighted: bool) -> Any:
     """A function that gives u = dy * weight, or dy, with the parts of an accumulator."""
 
@@ -114,11 +117,12 @@ def shared_places(wide, start, begin, left, k, t):
     )
 
 
+@cache
 def parameters(wide: bool, sharing: int, weighted: bool, biased: bool, early: bool = True) -> Any:
     """A function that loads weight and bias of a step's elements; 1 and -0.0 where there are none.
 
-    sharing: how many elements have one, EACH, FOURS (all four of a thread) or SOME. Loads that need not be `early` cannot pass
-    stores, and so take fewer registers.
+    sharing: how many elements have one, EACH, FOURS (all four of a thread), ALL (of a run) or SOME. Loads that need not be
+    `early` cannot pass stores, and so take fewer registers.
     """
     load = fetch_constant if early else fetch
 
@@ -138,6 +142,14 @@ def parameters(wide: bool, sharing: int, weighted: bool, biased: bool, early: bo
             shift = read1(b, at)
         return same(scale), same(shift)
 
+    def by_runs(w, b, start, begin, left, j, t):
+        scale, shift = same(1.0), same(-0.0)
+        if weighted:
+            scale = same(read1(w, start[0])) if wide else four_reads(start, w)
+        if biased:
+            shift = same(read1(b, start[0])) if wide else four_reads(start, b)
+        return scale, shift
+
     def by_some(w, b, start, begin, left, j, t):
         at, scale, shift = shared_places(wide, start, begin, left, 32 * j, t), same(1.0), same(-0.0)
         if weighted:
@@ -146,4 +158,4 @@ def parameters(wide: bool, sharing: int, weighted: bool, biased: bool, early: bo
             shift = four_reads(at, b)
         return scale, shift
 
-    return device({EACH: each, FOURS: by_fours, SOME: by_some}[sharing])
+    return device({EACH: each, FOURS: by_fours, SOME: by_some, ALL: by_runs}[sharing])

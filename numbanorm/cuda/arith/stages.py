@@ -8,13 +8,19 @@ from __future__ import annotations
 
 from .device import device, load1, store1
 from .elementwise import four_affine, four_slanted
-from .tiles import fetch, put
+from .tiles import fetch, fetch_stored, put
 
 
 @device
 def enter(wide, p, at, left, j):
     """Step j of x or dy: four elements, 0 where there is none."""
     return fetch(wide, p, at, left, j)
+
+
+@device
+def take(wide, p, at, left, j):
+    """Step j of x or dy as a thread holds it: float32, unless it is float64."""
+    return fetch_stored(wide, p, at, left, j)
 
 
 @device

@@ -15,7 +15,26 @@ from __future__ import annotations
 from numba import int32
 
 from .accumulators import across, empty, kept, less, multiply, or_nothing, plus, product, ratio, spread, term
-from .device import barrier, block, device, fma, load1, load4, mul, quotient, read1, read4, store1, store4, thread, threads
+from .device import (
+    barrier,
+    block,
+    device,
+    fma,
+    load1,
+    load4,
+    mul,
+    peek1,
+    quotient,
+    read1,
+    read4,
+    store1,
+    store4,
+    take1,
+    take4,
+    thread,
+    threads,
+    widen,
+)
 
 STEPS = 8
 HELD = 4 * STEPS  # elements of a thread
@@ -94,6 +113,18 @@ def load_at(i, p):
 def read_at(i, p):
     """p[i] where nothing is written, the element first"""
     return read1(p, i)
+
+
+@device
+def take_at(i, p):
+    """p[i] as it is held, the element first"""
+    return take1(p, i)
+
+
+@device
+def peek_at(i, p):
+    """The same where nothing is written"""
+    return peek1(p, i)
 
 
 @device
@@ -218,6 +249,7 @@ four_places, four_or_nothing, four_loads, four_reads = (
     four(load_at, 1),
     four(read_at, 1),
 )
+four_takes, four_peeks, four_widen = four(take_at, 1), four(peek_at, 1), four(widen, 1)
 
 
 @device
@@ -235,6 +267,13 @@ def fetch_constant(wide, p, at, left, j):
     """Twin of `fetch` where nothing is written while the kernel runs."""
     places = four_places(at, left, 32 * j)
     return four_or_nothing(read4(p, places[0]) if wide else four_reads(places, p), present(left, j))
+
+
+@device
+def fetch_stored(wide, p, at, left, j):
+    """Twin of `fetch` that gives elements as they are held: float32, unless they are float64."""
+    places = four_places(at, left, 32 * j)
+    return four_or_nothing(take4(p, places[0]) if wide else four_takes(places, p), present(left, j))
 
 
 @device

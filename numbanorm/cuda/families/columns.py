@@ -33,6 +33,7 @@ from ..arith.tiles import (
     four_sums,
     four_terms,
     hold,
+    once,
     present,
     recall,
     same,
@@ -84,6 +85,58 @@ def entry(unit, there, table, start):
 
 
 four_within, four_units, four_entries = four(within, 1), four(column_unit, 1), four(entry, 2)
+# with one predicate for neighbours ptxas spills sums of two arrays, and takes loads of float64 apart
+neighbours_within = once(within, 1)
+
+
+@device
+def remainder(column, real):
+    """A column's place in its row, of which some are folded into one."""
+    return column - quotient(column, real) * real
+
+
+@device
+def next_remainder(own, real):
+    """The place in a row behind another."""
+    own += 1
+    if own == real:
+        own = 0
+    return own
+
+
+@device
+def next_quotient(q, own, size):
+    """own // size, from that of the place before it in a row."""
+    if own == 0:
+        q = 0
+    elif own == (q + 1) * size:
+        q += 1
+    return q
+
+
+four_remainders, four_owners = four(remainder, 1), four(quotient, 1)
+
+
+@device
+def places_in_row(wide, column, real):
+    """Four columns' places in their rows: one division where they are neighbours."""
+    if wide:
+        a = remainder(column[0], real)
+        b = next_remainder(a, real)
+        c = next_remainder(b, real)
+        return a, b, c, next_remainder(c, real)
+    return four_remainders(column, real)
+
+
+@device
+def owners(wide, own, size):
+    """Which of those that have `size` places of a row each these four belong to; likewise."""
+    if wide:
+        a = quotient(own[0], size)
+        b = next_quotient(a, own[1], size)
+        c = next_quotient(b, own[2], size)
+        return a, b, c, next_quotient(c, own[3], size)
+    return four_owners(own, size)
 
 
 @device
@@ -241,18 +294,6 @@ def columns(kind: int, wide: bool, arithmetic: Arithmetic, center: bool, correct
     return kernel
 
 
-@device
-def column_weight(column, there, p, real, t):
-    """Parameter of a column, of which t share one, or 0 if it is not there."""
-    w = 0.0
-    if there > 0:
-        w = read1(p, quotient(column - quotient(column, real) * real, t))
-    return w
-
-
-four_weights = four(column_weight, 2)
-
-
 # d = x[sample, row, column] - mean[unit]
 #     y[sample, row, column] = d * (rstd[unit] * w[c]) + (-(low[unit] * rstd[unit]) * w[c] + b[c])
 #     dx[sample, row, column] = d * slope[unit] + (dy * (rstd[unit] * w[c]) + shift[unit])
@@ -270,12 +311,13 @@ def apply_columns(wide: bool, arithmetic: Arithmetic, center: bool, weighted: bo
         sample = quotient(strip_chunk, chunks)
         column = columns_of(wide, (block() - strip_chunk * strips) * span, span)
         there = four_within(column, width)
-        unit = four_units(column, sample, real, length, groups)
+        own = places_in_row(wide, column, real)
+        unit, place = four_next(owners(wide, own, length), sample * groups), owners(wide, own, t)
         r, m, scale, like = four_entries(unit, there, rstd, 0), same(0.0), same(1.0), same(zero)
         if center:
             m = four_entries(unit, there, mean, 0)
         if weighted:
-            scale = four_weights(column, there, w, real, t)
+            scale = four_entries(place, there, w, 0)
         if gradient:
             both = four_multiplied(four_only(r), four_only(scale), like)
             slope = four_slants(unit, there, table, SLOPE, SLOPE_LOW, units, zero)
@@ -285,7 +327,7 @@ def apply_columns(wide: bool, arithmetic: Arithmetic, center: bool, weighted: bo
             if center:
                 c = four_shares(four_entries(unit, there, low, 0), r)
             if biased:
-                bias = four_weights(column, there, b, real, t)
+                bias = four_entries(place, there, b, 0)
         step = quotient(BLOCK, threads_of_row)
         first = (strip_chunk - sample * chunks) * chunk
         last, row = min(rows, first + chunk), first + quotient(thread(), threads_of_row)

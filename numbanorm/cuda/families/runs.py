@@ -19,7 +19,6 @@ from ..arith.elementwise import (
     SHIFT_LOW,
     SLOPE,
     SLOPE_LOW,
-    four_shares,
     four_slants,
     parameters,
     upstream,
@@ -33,7 +32,6 @@ from ..arith.tiles import (
     four,
     four_distances,
     four_lesses,
-    four_minus,
     four_products,
     four_sums,
     four_terms,
@@ -182,30 +180,6 @@ def tile_moments(wide: bool, arithmetic: Arithmetic) -> Any:
             q = four_products(q, d, d)
         note_sums(wide, a, item, begin, out, n, 0)
         note_sums(wide, fold(wide, q), item, begin, out, n, 1)
-
-    return kernel
-
-
-# y[item] = (x[item] - mean[unit]) * (rstd[unit] * w) + (-(low[unit] * rstd[unit]) * w + b)
-def apply_runs(wide: bool, arithmetic: Arithmetic, center: bool, sharing: int, weighted: bool, biased: bool) -> Any:
-    """x: runs of `length` elements, in n items -> y. mean, low, rstd: float64 (units,)."""
-    both, enter, finish = parameters(wide, sharing, weighted, biased), arithmetic.enter, arithmetic.finish
-
-    def kernel(x, w, b, y, mean, low, rstd, n, spans, span, length, per_sample, groups, channels, t, per):
-        held = cuda.local.array(HALF_HELD, float64)
-        item, begin = items(wide, per), begins(wide, per)
-        at, left = item_places(item, begin, spans, span, length), four_inside(item, begin, n, spans, span, length)
-        unit = four_item_units(item, n, spans, per_sample, groups, channels)
-        base, where = four_bases(item, spans, groups, quotient(length, t)), four_in_runs(item, begin, spans, span)
-        m, c, r = same(0.0), same(-0.0), four_entries(unit, rstd, 0, 0)
-        if center:
-            m, c = four_entries(unit, mean, 0, 0), four_shares(four_entries(unit, low, 0, 0), r)
-        for h in (0, HALF):
-            for j in range(HALF):
-                hold(held, j, enter(wide, x, at, left, h + j))
-            for j in range(HALF):
-                scale_shift = both(w, b, base, where, left, h + j, t)
-                finish(wide, y, at, left, h + j, four_minus(recall(held, j), m), (r, c), scale_shift)
 
     return kernel
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from ...spec.call import Call
-from ...spec.tree import LEAST_RUN, TILE, block_rows, by_columns, fold_for, gradient_family
-from .. import combine, driver, partial_sums, rescale_gradients
+from ...spec.tree import LEAST_RUN, block_rows, by_columns, fold_for, gradient_family
+from .. import combine, partial_sums, rescale_gradients
 from .. import rescale_sums as warps
-from ..arith import tiles
 from ..arith.elementwise import EACH, OFFSET
 from ..families import rows, runs
 from .forward import write_columns, write_runs
@@ -27,6 +26,7 @@ from .steps import (
     sum_columns,
     sum_runs,
 )
+from .walk import walk_rows, walked_in_float32
 
 
 def backward(s: Schedule, call: Call) -> Schedule:
@@ -34,7 +34,12 @@ def backward(s: Schedule, call: Call) -> Schedule:
     plan = call.plan
     family = gradient_family(plan)
     scaled = call.write and call.given
-    if call.affine or (call.write and not call.given):
+    s.exact = s.exact or not walked_in_float32(s, call)
+    if not s.exact:
+        walk_rows(s, call)
+        if call.in_place:
+            s.elsewhere("dx", plan.size)
+    elif call.affine or (call.write and not call.given):
         rescales, make = s.arithmetic.rescales, gradients_of_rows if family == "rows" else gradients_of_channels
         table = make(s, call)
         if rescales:
@@ -157,21 +162,6 @@ def gradients_of_rows(s: Schedule, call: Call) -> Part | None:
     if dx and not in_registers:
         write_gradients(s, call, table)
     return table
-
-
-def walk_rows(s: Schedule, call: Call) -> None:
-    """dx, dweight and dbias with one read of x and dy."""
-    plan = call.plan
-    length, weighted, tree_rows = plan.K * plan.T, s.types["w"] is not None, block_rows(plan.B)
-    warps, blocks, width = -(-length // TILE), -(-plan.B // tree_rows), plan.G * length
-    together = max(1, driver.DRIVER.block_threads // 32 // warps)
-    sums = s.room(2 * blocks * width)
-    s.add(
-        rows.rows_gradients, (call.center, weighted), -(-blocks * plan.G // together), 32 * warps * together, 32 * tiles.WARPS,
-        x="x", dy="dy", dx="dx", w="w", mean="mean", rstd="rstd", out=sums, rows=plan.B, groups=plan.G, length=length,
-        warps=warps, tree_rows=tree_rows, count=float(plan.count),
-    )  # fmt: skip
-    join_columns(s, plan, combine.GRADIENTS, "grads", sums, grid_of(1, plan.B, width, False), blocks)
 
 
 def hold_rows(s: Schedule, call: Call) -> Part:

@@ -21,7 +21,7 @@ def scheduled(call: Call, dtypes: tuple[Any, ...], aligned: bool) -> Schedule:
     """Cached schedule for arrays of these dtypes; keyed by dtype, since dtype names cost 2 us."""
     names = BACKWARD if call.backward else FORWARD
     types = {n: None if d is None else name_of(d) for n, d in zip(names, dtypes, strict=True)}
-    return (backward if call.backward else forward)(Schedule(types, aligned), call)
+    return (backward if call.backward else forward)(Schedule(types, aligned, call.exact, call.method == "one_read"), call)
 
 
 @lru_cache(maxsize=1024)

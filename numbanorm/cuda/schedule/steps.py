@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from ...spec.call import Call
+from ...spec.dtypes import DTYPES
 from ...spec.plan import Plan
 from ...spec.tree import TILE, block_rows, fold_for
 from .. import combine, driver
@@ -30,10 +31,11 @@ NUMBERS = ("eps", "n", "old", "new")  # arguments that differ from call to call
 
 @dataclass(frozen=True)
 class Part:
-    """An array from one of its elements on."""
+    """An array from one of its elements on; of work space, float64, and what type lies there."""
 
     name: str
     offset: int
+    kind: str = "float64"
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Schedule:
 
     types: dict[str, str | None]  # dtype names of arrays; None for what is not there
     aligned: bool = False  # whether all addresses allow 16-byte accesses
+    exact: bool = True  # see `Call`
+    at_once: bool = False  # whether statistics are taken in one read
     work: int = 0
     steps: list[Step] = field(default_factory=list)
     reason: str = ""
@@ -70,7 +74,7 @@ class Schedule:
     @property
     def arithmetic(self) -> Arithmetic:
         """The arithmetic for elements of x."""
-        return arithmetic_of(self.types["x"])
+        return arithmetic_of(self.types["x"], self.exact, self.at_once)
 
     def reserve(self, size: int) -> Part:
         """Work space of so many float64."""
@@ -108,13 +112,13 @@ class Schedule:
         self.add(build, constants, -(-size // partials.BLOCK), partials.BLOCK, **named)
 
     def elsewhere(self, name: str, size: int) -> None:
-        """Let all steps so far write to work space what they write to an array of float64, and one more copy it there."""
-        start = self.work + self.work % 2  # of 16 bytes
-        self.work = start + size
+        """Let all steps so far write to work space what they write to an array, and one more copy it there."""
+        start, kind = self.work + self.work % 2, str(self.types[name])  # of 16 bytes
+        self.work = start - -size * DTYPES[kind].itemsize // 8
         for k, step in enumerate(self.steps):
             moved = tuple((at, "work", start + offset) if n == name else (at, n, offset) for at, n, offset in step.pointers)
             self.steps[k] = replace(step, pointers=moved)
-        self.add_each(partials.copy, (), size, x=Part("work", start), y=name, n=size)
+        self.add_each(partials.copy, (), size, x=Part("work", start, kind), y=name, n=size)
 
     def kind(self, argument: Any) -> str:
         """The type of an argument; an array that is not there is never read, so any type does."""
@@ -122,6 +126,8 @@ class Schedule:
             return "float"
         if isinstance(argument, str):
             return self.types.get(argument) or "float64"
+        if isinstance(argument, Part):
+            return argument.kind
         return "int" if isinstance(argument, int) else "float64"
 
 
@@ -199,7 +205,7 @@ def fewer(s: Schedule, sums: Part, planes: int, n: int, columns: int, most: int)
         less = -(-n // combine.FACTOR)
         size = planes * less * columns
         out = s.room(size)
-        s.add_each(combine.pairs, (s.arithmetic,), size, sums=sums, out=out, size=size, n=n, fewer=less, columns=columns)
+        s.add_each(combine.pairs, (s.arithmetic.sums,), size, sums=sums, out=out, size=size, n=n, fewer=less, columns=columns)
         sums, n = out, less
     return sums, n
 
@@ -223,9 +229,12 @@ class Joined(NamedTuple):
 def join(s: Schedule, plan: Plan, kind: int, out: Any, sums: Part, n: Joined, strides: combine.Strides) -> None:
     """Partial sums to their units."""
     block, width = join_block(n.outer, n.inner)
-    low, eps = "stats" if kind == combine.SPREAD else None, "eps" if kind in (combine.SPREAD, combine.SQUARE) else 0.0
+    low, eps = (
+        "stats" if kind == combine.SPREAD else None,
+        "eps" if kind in (combine.SPREAD, combine.SQUARE, combine.MOMENTS) else 0.0,
+    )
     s.add(
-        combine.join, (kind, s.arithmetic, n.by_rows), n.units, block, combine.MOST,
+        combine.join, (kind, s.arithmetic.sums, n.by_rows), n.units, block, combine.MOST,
         sums=sums, out=out, low=low, units=n.units, count=float(plan.count), eps=eps, outer=n.outer, inner=n.inner, width=width,
         rows=block_rows(n.outer), **strides._asdict(),
     )  # fmt: skip
@@ -327,13 +336,19 @@ def join_columns(s: Schedule, plan: Plan, kind: int, out: Any, sums: Part, g: Gr
     join(s, plan, kind, out, sums, Joined(g.samples * units, outer, inner, by_rows=False), strides)
 
 
+def row_chunks(plan: Plan, aligned: bool) -> tuple[Grid, int, int, int]:
+    """Cutting of columns for an elementwise kernel: blocks, rows of each, and how many share a sample's rows."""
+    g = folded(plan, aligned)
+    chunk = 4 * partials.BLOCK // g.span * ROWS_TOGETHER
+    chunks = -(-g.rows // chunk)
+    return g, g.samples * chunks * g.strips, chunk, chunks
+
+
 def element_columns(s: Schedule, call: Call, arrays: dict[str, Any], flags: tuple[bool, ...]) -> None:
     """flags: center, weighted, biased, gradient; see `columns.apply_columns`."""
     plan = call.plan
-    g = folded(plan, s.aligned)
-    chunk = 4 * partials.BLOCK // g.span * ROWS_TOGETHER
-    chunks = -(-g.rows // chunk)
+    g, blocks, chunk, chunks = row_chunks(plan, s.aligned)
     s.add(
-        columns.apply_columns, (g.wide, s.arithmetic, *flags), g.samples * chunks * g.strips, partials.BLOCK,
+        columns.apply_columns, (g.wide, s.arithmetic, *flags), blocks, partials.BLOCK,
         **arrays, **g.sizes(plan), units=plan.units, t=plan.T, chunk=chunk, chunks=chunks,
     )  # fmt: skip
