@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
-from sklearn.utils.validation import FLOAT_DTYPES, check_is_fitted, validate_data
+from sklearn.utils.validation import FLOAT_DTYPES, _check_sample_weight, check_is_fitted, validate_data
 
 from ..moments import Moments
 from ..spec.checks import Array
@@ -19,8 +19,8 @@ __all__ = ["StandardScaler"]
 class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """Standardize features: z = (x - mean) / std, as `sklearn.preprocessing.StandardScaler` does.
 
-    float32 stays float32, from float64 statistics. A constant feature, however large, becomes exactly 0. Other than there, nan
-    is refused, and there are no sparse matrices and no sample weights.
+    float32 stays float32, from float64 statistics. A constant feature, however large, becomes exactly 0. What is nan does not
+    count, and stays nan; a feature of nothing but nan has a mean of 0. Other than there, there are no sparse matrices.
 
     Parameters
     ----------
@@ -38,7 +38,8 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     mean_, var_, scale_ : float64 array of shape (n_features,)
         Mean, biased variance, and what is divided by: the standard deviation, or 1 for a constant. var_ and scale_ are None
         without `with_std`.
-    n_samples_seen_ : int
+    n_samples_seen_ : number, or array of shape (n_features,)
+        The samples, or the sum of their weights; an array where features differ, for some are nan.
     n_features_in_ : int
     feature_names_in_ : array of str
         Where X has names.
@@ -58,16 +59,28 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.with_std = with_std
         self.exact = exact
 
-    def fit(self, X: Any, y: Any = None) -> Self:
-        """Take the moments of X (n_samples, n_features), and forget those of before."""
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Take the moments of X (n_samples, n_features), and forget those of before; see `partial_fit`."""
         self.__dict__.pop("moments_", None)
-        return self.partial_fit(X, y)
+        return self.partial_fit(X, y, sample_weight)
 
-    def partial_fit(self, X: Any, y: Any = None) -> Self:
-        """Take in X (n_samples, n_features) beside what was fitted before."""
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Take in X (n_samples, n_features) beside what was fitted before.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_features)
+        y
+            Nothing reads it.
+        sample_weight : array of shape (n_samples,), optional
+            How often each sample counts; it need not be whole.
+        """
         before = self.__dict__.get("moments_", Moments(axis=0))
-        X = validate_data(self, X, dtype=FLOAT_DTYPES, reset="moments_" not in self.__dict__)
-        return self._seen(before + Moments(axis=0).update(X))
+        X = validate_data(self, X, dtype=FLOAT_DTYPES, reset="moments_" not in self.__dict__, ensure_all_finite="allow-nan")
+        how: dict[str, Any] = {"nan": "omit" if np.isnan(X).any() else "propagate"}
+        if sample_weight is not None:
+            how["weights"] = _check_sample_weight(sample_weight, X, dtype=np.float64)[:, None]
+        return self._seen(before + Moments(axis=0).update(X, **how))
 
     def merge(self, other: StandardScaler) -> Self:
         """Take in what another one, that was fitted to other samples of the same features, has seen.
@@ -89,8 +102,8 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     def _seen(self, m: Moments) -> Self:
         """Keep moments, and what scikit-learn shows of them."""
-        self.moments_, self.mean_, self.n_samples_seen_ = m, np.array(m.mean), m.count
-        std = m.std()
+        self.moments_, self.mean_, std, count = m, np.array(m.mean), m.std(), np.asarray(m.count)
+        self.n_samples_seen_: Any = count[()] if count.ndim == 0 or np.ptp(count) else count[0]
         self.var_: Array | None = m.var() if self.with_std else None
         self.scale_: Array | None = np.where(std > 0, std, 1.0) if self.with_std else None
         return self
@@ -113,9 +126,11 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def _taken(self, X: Any) -> Array:
         """X as an array of floats that fits what was fitted; one to write to, if results go there."""
         check_is_fitted(self)
-        return validate_data(self, X, dtype=FLOAT_DTYPES, reset=False, force_writeable=not self.copy)  # type: ignore[no-any-return]
+        how = {"force_writeable": not self.copy, "ensure_all_finite": "allow-nan"}
+        return validate_data(self, X, dtype=FLOAT_DTYPES, reset=False, **how)  # type: ignore[no-any-return]
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32", "float16"]
         return tags

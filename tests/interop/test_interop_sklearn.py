@@ -118,3 +118,36 @@ def test_what_cannot_be_merged(rng: np.random.Generator) -> None:
     with pytest.raises(ValueError, match="must have the same features to be merged"):
         fitted.merge(StandardScaler().fit(x[:, :1]))
     assert pickle.dumps(fitted) == before
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_gaps_and_weights(weighted: bool, rng: np.random.Generator) -> None:
+    """nan is left out and kept, weights count, in pieces too: scikit-learn's numbers."""
+    x, gaps = rng.normal(10, 3, (300, 4)).astype(np.float32), rng.uniform(size=(300, 4)) < 0.2
+    x[gaps] = np.nan
+    x[:50] = np.nan_to_num(x[:50], nan=9.0)  # a piece without gaps
+    weight = rng.uniform(0, 2, 300) * (rng.uniform(size=300) < 0.9) if weighted else None
+    mine, theirs = StandardScaler(), preprocessing.StandardScaler().fit(x.astype(np.float64), sample_weight=weight)
+    for part in np.split(np.arange(300), [50, 51, 200]):
+        mine.partial_fit(x[part], sample_weight=None if weight is None else weight[part])
+    for name in ("mean_", "var_", "scale_", "n_samples_seen_"):
+        assert np.allclose(getattr(mine, name), getattr(theirs, name), rtol=1e-13, atol=0), name
+    y, expected = mine.transform(x), theirs.transform(x.astype(np.float64))
+    assert y.dtype == np.float32
+    assert (np.isnan(y) == np.isnan(x)).all()
+    # of numbers up to 20: theirs is off by what its mean, of some 10, is
+    assert oracle.relative_error(y[~np.isnan(x)], expected[~np.isnan(x)], 1.0) <= 40 * 2.0**-23
+    one, other = (
+        StandardScaler().fit(x[p], sample_weight=None if weight is None else weight[p]) for p in np.split(np.arange(300), 2)
+    )
+    assert np.allclose(one.merge(other).var_, theirs.var_, rtol=1e-13, atol=0)
+
+
+def test_whole_numbers_of_samples(rng: np.random.Generator) -> None:
+    """Alike in all features: a number, as scikit-learn has it."""
+    x = rng.normal(size=(6, 2))
+    assert StandardScaler().fit(x).n_samples_seen_ == 6
+    x[0] = np.nan
+    assert StandardScaler().fit(x).n_samples_seen_ == 5
+    x[1, 0] = np.nan
+    assert StandardScaler().fit(x).n_samples_seen_.tolist() == [4, 5]

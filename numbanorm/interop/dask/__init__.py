@@ -23,9 +23,21 @@ from ...spec.plan import Shape
 from ...spec.shown import shown
 from ...spec.standardized import kept_of
 from . import tasks
-from .graphs import Dask, beside, blocks, checked, fitting, merged, norm_of
+from .graphs import Dask, beside, blocks, checked, fitting, gradients_of, merged, norm_of
 
-__all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm", "moments", "rms_norm", "standardize"]
+__all__ = [
+    "batch_norm",
+    "group_norm",
+    "group_norm_backward",
+    "instance_norm",
+    "instance_norm_backward",
+    "layer_norm",
+    "layer_norm_backward",
+    "moments",
+    "rms_norm",
+    "rms_norm_backward",
+    "standardize",
+]
 
 
 def layer_norm(
@@ -111,6 +123,68 @@ def batch_norm(
     if not own and any(a is None for a in given):
         raise ValueError("running_mean and running_var must be given to normalize with them: got None; or pass training=True")
     return norm_of("batch_norm", x, which, (weight, bias), eps, exact, None if own else given)
+
+
+def layer_norm_backward(
+    dy: Dask, x: Dask, normalized_shape: int | Shape, weight: Any = None, eps: float = 1e-5, *, exact: bool = False
+) -> tuple[Dask, ...]:
+    """Gradients of `layer_norm`; see `numbanorm.layer_norm_backward`.
+
+    The statistics are taken again, from x. Axes that share a mean are brought into one chunk. The gradients of the parameters
+    are added in float64, in the order of the chunks, in adjacent pairs.
+
+    Parameters
+    ----------
+    dy, x : dask arrays of one shape and dtype
+        Of known chunk sizes.
+    normalized_shape, eps, exact
+        As for `layer_norm`.
+    weight : array of NumPy or Dask, optional
+        As it was given to `layer_norm`.
+
+    Returns
+    -------
+    (dx, dweight, dbias)
+        dask arrays. What is not computed costs nothing.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that do not fit, when it is called.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> x = da.from_array(np.array([[1.0, 2.0, 4.0]]))
+    >>> dx, dweight, dbias = layer_norm_backward(da.ones_like(x), x, 3)
+    >>> dweight.compute().round(4)
+    array([-1.069 , -0.2673,  1.3363])
+    """
+    which = plan.as_shape("normalized_shape", normalized_shape), 0
+    return gradients_of("layer_norm", dy, x, which, weight, eps, exact)
+
+
+def rms_norm_backward(
+    dy: Dask, x: Dask, normalized_shape: int | Shape, weight: Any = None, eps: float | None = None, *, exact: bool = False
+) -> tuple[Dask, ...]:
+    """(dx, dweight) of `rms_norm`; see `layer_norm_backward`."""
+    which = plan.as_shape("normalized_shape", normalized_shape), 0
+    return gradients_of("rms_norm", dy, x, which, weight, eps, exact)
+
+
+def group_norm_backward(
+    dy: Dask, x: Dask, num_groups: int, weight: Any = None, eps: float = 1e-5, *, channel_axis: int = 1, exact: bool = False
+) -> tuple[Dask, ...]:
+    """(dx, dweight, dbias) of `group_norm`; see `layer_norm_backward`. Each sample is brought into one chunk."""
+    which = (plan.as_int("num_groups", num_groups),), plan.as_int("channel_axis", channel_axis)
+    return gradients_of("group_norm", dy, x, which, weight, eps, exact)
+
+
+def instance_norm_backward(
+    dy: Dask, x: Dask, weight: Any = None, eps: float = 1e-5, *, channel_axis: int = 1, exact: bool = False
+) -> tuple[Dask, ...]:
+    """(dx, dweight, dbias) of `instance_norm`; see `layer_norm_backward`. Each sample is brought into one chunk."""
+    return gradients_of("instance_norm", dy, x, ((), plan.as_int("channel_axis", channel_axis)), weight, eps, exact)
 
 
 def moments(x: Dask, axis: int | Shape | None = None, *, method: str | None = "two_pass") -> Any:

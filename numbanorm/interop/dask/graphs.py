@@ -106,3 +106,28 @@ def norm_of(
     if given is not None or (call.plan.count > 1 and all(x.numblocks[k] == 1 for k in reduced)):
         return blocks(x, partial(tasks.normalized, asked), *arrays)
     return blocks(x, partial(tasks.finished, asked), merged(x, partial(tasks.measured_groups, asked), reduced), *arrays[:2])
+
+
+def gradients_of(norm: str, dy: Any, x: Any, which: Which, weight: Any, eps: Any, exact: Any) -> tuple[Dask, ...]:
+    """dx and the parameters' gradients of a norm whose mean is of one sample; what shares one is brought into one chunk."""
+    x, dy, row, exact = checked(x), checked(dy), NORMS[norm], checks.flag("exact", exact)
+    if dy.shape != x.shape or dy.dtype != x.dtype:
+        raise ValueError(f"dy must be like x, {x.dtype} of shape {x.shape}: got {dy.dtype} of shape {dy.shape}; give the "
+                         f"gradient of the result")  # fmt: skip
+    call = forward_call(norm, x.shape, x.dtype, which, OWN, None, exact, (weight is not None, False, False))
+    number = checks.eps(eps) if row.center else checks.eps_without_bias(call.eps if eps is None else eps)
+    asked, shape = tasks.Asked(norm, which[0], which[1], number, exact), call.plan.weight_shape
+    weight, free = parameter("weight", weight, shape), 1 if row.channels else x.ndim - len(which[0])
+    kind = x.dtype if weight is None else weight.dtype
+    if isinstance(weight, dask.array.Array):
+        weight = dask.delayed(weight)  # the whole of it with each block
+    x = x.rechunk(dict.fromkeys(range(free, x.ndim), -1))
+    nothing, ones = np.empty((0,) * x.ndim, object), tuple((1,) * n for n in x.numblocks)
+    as_objects = partial(dask.array.map_blocks, dtype=object, meta=nothing)
+    each = as_objects(partial(tasks.differentiated, asked), x, dy.rechunk(x.chunks), weight=weight, chunks=ones)
+    dx = dask.array.map_blocks(tasks.first, each, dtype=x.dtype, meta=nothing.astype(x.dtype), chunks=x.chunks)
+    parts = as_objects(tasks.second, each, chunks=ones).rechunk(-1)
+    total = dask.delayed(as_objects(tasks.total, parts, chunks=((1,),) * x.ndim))
+    make = dask.delayed(tasks.gradient_of)
+    rest = (dask.array.from_delayed(make(total, k, kind), shape, kind) for k in range(len(row.parameters)))
+    return dx, *rest

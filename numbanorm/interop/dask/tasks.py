@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import numba
 import numpy as np
 
-from ... import functional
+from ... import functional, gradients
 from ...execute import standardize as given
 from ...moments import KEPT, Moments, given_by, made
 from ...moments import moments as moments_of
@@ -165,3 +165,36 @@ def transformed(
     source, known = given_by(m.reshape(-1)[0], part, eps, exact)
     affine = tuple(None if a is None else a.reshape(part.kept) for a in (weight, bias))
     return given.forward(source, known, (affine[0], affine[1]), axes, exact, None)
+
+
+@in_one_thread
+def differentiated(asked: Asked, block: Array, dy: Array, weight: Array | None = None) -> Array:
+    """(dx, float64 [dweight, dbias]) of a block that has all that share a mean, as an array of one object."""
+    row, (size, axis) = NORMS[asked.norm], asked.which(block)[:2]
+    options, x = row.options(size, True, axis), np.ascontiguousarray(block)
+    w = np.ones((block.shape[axis],) if row.channels else size) if weight is None else weight.astype(np.float64)
+    _, stats = getattr(functional, asked.norm)(x, eps=asked.eps, exact=asked.exact, return_stats=True, **options)
+    backward = getattr(gradients, f"{asked.norm}_backward")
+    dx, *rest = backward(np.ascontiguousarray(dy), x, stats=stats, weight=w, exact=asked.exact, **options)
+    found = np.empty((1,) * block.ndim, object)
+    found[(0,) * block.ndim] = dx, np.array(rest)
+    return found
+
+
+def first(pair: Array) -> Array:
+    """dx of what `differentiated` gave."""
+    dx: Array = pair.reshape(-1)[0][0]
+    return dx
+
+
+def second(pair: Array) -> Array:
+    """The gradients of the parameters, likewise, as an array of one object."""
+    found = np.empty(pair.shape, object)
+    found[(0,) * pair.ndim] = pair.reshape(-1)[0][1]
+    return found
+
+
+def gradient_of(each: Array, k: int, dtype: Any) -> Array:
+    """A gradient of a parameter, from the sum over all blocks."""
+    found: Array = each.reshape(-1)[0][k].astype(dtype)
+    return found
