@@ -20,7 +20,7 @@ from .precompile import warmup
 from .standardize import standardize, standardize_backward, standardize_sums
 from .versions import info, show_versions
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "BatchNorm1d",

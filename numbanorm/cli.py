@@ -97,7 +97,7 @@ def _from_clone(name: str) -> Any:
     if not (root / "tools" / "asv" / f"{name}.py").is_file():
         raise CommandError(
             f"{name} must run in a clone of the repository, whose commits and results it reads: got numbanorm as it is "
-            f"installed in {root}; clone it, and pip install -e '.[bench]'"
+            f"installed in {root}; clone it, and pip install -e '.[dashboard]'"
         )
     sys.path.insert(0, str(root))
     return importlib.import_module(f"tools.asv.{name}")

@@ -63,7 +63,7 @@ class Result:
     def unsteady(self) -> list[str]:
         """Contenders of a line whose rounds disagree, or whose time cannot be true."""
         peer = self.best_peer()
-        names = [n for n in (COPY, OURS, *([peer.contender.name] if peer else [])) if n in self.figures]
+        names = [n for n in (COPY, OURS, FRESH, *([peer.contender.name] if peer else [])) if n in self.figures]
         figures = [(n, self.figures[n]) for n in names if self.figures[n].times]
         return [
             n for n, f in figures

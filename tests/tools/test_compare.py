@@ -25,7 +25,7 @@ from tools.asv import compare, trees
 from tools.asv.compare import Case, Pair
 
 if importlib.util.find_spec("asv") is None or shutil.which("git") is None:
-    pytest.skip("asv, of the [bench] extra, or git is not installed, and asv measures", allow_module_level=True)
+    pytest.skip("asv, of the [dashboard] extra, or git is not installed, and asv measures", allow_module_level=True)
 
 SOURCE = """
 def work(n):

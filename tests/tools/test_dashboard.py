@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import hashlib
 import html.parser
@@ -23,12 +24,12 @@ from repositories import git
 
 from numbanorm import cli
 from numbanorm.bench.jobs import COPY, FRESH, OURS, STREAMED
-from tools.asv import dashboard, summary
+from tools.asv import dashboard, measured, summary
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed, in which the pages are looked at")
 if importlib.util.find_spec("asv") is None or shutil.which("git") is None:
-    pytest.skip("asv, of the [bench] extra, or git is not installed, and the pages are asv's", allow_module_level=True)
+    pytest.skip("asv, of the [dashboard] extra, or git is not installed, and the pages are asv's", allow_module_level=True)
 
 FORWARD, BACKWARD, ERROR = (
     "bench_forward.LayerNorm.time_forward",
@@ -289,8 +290,90 @@ def test_summary_counts_regressions(site: Path) -> None:
     page = (site / "summary.html").read_text(encoding="utf-8")
     assert f"Graphs of {COMMITS} commits; asv finds" in page
     counts = {row[0]: row[3] for row in rows(page, "Over the commits")[1:]}
-    assert counts == {FORWARD: "2", BACKWARD: "0", ERROR: "0"}  # with one thread and with two
+    names = [measured.NAMES[name] for name in (FORWARD, BACKWARD, ERROR)]
+    assert counts == dict(zip(names, "200", strict=True))  # with one thread and with two
     assert rows(page, "Machines of the graphs")[1] == ["bench1", "some CPU", "2", "1", "Linux"]
+
+
+def test_benchmarks_have_names_to_read() -> None:
+    """Every one of benchmarks/, and nothing else; asv's own names are those of the committed results."""
+    found = set()
+    for file in Path(dashboard.__file__).parents[2].glob("benchmarks/bench_*.py"):
+        for suite in [node for node in ast.parse(file.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)]:
+            methods = [node.name for node in suite.body if isinstance(node, ast.FunctionDef)]
+            if not methods or methods == ["setup"]:
+                methods = ["time_forward"]  # of the class that it is made from
+            kinds = ("time_", "track_", "peakmem_")
+            found |= {f"{file.stem}.{suite.name}.{m}" for m in methods if m.startswith(kinds) and suite.name[0] != "_"}
+    assert found == set(measured.NAMES)
+    assert {name.partition(".")[0] for name in found} == set(measured.GROUPS)
+
+
+@pytest.fixture
+def two_machines(repository: Path, tmp_path: Path) -> Path:
+    """asv's pages of two machines, of which the second took ten times as long and has the newer half of the commits, of a
+    benchmark that has no result, and of parameters that have none; untouched."""
+    found = tmp_path / "results"
+    shutil.copytree(repository / "results", found)
+    shutil.copytree(found / "bench1", found / "a slow one")
+    suites = json.loads((found / "benchmarks.json").read_text())
+    copy = "bench_forward.Copy.time_copy"
+    suites[FORWARD] = suite(FORWARD, {"shape": ["1x1", "8x16", "512x768"]})
+    (found / "benchmarks.json").write_text(json.dumps({**suites, copy: suite(copy, {})}))
+    ranks = {commit[:8]: k for k, commit in enumerate(reversed((git(repository, "rev-list", "HEAD") or "").split()))}
+    for file in [path for path in found.glob("*/*.json") if path.stem not in ("bench", "machine")]:
+        content = json.loads(file.read_text())
+        slow, rank = file.parent.name != "bench1", ranks[file.name[:8]]
+        values = [value * (10 if slow else 1) for value in content["results"][FORWARD][0]]
+        if rank == 3:
+            values[0] *= 2
+        content["results"][FORWARD] = [[None, *values], [["'1x1'", "'8x16'", "'512x768'"]], "1"]
+        content["params"]["machine"] = file.parent.name
+        file.write_text(json.dumps(content))
+        if rank < 6 if slow else rank == COMMITS - 1:
+            file.unlink()
+    facts = found / "a slow one" / "machine.json"
+    facts.write_text(json.dumps({**json.loads(facts.read_text()), "machine": "a slow one"}))
+    config = json.loads((repository / "asv.conf.json").read_text())
+    site = tmp_path / "site"
+    dashboard.run_asv(repository, config, found, site)
+    return site
+
+
+def test_only_what_was_measured_is_shown(two_machines: Path) -> None:
+    site = two_machines
+    before = {file.name: file.read_text() for file in site.glob("graphs/summary/*.json")}
+    assert measured.tidy(site) == ["bench_forward.Copy.time_copy"]
+    index = json.loads((site / "index.json").read_text())
+    assert set(index["benchmarks"]) == {FORWARD, BACKWARD, ERROR}
+    assert index["benchmarks"][FORWARD]["params"] == [["'8x16'", "'512x768'"]]
+    assert index["params"]["machine"] == ["a slow one", "bench1"], "the one with the newest commit comes first"
+    lists = [json.loads(file.read_text()) for file in site.glob("graphs/*/**/summary.json")]
+    assert len(lists) == 4
+    for rows_of_list in lists:
+        assert [row["idx"] for row in rows_of_list if row["name"] == FORWARD] == [0, 1]
+        assert all(
+            row["last_value"] is not None and row["pretty_name"].startswith(measured.NAMES[row["name"]]) for row in rows_of_list
+        )
+    faults = json.loads((site / "regressions.json").read_text())["regressions"]
+    assert {row[3] for row in faults} == {1}, "512x768 has moved up"
+    line = json.loads((site / "graphs" / "summary" / f"{FORWARD}.json").read_text())
+    assert len(line) == 6, "of one machine, which has the newer half"
+    assert min(value for _, value in line) > 5e-4, "and takes ten times as long as the other"
+    assert len(json.loads(before[f"{FORWARD}.json"])) == COMMITS, "asv itself mixes both"
+
+
+def test_outliers_are_named(two_machines: Path) -> None:
+    measured.tidy(two_machines)
+    index = json.loads((two_machines / "index.json").read_text())
+    found = measured.outliers(two_machines, index)
+    assert {(o.name, o.case, o.environment) for o in found} == {
+        (FORWARD, "'8x16'", f"threads: {threads}, bench1") for threads in "12"
+    }
+    assert all(o.value == pytest.approx(2 * o.before, rel=0.05) for o in found)
+    words = html.unescape(summary.page(two_machines, None, ["bench_forward.Copy.time_copy"]))
+    assert "Do not rely on these 2." in words
+    assert "Not measured of these commits, so without a graph: NumPy's copy, to compare with." in words
 
 
 def test_summary_without_a_comparison(site: Path) -> None:
@@ -510,7 +593,8 @@ def test_graph_in_a_browser(base: str, tmp_path: Path) -> None:
 @needs_browser
 def test_grid_in_a_browser(base: str, tmp_path: Path) -> None:
     """Every benchmark, each with a drawing."""
-    page = shown(tmp_path, f"{base}index.html")
+    page = shown(tmp_path, f"{base}index.html#/")
+    assert set(re.findall(r"<h1>(.*?)</h1>", page)) == {"Accuracy", "Gradients", "Forward"}
     for name in (FORWARD, BACKWARD, ERROR):
         assert re.search(rf'<div id="summarygrid-{re.escape(name)}"[^>]*><canvas class="flot-base"', page), name
 
@@ -527,9 +611,9 @@ def test_regressions_in_a_browser(base: str, tmp_path: Path) -> None:
 def test_list_and_summary_in_a_browser(base: str, tmp_path: Path) -> None:
     words = words_of(shown(tmp_path, f"{base}index.html#/summarylist"))
     for name in (FORWARD, BACKWARD, ERROR):
-        assert name in words
+        assert measured.NAMES[name] in words
     assert "404.000μs" in words
-    assert "Speed: geometric means" in words_of(shown(tmp_path, f"{base}summary.html"))
+    assert "How fast and how exact numbanorm is" in words_of(shown(tmp_path, f"{base}index.html")), "opens first"
 
 
 @needs_browser
@@ -541,11 +625,11 @@ def test_browser_tells_what_is_missing(site: Path, tmp_path: Path) -> None:
     assert asv
     assert asv.origin
     shutil.copy(Path(asv.origin).parent / "www" / "index.html", page)
-    seen = browse(tmp_path, page.as_uri())
+    seen = browse(tmp_path, f"{page.as_uri()}#/")
     assert "<h1>A script of these pages is missing" in seen.page
     assert {"code.jquery.com", "cdnjs.cloudflare.com"} <= seen.hosts
     shutil.copy(site / "index.html", page)
     (copy / "index.json.js").unlink()
-    assert "Error fetching content" in browse(tmp_path, page.as_uri()).page
+    assert "Error fetching content" in browse(tmp_path, f"{page.as_uri()}#/").page
     (copy / "asv_ui.js").write_text("$.nothing();")
-    assert "is not a function" in str(browse(tmp_path, page.as_uri()).console)
+    assert "is not a function" in str(browse(tmp_path, f"{page.as_uri()}#/").console)

@@ -57,5 +57,5 @@ def test_no_tools(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         assert f"{command} needs git, which is not installed; install it" in refused(capsys, command)
         patch.setattr(shutil, "which", lambda _: "git")
         patch.setattr(importlib.util, "find_spec", lambda _: None)
-        words = f"{command} needs asv, which is not installed; pip install 'numbanorm[bench]' brings it"
+        words = f"{command} needs asv, which is not installed; pip install 'numbanorm[dashboard]' brings it"
         assert words in refused(capsys, command)

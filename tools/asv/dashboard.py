@@ -11,10 +11,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from . import summary
+from . import measured, summary
 from .repository import CONFIG, checkout, git, last_lines, read_config
 
 WWW = Path(__file__).parent / "www"
@@ -31,7 +32,7 @@ def run(out: Path | None = None, results: Path | None = None, port: int = 0, ser
     if out is None:
         folder.parent.mkdir(parents=True, exist_ok=True)
     publish(root, config, found, folder)
-    print(f"{folder / 'index.html'}: opens as it is; {folder / 'summary.html'} has the latest figures")
+    print(f"{folder / 'index.html'}: opens as it is, with the summary first")
     if serve:
         show(folder, port)
 
@@ -59,8 +60,10 @@ def publish(root: Path, config: dict[str, Any], results: Path, folder: Path) -> 
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         site = Path(temporary) / "site"
         run_asv(root, config, results, site)
+        missing = measured.tidy(site)
         complete(site)
-        (site / "summary.html").write_text(summary.page(site, summary.newest(results / "bench")), encoding="utf-8")
+        page = summary.page(site, summary.newest(results / "bench"), missing)
+        (site / "summary.html").write_text(page, encoding="utf-8")
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(site, folder)
@@ -86,8 +89,9 @@ def branch_of(root: Path, name: str) -> str:
 
 def complete(site: Path) -> None:
     """All that the pages load comes to lie beside them."""
-    page = site / "index.html"
-    page.write_text(rewritten(page.read_text(encoding="utf-8")), encoding="utf-8")
+    for name, change in {"index.html": rewritten, **SCRIPTS}.items():
+        file = site / name
+        file.write_text(change(file.read_text(encoding="utf-8")), encoding="utf-8")
     shutil.copytree(WWW, site, dirs_exist_ok=True)
     (site / "vendor" / ".gitattributes").unlink(missing_ok=True)
     for file in (site / "vendor").glob("*.*"):
@@ -100,15 +104,40 @@ def complete(site: Path) -> None:
 def rewritten(page: str) -> str:
     """index.html of asv with scripts and styles from vendor/, our own, and a link to the summary."""
     page = re.sub(r"<(?:script|link)\b[^>]*>", lambda tag: local_tag(tag[0]), page)
-    additions = {
+    page = replaced(page, "index.html", {
         "</head>": '<link href="local.css" rel="stylesheet"/>\n    <script src="local.js"></script>\n  </head>',
-        '<li id="nav-li-graphdisplay">': '<li><a href="summary.html">Summary</a></li>\n        <li id="nav-li-graphdisplay">',
-    }
-    for mark, addition in additions.items():
-        if page.count(mark) != 1:
-            raise ValueError(f"asv's index.html must have one {mark}: got {page.count(mark)}; install asv 0.6.6")
-        page = page.replace(mark, addition)
+        '<li id="nav-li-" ': '<li><a href="summary.html">Summary</a></li>\n        <li id="nav-li-" ',
+    })  # fmt: skip
     return page
+
+
+def replaced(text: str, file: str, changes: Mapping[str, str]) -> str:
+    """A file of asv with each of these words, which it must have once, replaced."""
+    for mark, change in changes.items():
+        if text.count(mark) != 1:
+            raise ValueError(f"asv's {file} must have one {mark}: got {text.count(mark)}; install asv 0.6.6")
+        text = text.replace(mark, change)
+    return text
+
+
+def with_names(script: str) -> str:
+    """summarygrid.js, which has headings for people."""
+    heading = f"({json.dumps(measured.GROUPS)}[group] || group)"
+    return replaced(script, "summarygrid.js", {"$('<h1>' + group + '</h1>')": f"$('<h1>' + {heading} + '</h1>')"})
+
+
+def one_machine(script: str) -> str:
+    """graphdisplay.js, which draws lines of one machine until another is chosen, under a name for people."""
+    title = "$.asv.main_json.benchmarks[bm_name].pretty_name || bm_name"
+    return replaced(script, "graphdisplay.js", {
+        '$("#title").text(bm_name)': f'$("#title").text({title})',
+        "                if (values.length > 1 && param !== 'machine') {\n                    if (param == 'branch') {":
+        "                if (values.length > 1) {\n                    if (param == 'branch' || param == 'machine') {",
+        "parts[j] +": f"({json.dumps(measured.GROUPS)}[parts[j]] || parts[j]) +",
+    })  # fmt: skip
+
+
+SCRIPTS = {"summarygrid.js": with_names, "graphdisplay.js": one_machine}
 
 
 def local_tag(tag: str) -> str:

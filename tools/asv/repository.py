@@ -17,7 +17,7 @@ def checkout(command: str) -> Path:
     """The folder with the configuration, here or above; it must be of a repository with commits, and git and asv be there."""
     for tool, there in (("git", shutil.which("git")), ("asv", importlib.util.find_spec("asv"))):
         if there is None:
-            remedy = "install it" if tool == "git" else "pip install 'numbanorm[bench]' brings it"
+            remedy = "install it" if tool == "git" else "pip install 'numbanorm[dashboard]' brings it"
             raise ValueError(f"{command} needs {tool}, which is not installed; {remedy}")
     here = Path.cwd()
     root = next((folder for folder in (here, *here.parents) if (folder / CONFIG).is_file()), None)

@@ -1,5 +1,10 @@
 'use strict';
 
+/* The summary opens first; asv's grid is at #/ */
+if (!location.hash) {
+    location.replace('summary.html');
+}
+
 /* A page that is opened as a file may not read the files beside it, but it may run them: every X.json is there as
    X.json.js too, which hands its content to dashboard_data. */
 (function ($) {
