@@ -40,6 +40,7 @@ class _Tracking(Layer):
         convention: str = "torch",
         method: str | None = None,
         exact: bool = False,
+        activation: str | tuple[str, float] | None = None,
         backend: str | None = None,
     ) -> None:
         """Make the layer.
@@ -59,7 +60,7 @@ class _Tracking(Layer):
             own statistics normalize it in evaluation too.
         dtype : NumPy dtype, optional
             Of parameters and running statistics, by default float32; x may be of another.
-        channel_axis, convention, method, exact, backend
+        channel_axis, convention, method, exact, activation, backend
             As for `numbanorm.batch_norm`.
 
         Raises
@@ -67,7 +68,7 @@ class _Tracking(Layer):
         TypeError, ValueError
             For arguments that do not fit.
         """
-        super().__init__(eps, method, exact, backend)
+        super().__init__(eps, method, exact, backend, activation)
         checks.momentum(momentum)
         self.num_features, self.momentum = plan.as_int("num_features", num_features), momentum
         self.affine = checks.flag("affine", affine)
@@ -211,12 +212,14 @@ class _InstanceNorm(_Tracking):
         convention: str = "torch",
         method: str | None = None,
         exact: bool = False,
+        activation: str | tuple[str, float] | None = None,
         backend: str | None = None,
     ) -> None:
         """Make the layer; the arguments are those of `BatchNorm1d`, with other defaults."""
         super().__init__(
             num_features, eps, momentum, affine, track_running_stats, dtype, bias=bias, channel_axis=channel_axis,
-            convention=convention, method=method, exact=exact, backend=backend,
+            convention=convention, method=method, exact=exact, activation=activation,
+            backend=backend,
         )  # fmt: skip
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
