@@ -23,14 +23,11 @@ OTHERS = [
     ("layer", (7, 300), FLOAT16, False),
     ("layer", (7, 300), BFLOAT16, False),
     ("rms", (5, 40), FLOAT32, False),
-    ("group", (3, 8, 300), FLOAT32, False),
     ("group", (2, 4, 5, 5), FLOAT32, False),
-    ("instance", (2, 3, 70), FLOAT32, False),
     ("batch", (9, 3, 200), FLOAT32, False),
     ("batch", (40, 5), FLOAT32, False),
-    ("batch", (40, 5), FLOAT64, False),
 ]
-ACTIVATIONS: list[Any] = [None, "relu", "relu6", "leaky_relu", ("leaky_relu", 0.3)]
+ACTIVATIONS: list[Any] = ["relu", "relu6", "leaky_relu", ("leaky_relu", 0.3)]
 
 
 ALONE = [{"residual": 1}, {"addend": 1}, {"activation": "relu"}, {"residual": 1, "activation": "relu"}]

@@ -244,21 +244,28 @@ def _state(module: Any, name: str) -> Tensor | None:
     return found
 
 
+def running_of(module: Any) -> tuple[bool, float | None, Tensor | None, Tensor | None, Tensor | None]:
+    """Of a batch norm: whether x's own statistics normalize it, momentum (None: an average), running statistics, counter."""
+    tracking = module.training and module.track_running_stats
+    mean, var = (_state(module, name) for name in ("running_mean", "running_var"))
+    own = module.training or (mean is None and var is None)
+    mean, var = (mean, var) if tracking or not module.training else (None, None)
+    counter = module.num_batches_tracked if tracking else None
+    # without a counter there is no average, and torch leaves the running statistics as they are
+    return own, None if module.momentum is None and counter is not None else module.momentum or 0.0, mean, var, counter
+
+
 class _Batch(_BatchNorm):
     """torch's forward pass with numbanorm's; the batch is counted when it is done."""
 
     def forward(self, input: Tensor, where: Tensor | None = None) -> Tensor:
         self._check_input_dim(input)
-        tracking = self.training and self.track_running_stats
-        weight, bias, mean, var = (_state(self, name) for name in ("weight", "bias", "running_mean", "running_var"))
-        own = self.training or (mean is None and var is None)
-        mean, var = (mean, var) if tracking or not self.training else (None, None)
-        counter = self.num_batches_tracked if tracking else None
-        if self.momentum is None and counter is not None:
+        own, momentum, mean, var, counter = running_of(self)
+        weight, bias = _state(self, "weight"), _state(self, "bias")
+        if momentum is None and counter is not None:
             y = _counted_batch_norm(input, mean, var, weight, bias, own, (self.eps, self.exact, where), counter)
-        else:  # without a counter there is no average, and torch leaves the running statistics as they are
-            momentum = self.momentum or 0.0
-            y = batch_norm(input, mean, var, weight, bias, own, momentum, self.eps, exact=self.exact, where=where)
+        else:
+            y = batch_norm(input, mean, var, weight, bias, own, momentum or 0.0, self.eps, exact=self.exact, where=where)
         if counter is not None:
             counter.add_(1)
         return y
