@@ -75,7 +75,11 @@ def of_norm(name: str, a: dict[str, Any]) -> forward.Asked:
     x = space.array("x", a["x"])
     checks.flag("return_stats", a["return_stats"])
     affine, how = (a["weight"], a.get("bias"), a["eps"]), (a["method"], a["exact"], a["out"], a["return_stats"], None)
-    return forward.check(name, space, (a["x"], x, a["where"], a["fill"]), which, affine, how, running)
+    data = a["x"], x, a["where"], a["fill"]
+    around = a.get("residual"), a.get("return_residual", False), a["addend"], a["activation"]
+    if all(a is b for a, b in zip(around, forward.ALONE[1:], strict=True)):
+        return forward.check(name, space, data, which, affine, how, running)
+    return forward.check_joined(name, space, data, which, affine, how, running, around)
 
 
 def of_gradients(name: str, a: dict[str, Any]) -> backward.Asked:
@@ -85,7 +89,10 @@ def of_gradients(name: str, a: dict[str, Any]) -> backward.Asked:
     which, space = which_of(row, a), dispatch.space(a["x"], a["backend"], computes=False)
     x, needs = space.array("x", a["x"]), checks.needs(a["needs"], 1 + len(row.parameters))
     how = needs, checks.flag("exact", a["exact"]), a["out"], None, a["where"]
-    return backward.check(name, space, (a["dy"], a["x"], x), which, a["stats"], a["weight"], how, own)
+    arrays, around = (a["dy"], a["x"], x), (a["y"], a["activation"], a.get("dresidual"), a["return_daddend"])
+    if around[0] is around[1] is around[2] is None and around[3] is False:
+        return backward.check(name, space, arrays, which, a["stats"], a["weight"], how, own)
+    return backward.check_joined(name, space, arrays, which, a["stats"], a["weight"], (*how, *around), own)
 
 
 def which_of(row: Norm, a: dict[str, Any]) -> Which:

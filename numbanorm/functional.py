@@ -35,6 +35,10 @@ def layer_norm(
     return_stats: bool = False,
     where: Array | None = None,
     fill: float | None = None,
+    residual: Array | None = None,
+    return_residual: bool = False,
+    addend: Array | None = None,
+    activation: str | tuple[str, float] | None = None,
     backend: str | None = None,
 ) -> Result:
     """Normalize over the last axes: y = (x - mean) / sqrt(var + eps) * weight + bias.
@@ -70,6 +74,15 @@ def layer_norm(
         mean and rstd 0, and its y is the bias. Where statistics are given, it matters for `fill` alone.
     fill : float, optional
         What y is where `where` is not set.
+    residual : array like x, optional
+        h = x + residual, rounded to x's dtype, is normalized in place of x, in the same pass. CPU only, and without `where`, as
+        are the three that follow; results have the bits of calls one after the other. `layer_norm_backward` takes h for x.
+    return_residual : bool
+        Also return h: (y, h), or (y, h, Stats).
+    addend : array like x, optional
+        Added to the result, rounded to x's dtype before and after.
+    activation : {None, "relu", "relu6", "leaky_relu"} or ("leaky_relu", slope)
+        Applied to that; the slope, by default 0.01, is in [0, 1). nan stays.
     backend : {None, "cpu", "cuda"}
         None: where x lies. "cuda" carries NumPy arrays to the device and the results back.
 
@@ -90,7 +103,8 @@ def layer_norm(
     array([[-1.2247,  0.    ,  1.2247]])
     """
     which = plan.as_shape("normalized_shape", normalized_shape), 0
-    return forward("layer_norm", x, which, (weight, bias, eps), (method, exact, out, return_stats, backend), None, where, fill)
+    how, beside = (method, exact, out, return_stats, backend), (fill, residual, return_residual, addend, activation)
+    return forward("layer_norm", x, which, (weight, bias, eps), how, None, where, beside)
 
 
 def rms_norm(
@@ -105,6 +119,10 @@ def rms_norm(
     return_stats: bool = False,
     where: Array | None = None,
     fill: float | None = None,
+    residual: Array | None = None,
+    return_residual: bool = False,
+    addend: Array | None = None,
+    activation: str | tuple[str, float] | None = None,
     backend: str | None = None,
 ) -> Result:
     """Scale the last axes to a root mean square of 1: y = x / sqrt(mean(x**2) + eps) * weight.
@@ -122,7 +140,7 @@ def rms_norm(
         Added to the mean square; by default the machine epsilon of float32, or float64's for float64: as in torch.
     method : {None, "two_pass", "welford"}
         All are one, for there is no mean to take first.
-    exact, out, return_stats, where, fill, backend
+    exact, out, return_stats, where, fill, residual, return_residual, addend, activation, backend
         As for `layer_norm`.
 
     Returns
@@ -142,7 +160,8 @@ def rms_norm(
     array([[0.8485, 1.1314]])
     """
     which = plan.as_shape("normalized_shape", normalized_shape), 0
-    return forward("rms_norm", x, which, (weight, None, eps), (method, exact, out, return_stats, backend), None, where, fill)
+    how, beside = (method, exact, out, return_stats, backend), (fill, residual, return_residual, addend, activation)
+    return forward("rms_norm", x, which, (weight, None, eps), how, None, where, beside)
 
 
 def group_norm(
@@ -160,6 +179,10 @@ def group_norm(
     return_stats: bool = False,
     where: Array | None = None,
     fill: float | None = None,
+    residual: Array | None = None,
+    return_residual: bool = False,
+    addend: Array | None = None,
+    activation: str | tuple[str, float] | None = None,
     backend: str | None = None,
 ) -> Result:
     """Normalize groups of neighbouring channels of each sample: y = (x - mean) / sqrt(var + eps) * weight + bias.
@@ -182,7 +205,7 @@ def group_norm(
         x[None], whose result this is.
     return_stats : bool
         Also return `Stats(mean, rstd)`, float64 of shape (N, num_groups), without a batch axis (num_groups,).
-    method, exact, out, where, fill, backend
+    method, exact, out, where, fill, residual, return_residual, addend, activation, backend
         As for `layer_norm`.
 
     Returns
@@ -207,7 +230,8 @@ def group_norm(
             [ 0.   ,  1.604]]])
     """
     which = (plan.as_int("num_groups", num_groups),), *plan.channels_at(channel_axis, batch_axis)
-    return forward("group_norm", x, which, (weight, bias, eps), (method, exact, out, return_stats, backend), None, where, fill)
+    how, beside = (method, exact, out, return_stats, backend), (fill, residual, return_residual, addend, activation)
+    return forward("group_norm", x, which, (weight, bias, eps), how, None, where, beside)
 
 
 def instance_norm(
@@ -230,6 +254,8 @@ def instance_norm(
     return_stats: bool = False,
     where: Array | None = None,
     fill: float | None = None,
+    addend: Array | None = None,
+    activation: str | tuple[str, float] | None = None,
     backend: str | None = None,
 ) -> Result:
     """Normalize each channel of each sample: y = (x - mean) / sqrt(var + eps) * weight + bias.
@@ -256,7 +282,7 @@ def instance_norm(
         x[None], whose result this is.
     return_stats : bool
         Also return `Stats(mean, rstd)`, float64 of shape (N, C), without a batch axis (C,).
-    method, exact, out, where, fill, backend
+    method, exact, out, where, fill, addend, activation, backend
         As for `layer_norm`.
 
     Returns
@@ -283,9 +309,8 @@ def instance_norm(
     """
     which, own = ((), *plan.channels_at(channel_axis, batch_axis)), checks.flag("use_input_stats", use_input_stats)
     running = running_mean, running_var, momentum, num_batches_tracked, convention, own
-    return forward(
-        "instance_norm", x, which, (weight, bias, eps), (method, exact, out, return_stats, backend), running, where, fill
-    )
+    how, beside = (method, exact, out, return_stats, backend), (fill, None, False, addend, activation)
+    return forward("instance_norm", x, which, (weight, bias, eps), how, running, where, beside)
 
 
 def batch_norm(
@@ -307,6 +332,8 @@ def batch_norm(
     return_stats: bool = False,
     where: Array | None = None,
     fill: float | None = None,
+    addend: Array | None = None,
+    activation: str | tuple[str, float] | None = None,
     comm: Any = None,
     backend: str | None = None,
 ) -> Result:
@@ -338,7 +365,7 @@ def batch_norm(
         running variance is that of the biased batch variance; "torch" takes the unbiased one.
     return_stats : bool
         Also return `Stats(mean, rstd)`, float64 of shape (C,).
-    method, exact, out, where, fill, backend
+    method, exact, out, where, fill, addend, activation, backend
         As for `layer_norm`.
     comm : communicator, optional
         In training, the processes that the batch is spread over: a communicator of mpi4py, a process group of
@@ -373,9 +400,7 @@ def batch_norm(
     """
     which, own = ((), plan.as_int("channel_axis", channel_axis)), checks.flag("training", training)
     running = running_mean, running_var, momentum, num_batches_tracked, convention, own
+    how, beside = (method, exact, out, return_stats, backend), (fill, None, False, addend, activation)
     if comm is not None and own:
-        how = method, exact, out, return_stats, backend
-        return synchronized.forward(x, which[1], (weight, bias, eps), how, running, where, fill, comm)
-    return forward(
-        "batch_norm", x, which, (weight, bias, eps), (method, exact, out, return_stats, backend), running, where, fill
-    )
+        return synchronized.forward(x, which[1], (weight, bias, eps), how, running, where, beside, comm)
+    return forward("batch_norm", x, which, (weight, bias, eps), how, running, where, beside)

@@ -12,16 +12,25 @@ Optional: TypeAlias = Array | None
 Shape: TypeAlias = int | tuple[int, ...]
 Both: TypeAlias = tuple[Array, Stats]
 Result: TypeAlias = Array | Both
+WithSum: TypeAlias = tuple[Array, Array]
+All: TypeAlias = tuple[Array, Array, Stats]
 
 class How(TypedDict, total=False):
-    """Options that all norms have; only `return_stats` changes what comes back."""
+    """Options that all norms have; only `return_stats` and `return_residual` change what comes back."""
 
     method: str | None
     exact: bool
     out: Optional
     where: Optional
     fill: float | None
+    addend: Optional
+    activation: str | tuple[str, float] | None
     backend: str | None
+
+class Summed(How, total=False):
+    """Options of norms of x + residual."""
+
+    residual: Optional
 
 class Channels(How, total=False):
     """Options of norms with channels."""
@@ -44,6 +53,9 @@ class OfProcesses(Running, total=False):
 
     comm: Any
 
+class SummedOfSamples(Summed, OfSamples, total=False):
+    """Options of group norm."""
+
 class RunningOfSamples(Running, OfSamples, total=False):
     """Options of instance norm."""
 
@@ -56,7 +68,8 @@ def layer_norm(
     eps: float = ...,
     *,
     return_stats: Literal[False] = False,
-    **how: Unpack[How],
+    return_residual: Literal[False] = False,
+    **how: Unpack[Summed],
 ) -> Array: ...
 @overload
 def layer_norm(
@@ -67,7 +80,8 @@ def layer_norm(
     eps: float = ...,
     *,
     return_stats: Literal[True],
-    **how: Unpack[How],
+    return_residual: Literal[False] = False,
+    **how: Unpack[Summed],
 ) -> Both: ...
 @overload
 def layer_norm(
@@ -77,9 +91,34 @@ def layer_norm(
     bias: Optional = ...,
     eps: float = ...,
     *,
-    return_stats: bool,
-    **how: Unpack[How],
-) -> Result: ...
+    return_stats: Literal[False] = False,
+    return_residual: Literal[True],
+    **how: Unpack[Summed],
+) -> WithSum: ...
+@overload
+def layer_norm(
+    x: Array,
+    normalized_shape: Shape,
+    weight: Optional = ...,
+    bias: Optional = ...,
+    eps: float = ...,
+    *,
+    return_stats: Literal[True],
+    return_residual: Literal[True],
+    **how: Unpack[Summed],
+) -> All: ...
+@overload
+def layer_norm(
+    x: Array,
+    normalized_shape: Shape,
+    weight: Optional = ...,
+    bias: Optional = ...,
+    eps: float = ...,
+    *,
+    return_stats: bool = ...,
+    return_residual: bool = ...,
+    **how: Unpack[Summed],
+) -> Result | WithSum | All: ...
 @overload
 def rms_norm(
     x: Array,
@@ -88,7 +127,8 @@ def rms_norm(
     eps: float | None = ...,
     *,
     return_stats: Literal[False] = False,
-    **how: Unpack[How],
+    return_residual: Literal[False] = False,
+    **how: Unpack[Summed],
 ) -> Array: ...
 @overload
 def rms_norm(
@@ -98,7 +138,8 @@ def rms_norm(
     eps: float | None = ...,
     *,
     return_stats: Literal[True],
-    **how: Unpack[How],
+    return_residual: Literal[False] = False,
+    **how: Unpack[Summed],
 ) -> Both: ...
 @overload
 def rms_norm(
@@ -107,9 +148,32 @@ def rms_norm(
     weight: Optional = ...,
     eps: float | None = ...,
     *,
-    return_stats: bool,
-    **how: Unpack[How],
-) -> Result: ...
+    return_stats: Literal[False] = False,
+    return_residual: Literal[True],
+    **how: Unpack[Summed],
+) -> WithSum: ...
+@overload
+def rms_norm(
+    x: Array,
+    normalized_shape: Shape,
+    weight: Optional = ...,
+    eps: float | None = ...,
+    *,
+    return_stats: Literal[True],
+    return_residual: Literal[True],
+    **how: Unpack[Summed],
+) -> All: ...
+@overload
+def rms_norm(
+    x: Array,
+    normalized_shape: Shape,
+    weight: Optional = ...,
+    eps: float | None = ...,
+    *,
+    return_stats: bool = ...,
+    return_residual: bool = ...,
+    **how: Unpack[Summed],
+) -> Result | WithSum | All: ...
 @overload
 def group_norm(
     x: Array,
@@ -119,7 +183,8 @@ def group_norm(
     eps: float = ...,
     *,
     return_stats: Literal[False] = False,
-    **how: Unpack[OfSamples],
+    return_residual: Literal[False] = False,
+    **how: Unpack[SummedOfSamples],
 ) -> Array: ...
 @overload
 def group_norm(
@@ -130,7 +195,8 @@ def group_norm(
     eps: float = ...,
     *,
     return_stats: Literal[True],
-    **how: Unpack[OfSamples],
+    return_residual: Literal[False] = False,
+    **how: Unpack[SummedOfSamples],
 ) -> Both: ...
 @overload
 def group_norm(
@@ -140,9 +206,34 @@ def group_norm(
     bias: Optional = ...,
     eps: float = ...,
     *,
-    return_stats: bool,
-    **how: Unpack[OfSamples],
-) -> Result: ...
+    return_stats: Literal[False] = False,
+    return_residual: Literal[True],
+    **how: Unpack[SummedOfSamples],
+) -> WithSum: ...
+@overload
+def group_norm(
+    x: Array,
+    num_groups: int,
+    weight: Optional = ...,
+    bias: Optional = ...,
+    eps: float = ...,
+    *,
+    return_stats: Literal[True],
+    return_residual: Literal[True],
+    **how: Unpack[SummedOfSamples],
+) -> All: ...
+@overload
+def group_norm(
+    x: Array,
+    num_groups: int,
+    weight: Optional = ...,
+    bias: Optional = ...,
+    eps: float = ...,
+    *,
+    return_stats: bool = ...,
+    return_residual: bool = ...,
+    **how: Unpack[SummedOfSamples],
+) -> Result | WithSum | All: ...
 @overload
 def instance_norm(
     x: Array,

@@ -37,6 +37,10 @@ def layer_norm_backward(
     exact: bool = False,
     out: Array | None = None,
     where: Array | None = None,
+    y: Array | None = None,
+    activation: str | tuple[str, float] | None = None,
+    dresidual: Array | None = None,
+    return_daddend: bool = False,
     backend: str | None = None,
 ) -> Gradients:
     """Gradients of `layer_norm`.
@@ -64,6 +68,14 @@ def layer_norm_backward(
         Where to write dx; may be x or dy. One that is not C-contiguous costs a copy.
     where : bool array that broadcasts to x's shape, optional
         As it was given to `layer_norm`: dx is exactly 0 where it is not set, and neither x nor dy matters there, be it nan.
+    y, activation : array like x and an activation, optional
+        The result and the activation of `layer_norm`, if it had one: dy passes where y > 0, times the slope below, and not
+        where y is at a top. On the CPU, without `where`, as are the two that follow; in the passes of the norm's own gradients.
+    dresidual : array like x, optional
+        Added to dx, rounded to x's dtype before and after: the gradient of h = x + residual, if h was returned. x is h then,
+        and dx is also the gradient of the residual.
+    return_daddend : bool
+        Also return the gradient of the addend, behind the others: dy as it was before the activation; dy itself without one.
     backend : {None, "cpu", "cuda"}
         None: where x lies. "cuda" carries NumPy arrays to the device and the results back.
 
@@ -89,7 +101,8 @@ def layer_norm_backward(
     array([-1.069 , -0.2673,  1.3363])
     """
     which = plan.as_shape("normalized_shape", normalized_shape), 0
-    return backward("layer_norm", dy, x, which, stats, weight, (needs, exact, out, backend, where))
+    how = needs, exact, out, backend, where, y, activation, dresidual, return_daddend
+    return backward("layer_norm", dy, x, which, stats, weight, how)
 
 
 def rms_norm_backward(
@@ -103,13 +116,17 @@ def rms_norm_backward(
     exact: bool = False,
     out: Array | None = None,
     where: Array | None = None,
+    y: Array | None = None,
+    activation: str | tuple[str, float] | None = None,
+    dresidual: Array | None = None,
+    return_daddend: bool = False,
     backend: str | None = None,
 ) -> Gradients:
     """Gradients of `rms_norm`.
 
     Parameters
     ----------
-    dy, x, normalized_shape, weight, exact, out, where, backend
+    dy, x, normalized_shape, weight, exact, out, where, y, activation, dresidual, return_daddend, backend
         As for `layer_norm_backward`.
     stats : Stats
         As `rms_norm` returned them: the mean is None.
@@ -137,7 +154,8 @@ def rms_norm_backward(
     array([0.8485, 1.1314])
     """
     which = plan.as_shape("normalized_shape", normalized_shape), 0
-    return backward("rms_norm", dy, x, which, stats, weight, (needs, exact, out, backend, where))
+    how = needs, exact, out, backend, where, y, activation, dresidual, return_daddend
+    return backward("rms_norm", dy, x, which, stats, weight, how)
 
 
 def group_norm_backward(
@@ -153,6 +171,10 @@ def group_norm_backward(
     exact: bool = False,
     out: Array | None = None,
     where: Array | None = None,
+    y: Array | None = None,
+    activation: str | tuple[str, float] | None = None,
+    dresidual: Array | None = None,
+    return_daddend: bool = False,
     backend: str | None = None,
 ) -> Gradients:
     """Gradients of `group_norm`.
@@ -169,7 +191,7 @@ def group_norm_backward(
         Any axis but 0.
     batch_axis : {0, None}
         As it was given to `group_norm`.
-    needs, exact, out, where, backend
+    needs, exact, out, where, y, activation, dresidual, return_daddend, backend
         As for `layer_norm_backward`.
 
     Returns
@@ -193,7 +215,8 @@ def group_norm_backward(
     array([-1.,  1., -1.,  1.])
     """
     which = (plan.as_int("num_groups", num_groups),), *plan.channels_at(channel_axis, batch_axis)
-    return backward("group_norm", dy, x, which, stats, weight, (needs, exact, out, backend, where))
+    how = needs, exact, out, backend, where, y, activation, dresidual, return_daddend
+    return backward("group_norm", dy, x, which, stats, weight, how)
 
 
 def instance_norm_backward(
@@ -209,6 +232,9 @@ def instance_norm_backward(
     exact: bool = False,
     out: Array | None = None,
     where: Array | None = None,
+    y: Array | None = None,
+    activation: str | tuple[str, float] | None = None,
+    return_daddend: bool = False,
     backend: str | None = None,
 ) -> Gradients:
     """Gradients of `instance_norm`.
@@ -225,7 +251,7 @@ def instance_norm_backward(
         As it was given to `instance_norm`.
     use_input_stats : bool
         As it was given to `instance_norm`: False for running statistics, which do not depend on x.
-    needs, exact, out, where, backend
+    needs, exact, out, where, y, activation, return_daddend, backend
         As for `layer_norm_backward`.
 
     Returns
@@ -249,7 +275,8 @@ def instance_norm_backward(
     array([2., 2.])
     """
     which, own = ((), *plan.channels_at(channel_axis, batch_axis)), checks.flag("use_input_stats", use_input_stats)
-    return backward("instance_norm", dy, x, which, stats, weight, (needs, exact, out, backend, where), own)
+    how = needs, exact, out, backend, where, y, activation, None, return_daddend
+    return backward("instance_norm", dy, x, which, stats, weight, how, own)
 
 
 def batch_norm_backward(
@@ -264,6 +291,9 @@ def batch_norm_backward(
     exact: bool = False,
     out: Array | None = None,
     where: Array | None = None,
+    y: Array | None = None,
+    activation: str | tuple[str, float] | None = None,
+    return_daddend: bool = False,
     comm: Any = None,
     backend: str | None = None,
 ) -> Gradients:
@@ -279,7 +309,7 @@ def batch_norm_backward(
         Any axis.
     training : bool
         As it was given to `batch_norm`: False for running statistics, which do not depend on x.
-    needs, exact, out, where, backend
+    needs, exact, out, where, y, activation, return_daddend, backend
         As for `layer_norm_backward`.
     comm : communicator, optional
         As it was given to `batch_norm`, which returned `stats`. dx is that of the statistics of all processes; dweight and
@@ -308,6 +338,7 @@ def batch_norm_backward(
     array([2., 2.])
     """
     which, own = ((), plan.as_int("channel_axis", channel_axis)), checks.flag("training", training)
+    how = needs, exact, out, backend, where, y, activation, None, return_daddend
     if comm is not None and own:
-        return synchronized.backward(dy, x, which[1], stats, weight, (needs, exact, out, backend, where), comm)
-    return backward("batch_norm", dy, x, which, stats, weight, (needs, exact, out, backend, where), own)
+        return synchronized.backward(dy, x, which[1], stats, weight, how, comm)
+    return backward("batch_norm", dy, x, which, stats, weight, how, own)

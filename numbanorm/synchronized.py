@@ -23,7 +23,7 @@ from .spec.checks import Array
 from .spec.norms import NORMS
 from .spec.plan import Plan, Shape
 
-How = tuple[Any, Any, Any, Any, Any]  # method, exact, out, return_stats, backend; backward needs, exact, out, backend, where
+How = tuple[Any, ...]  # method, exact, out, return_stats, backend; backward needs, exact, out, backend, where, around the norm
 
 
 class Part(NamedTuple):
@@ -46,15 +46,16 @@ def forward(
     how: How,
     running: RunningArguments,
     where: Any,
-    fill: Any,
+    beside: tuple[Any, ...],
     comm: Any,
 ) -> Any:
-    """y, or (y, Stats), of batch norm in training, with the statistics of all ranks. affine: weight, bias, eps."""
+    """y, or (y, Stats), of batch norm in training, with the statistics of all ranks. affine: weight, bias, eps; beside: fill,
+    and what stands around the norm."""
     parts: list[Part] = []
 
     def local() -> Array:
         """The moments of this rank, (5, channels); of a mask, -1 - count."""
-        parts.append(check(x, channel_axis, affine, how, running, where, fill))
+        parts.append(check(x, channel_axis, affine, how, running, where, beside))
         part = parts[0]
         m: Any = moments(part.asked.x, part.asked.axes, where=part.where, method=how[0] or "two_pass")
         count = m.count if part.where is None else -1 - np.asarray(m.count)
@@ -72,10 +73,17 @@ def forward(
 
 
 def check(
-    x: Any, channel_axis: int, affine: tuple[Any, Any, Any], how: How, running: RunningArguments, where: Any, fill: Any
+    x: Any,
+    channel_axis: int,
+    affine: tuple[Any, Any, Any],
+    how: How,
+    running: RunningArguments,
+    where: Any,
+    beside: tuple[Any, ...],
 ) -> Part:
-    """Check all arguments, as one process does, but for the size of the batch. affine: weight, bias, eps."""
-    (weight, bias, eps), (method, exact, out, with_stats, backend) = affine, how
+    """Check all arguments, as one process does, but for the size of the batch; see `forward`."""
+    (weight, bias, eps), (method, exact, out, with_stats, backend), (fill, *around) = affine, how, beside
+    alone(around)
     asked = of_channels(x, channel_axis, backend)
     checks.method(method)
     checks.flag("return_stats", with_stats)
@@ -87,6 +95,13 @@ def check(
         host.output(out, asked.x, (*others, *tracked.arrays()))
     host.apart(tracked.arrays(), others)
     return Part(asked, w, b, checks.eps(eps), checks.flag("exact", exact), tracked, kept, value)
+
+
+def alone(around: list[Any]) -> None:
+    """Refuse what stands around a norm."""
+    if any(a is not None and a is not False for a in around):
+        raise ValueError("comm must be None beside addend, activation and their gradients, which are not in the same passes "
+                         "then: got both; add and activate apart")  # fmt: skip
 
 
 def of_channels(x: Any, channel_axis: int, backend: Any) -> Asked:
@@ -188,7 +203,8 @@ class PartBackward(NamedTuple):
 
 def check_backward(dy: Any, x: Any, channel_axis: int, stats: Any, weight: Any, how: How) -> PartBackward:
     """Check all arguments, as one process does."""
-    needs, exact, out, backend, where = how
+    needs, exact, out, backend, where, *around = how
+    alone(around)
     asked = of_channels(x, channel_axis, backend)
     wanted, dy_ = checks.needs(needs, 3), host.like("dy", dy, asked.x)
     known: Any = host.stats(stats, asked.kept, True)

@@ -14,6 +14,7 @@ import numpy as np
 from ..runtime import results
 from ..runtime.uninterrupted import unbroken
 from ..spec import blend, checks
+from ..spec.around import AroundGradients
 from ..spec.call import Call, Known
 from ..spec.checks import Array
 from ..spec.plan import Plan
@@ -137,6 +138,7 @@ def differentiate(
     weight: Array | None,
     stats: tuple[Array | None, Array],
     where: Array | None = None,
+    around: AroundGradients | None = None,
 ) -> tuple[Array | None, Array | None]:
     """Write dx, and return the gradients of the parameters, in the weight's dtype, or x's."""
     p, grads = call.plan, None
@@ -145,7 +147,7 @@ def differentiate(
         grads = (np.empty if p.size else np.zeros)((2, p.G * p.K), dtype)  # weight_shape may have as many axes as NumPy has
     if p.size:
         mask = None if where is None else cpu_backend().mask_of(call, where, x.shape)
-        cpu_backend().differentiate(call, x, dy, dx, weight, stats, grads, mask)
+        cpu_backend().differentiate(call, x, dy, dx, weight, stats, grads, mask, around)
     if grads is None:
         return None, None
     return grads[0].reshape(p.weight_shape) if call.weight else None, grads[1].reshape(p.weight_shape) if call.bias else None

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ..spec.call import Call, Known, scales, scaling_of, sums_of
+from ..spec.around import Around, AroundGradients
+from ..spec.call import Call, Known, exactly, scales, scaling_of, sums_of
 from ..spec.plan import Plan
 from ..spec.sources import GIVEN
 from ..spec.sources import RSTD as RSTD_ALONE
+from .around import differentiate_around, normalize_around
 from .compile import COMPILES
 from .entry.calls import DONE, REFUSED, TOO_WIDE, TRACKING, Program, run_tracking
 from .entry.objects import identities
@@ -115,8 +117,9 @@ def try_forward_at(call: Call, addresses: Sequence[int], codes: int, eps: float,
 
 @in_default_environment
 def normalize(
-    call: Call, x: Array, y: Array, weight: Array | None, bias: Array | None, eps: float, known: Known, mask: Mask | None = None
-) -> Array:
+    call: Call, x: Array, y: Array, weight: Array | None, bias: Array | None, eps: float, known: Known,
+    mask: Mask | None = None, around: Around | None = None,
+) -> Array:  # fmt: skip
     """Write the normalized x to y (which may be x) and return the statistics.
 
     Parameters
@@ -127,12 +130,15 @@ def normalize(
     eps : float
     known : mean and variance of G elements and any float type, if they are given; or mean and rstd of B * G, for source RSTD.
     mask : of the elements that are measured, if the call has one.
+    around : what stands around the norm, if anything does.
 
     Returns
     -------
     float64 array (4, B * G) of mean, its low part, sum of squares (the variance, if given) and rstd; (5, B * G) with a mask:
     and how many were measured.
     """
+    if around is not None:
+        return normalize_around((ready, normalize), call, (x, y), (weight, bias, eps), known, around)
     stats, kept = np.zeros((4 if mask is None else 5, call.plan.units)), x
     weight, bias, mean, var = as_float64(weight, bias, *known[:2])
     if known[3] is not None:
@@ -210,6 +216,7 @@ def differentiate(
     stats: Statistics,
     grads: Array | None,
     mask: Mask | None = None,
+    around: AroundGradients | None = None,
 ) -> None:
     """Write the gradient of x to dx (which may be x or dy), and those of weight and bias to grads.
 
@@ -222,7 +229,10 @@ def differentiate(
     grads : C-contiguous array of twice the size of weight_shape: dweight, dbias, of which only what is wanted is defined; or
         None, if none is.
     mask : of the elements that were measured, if the call has one; dx is 0 elsewhere.
+    around : what stood around the norm, if anything did.
     """
+    if around is not None:
+        return differentiate_around((ready, differentiate), call, (x, dy, dx), (weight, stats, grads), around)
     if not call.exact and any(a is not None and a.dtype != np.float64 for a in stats):
         call = exactly(call)  # which makes good what the mean was rounded by
     sums = sums_of(call)
@@ -307,12 +317,6 @@ def slant(
 fill = in_default_environment(fill_excluded)
 
 
-@lru_cache(maxsize=4096)
-def exactly(call: Call) -> Call:
-    """The call whose results are rounded once."""
-    return call.but(exact=True)
-
-
 def mend(call: Call, fast: tuple[Array | None, Array | None], exact: tuple[Array | None, Array | None]) -> None:
     """Take from exact gradients those for which float32 had no room: of x for a group that is nan, of parameters each."""
     if fast[0] is not None and exact[0] is not None:
@@ -352,6 +356,7 @@ def describe(call: Call, x: Array) -> str:
     if call.backward and scales(call):
         told.append("dx = dy * weight * rstd by the kernel of the forward pass")
     if told:
+        told += ["what stands around the norm is done in the same passes"] if part.joined else []
         told += ["a mask says which elements are measured"] if part.where else []
         told.append("results are float64 numbers rounded once" if part.exact else "results are computed in float32")
     return "cpu, " + ("; ".join(told) or "nothing: no gradient is wanted")

@@ -49,13 +49,32 @@ def machine_code(kernel: Any, *signature: Any) -> int:
 
 
 @cache
-def family_address(family: str, storage: str, single: bool, at_once: bool, masked: bool) -> int:
-    """Machine code of a family for one storage type and arithmetic, see `arithmetic.Element`; masked: whether x has a mask."""
+def family_address(
+    family: str, storage: str, single: bool, at_once: bool, masked: bool, stages: tuple[str, str] = ("", "")
+) -> int:
+    """Machine code of a family for one storage type and arithmetic, see `arithmetic.Element`; masked: whether x has a mask.
+
+    stages: of what is read (backward dy) and written.
+    """
     stored = getattr(types, storage)
-    y = types.CPointer(stored if stored == types.float64 else Element(stored, single, at_once))
-    x = types.CPointer(Element(stored, single, at_once, True)) if masked else y
-    arguments = (x, y, y, *GRADIENT_ARGUMENTS) if family.endswith("backward") else (x, y, *ARGUMENTS)
+
+    def pointer(masked: bool = False, stage: str = "") -> Any:
+        plain = stored == types.float64 and not masked and not stage
+        return types.CPointer(stored if plain else Element(stored, single, at_once, masked, stage))
+
+    read, written = stages
+    if family.endswith("backward"):
+        arguments = (pointer(masked), pointer(stage=read), pointer(stage=written), *GRADIENT_ARGUMENTS)
+    else:
+        arguments = (pointer(masked, read), pointer(stage=written), *ARGUMENTS)
     return unbroken(machine_code, FAMILIES[family], types.int64, types.int64, *arguments, *[types.int64] * 3)
+
+
+def stages_of(call: Call) -> tuple[str, str]:
+    """What joins the array that is read, and the one that is written."""
+    if call.backward:
+        return "gate" * bool(call.activation), "plus" * call.residual
+    return "plus" * call.residual, " ".join(["plus"] * call.addend + ["act"] * bool(call.activation))
 
 
 @cache
@@ -78,7 +97,7 @@ def prepare(s: Schedule, call: Call, places: int, count: int, times: int, alone:
     shared = any(step.threads > 1 for step in s.steps)
     # without a mean, or with a given one, there is one way: it is in the kernels that are called more often
     at_once = not call.backward and (call.method == "one_read" or call.given or not call.center)
-    family = family_address(s.family, STORAGE[call.dtype.name], not call.exact, at_once, call.where)
+    family = family_address(s.family, STORAGE[call.dtype.name], not call.exact, at_once, call.where, stages_of(call))
     addresses = family, dealer(call.backward) if shared else 0
     run = entry(*((run_slants, SLANTS) if alone else (run_backward, BACKWARD) if call.backward else (run_forward, FORWARD)))
     return Launch(run, call.plan.size) if shared else run, program(s, addresses, call, places, count, times)

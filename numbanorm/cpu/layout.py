@@ -143,6 +143,16 @@ class Masked(NamedTuple):
     step: Any  # and from an element, 0 or 1
 
 
+class Joined(NamedTuple):
+    """Elements that another array's join where they are read or written, as integers in memory: see `arith.stages`."""
+
+    elements: Any  # their address
+    other: Any  # that of what is added, or of y, whose sign says where a gradient passes; 0: nothing
+    kept: Any  # and that of where the elements go as they are then; 0: nowhere
+    slope: Any  # of an activation below 0, the bits of a float64
+    top: Any  # and where it ends; nan: nowhere
+
+
 class Block(NamedTuple):
     """Columns i .. i + width - 1 of some rows."""
 

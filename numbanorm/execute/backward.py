@@ -5,19 +5,22 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, NamedTuple
 
-from ..backends import dispatch
+from ..backends import dispatch, host
 from ..backends.protocol import Space
 from ..spec import checks
-from ..spec.call import Call, Which, backward_call, with_mask
+from ..spec.around import AroundGradients, activation_of
+from ..spec.call import Call, Which, backward_call, with_around, with_mask
 from ..spec.norms import NORMS
 from ..spec.sources import GIVEN, OWN
 
-How = tuple[Any, Any, Any, Any, Any]  # needs, exact, out, backend, where
+How = tuple[Any, ...]  # needs, exact, out, backend, where; and around the norm: y, activation, dresidual, return_daddend
 
 
 def backward(norm: str, dy: Any, x: Any, which: Which, stats: Any, weight: Any, how: How, own: bool = True) -> tuple[Any, ...]:
     """The gradients of a norm in `NORMS`; own: whether x's own statistics normalized it."""
-    needs, exact, out, backend, where = how
+    needs, exact, out, backend, where, *around = how
+    if around and not (around[0] is around[1] is around[2] is None and around[3] is False):
+        return joined(norm, dy, x, which, stats, weight, how, own)
     space = dispatch.space(x, backend)
     x_ = space.array("x", x)
     wanted = checks.needs(needs, 1 + len(NORMS[norm].parameters))
@@ -43,6 +46,7 @@ class Asked(NamedTuple):
     out: Any
     needs: tuple[bool, ...]
     where: Any
+    around: AroundGradients | None = None
 
 
 def check(
@@ -68,14 +72,64 @@ def check(
     return Asked(space, call if kept is None else with_mask(call), x_, dy_, w, (mean, rstd), out, needs, kept)
 
 
+def joined(norm: str, dy: Any, x: Any, which: Which, stats: Any, weight: Any, how: How, own: bool) -> tuple[Any, ...]:
+    """`backward` with what stood around the norm."""
+    needs, exact, *others, with_addend = how
+    space, with_addend = dispatch.space(x, how[3]), checks.flag("return_daddend", with_addend)
+    wanted, exact = checks.needs(needs, 1 + len(NORMS[norm].parameters)), checks.flag("exact", exact)
+    arrays = dy, x, space.array("x", x)
+    asked = check_joined(norm, space, arrays, which, stats, weight, (wanted, exact, *others, with_addend), own)
+    assert asked.around is not None
+    if not with_addend:
+        return run(asked)
+    if asked.around.activation is None:  # what was added had the gradient of the result
+        return (*run(asked), dy)
+    kept = space.empty_like(asked.x)
+    results = run(asked._replace(around=asked.around._replace(kept=kept)))
+    return (*results, kept)
+
+
+def check_joined(
+    norm: str,
+    space: Space,
+    arrays: tuple[Any, Any, Any],
+    which: Which,
+    stats: Any,
+    weight: Any,
+    how: How,
+    own: bool,
+) -> Asked:
+    """`check`, and what stood around the norm."""
+    (y, activation, dresidual, with_addend), x_, out = how[5:], arrays[2], how[2]
+    kind = activation_of(activation)
+    if space is not host:
+        raise ValueError("activation, dresidual and return_daddend are for NumPy arrays on the CPU: got x on a device; "
+                         "multiply dy by the activation's derivative, and add dresidual to dx")  # fmt: skip
+    if how[4] is not None:
+        raise ValueError("where must be None with activation, dresidual or return_daddend: got a mask; activate and add apart")
+    if (y is None) is not (kind is None):
+        raise ValueError(f"y and activation must be given together, for the sign of y says where dy passes: "
+                         f"got {'no y' if y is None else 'no activation'}; pass both, or neither")  # fmt: skip
+    if dresidual is not None and not how[0][0]:
+        raise ValueError(f"dresidual is added to dx: got needs={how[0]}; leave dresidual away, or ask for dx")
+    kept = [None if a is None else checks.beside(name, a, x_) for name, a in (("y", y), ("dresidual", dresidual))]
+    asked = check(norm, space, arrays, which, stats, weight, how[:5], own)
+    if out is not None:
+        space.output(out, x_, (("y", y), ("dresidual", dresidual)))
+    y_, r = (None if a is None else space.contiguous(a) for a in kept)
+    call = with_around(asked.call, r is not None, bool(with_addend and kind), None if kind is None else kind.name)
+    return asked._replace(call=call, around=AroundGradients(y_, None, r, kind))
+
+
 def run(asked: Asked) -> tuple[Any, ...]:
     """The gradients that are wanted, None for the others."""
-    space, call, x, dy, weight, (mean, rstd), out, needs, where = asked
+    space, call, x, dy, weight, (mean, rstd), out, needs, where, around = asked
     x_, dy_ = space.contiguous(x), space.contiguous(dy)
     weight, mean, rstd = space.ready(weight, mean, rstd)
     dx = None
     if call.write:
         dx = None if out is None else space.target(out, x_, dy_)
         dx = space.empty_like(x) if dx is None else dx
-    grads = space.differentiate(call, x_, dy_, dx, weight, (mean, rstd), where)
+    extra = () if around is None else (around,)
+    grads = space.differentiate(call, x_, dy_, dx, weight, (mean, rstd), where, *extra)
     return (space.written(out, dx) if call.write else None, *grads[: len(needs) - 1])

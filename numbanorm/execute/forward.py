@@ -11,16 +11,18 @@ import math
 from functools import partial
 from typing import Any, NamedTuple
 
-from ..backends import dispatch
+from ..backends import dispatch, host
 from ..backends.protocol import Space
 from ..spec import checks
-from ..spec.call import NOTHING, Call, Known, Stats, Which, forward_call, with_mask, without_x
+from ..spec.around import Around, activation_of
+from ..spec.call import NOTHING, Call, Known, Stats, Which, forward_call, with_around, with_mask, without_x
 from ..spec.norms import NORMS
 from ..spec.sources import GIVEN, OWN, TRACKED
 from .running import Running, RunningArguments, plain
 
 Affine = tuple[Any, Any, Any]  # weight, bias, eps
 How = tuple[Any, Any, Any, Any, Any]  # method, exact, out, return_stats, backend
+ALONE = (None, None, False, None, None)  # fill; and around the norm: residual, return_residual, addend, activation
 
 
 def forward(
@@ -31,9 +33,12 @@ def forward(
     how: How,
     running: RunningArguments | None = None,
     where: Any = None,
-    fill: Any = None,
+    beside: tuple[Any, ...] = ALONE,
 ) -> Any:
     """y, or (y, Stats), of a norm in `NORMS`; nothing of the arguments but x's axes was checked."""
+    fill, residual, return_residual, addend, activation = beside
+    if residual is not None or return_residual is not False or addend is not None or activation is not None:
+        return joined(norm, x, which, affine, how, running, (where, *beside))
     (weight, bias, eps), (method, exact, out, return_stats, backend) = affine, how
     space = dispatch.space(x, backend)
     x_ = space.array("x", x)
@@ -76,6 +81,7 @@ class Asked(NamedTuple):
     running: Running | None
     where: Any
     fill: float | None
+    around: Around | None = None
 
 
 def check(
@@ -114,9 +120,58 @@ def check(
     return Asked(space, call if kept is None else with_mask(call), x_, w, b, number, out, tracked, kept, value)
 
 
+def joined(
+    norm: str,
+    x: Any,
+    which: Which,
+    affine: Affine,
+    how: How,
+    running: RunningArguments | None,
+    beside: tuple[Any, ...],
+) -> Any:
+    """`forward` with what stands around the norm; beside: where, fill, residual, return_residual, addend and activation."""
+    space, with_stats = dispatch.space(x, how[4]), checks.flag("return_stats", how[3])
+    with_sum = checks.flag("return_residual", beside[3])
+    asked = check_joined(norm, space, (x, space.array("x", x), *beside[:2]), which, affine, how, running, beside[2:])
+    assert asked.around is not None
+    h = space.empty_like(asked.x) if with_sum else None
+    y, stats = run(asked._replace(around=asked.around._replace(kept=h)), with_stats)
+    results = (y, *([h] if with_sum else []), *([stats_of(space, asked.call, stats, affine[0])] if with_stats else []))
+    return results if len(results) > 1 else y
+
+
+def check_joined(
+    norm: str,
+    space: Space,
+    data: tuple[Any, Any, Any, Any],
+    which: Which,
+    affine: Affine,
+    how: How,
+    running: RunningArguments | None,
+    around: tuple[Any, ...],
+) -> Asked:
+    """`check`, and what stands around the norm."""
+    residual, with_sum, addend, activation = around
+    kind, x_, out = activation_of(activation), data[1], how[2]
+    if space is not host:
+        raise ValueError(f"residual, addend and activation are for NumPy arrays on the CPU: got x on a device; write "
+                         f"{norm}(x + residual, ...) and apply the others to the result")  # fmt: skip
+    if data[2] is not None or data[3] is not None:
+        raise ValueError("where and fill must be None with residual, addend or activation: got a mask; add and activate apart")
+    if with_sum and residual is None:
+        raise ValueError("return_residual returns x + residual: got residual=None; pass one, or leave return_residual out")
+    arrays = [None if a is None else checks.beside(name, a, x_) for name, a in (("residual", residual), ("addend", addend))]
+    asked = check(norm, space, data, which, affine, how, running)
+    if out is not None:
+        space.output(out, x_, (("residual", residual), ("addend", addend)))
+    r, z = (None if a is None else space.contiguous(a) for a in arrays)
+    call = with_around(asked.call, r is not None, z is not None, None if kind is None else kind.name)
+    return asked._replace(call=call, around=Around(r, None, z, kind))
+
+
 def run(asked: Asked, with_stats: bool) -> tuple[Any, Any]:
     """y and the statistics (4, B * G), of each sample if they are wanted; running statistics are updated."""
-    space, call, x, weight, bias, eps, out, running, where, fill = asked
+    space, call, x, weight, bias, eps, out, running, where, fill, around = asked
     backend: Any = space.backend()
     source, (weight, bias) = space.contiguous(x), space.ready(weight, bias)
     known = NOTHING if running is None or running.own else (*space.ready(running.mean, running.var), None, None)
@@ -124,7 +179,9 @@ def run(asked: Asked, with_stats: bool) -> tuple[Any, Any]:
     y = space.empty_like(x) if y is None else y
     if call.plan.size:
         mask = None if where is None else backend.mask_of(call, where, x.shape)
-        stats = backend.normalize(call, source, y, weight, bias, eps, known, *([mask] if call.where else []))
+        stats = backend.normalize(
+            call, source, y, weight, bias, eps, known, *([mask] if call.where else [None, around] if around else [])
+        )
         if mask is not None and fill is not None:
             backend.fill(y, mask, fill)
     if not call.plan.size or (with_stats and call.plan.units < math.prod(call.plan.stats_shape)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -13,8 +13,10 @@ from .. import functional
 from .. import gradients as backward
 from ..backends import dispatch
 from ..spec import checks
+from ..spec.around import Around, activation_of
 from ..spec.checks import Array
 from ..spec.dtypes import FLOATS
+from ..spec.norms import NORMS
 from ..spec.shown import shown
 
 # every array that a layer may have, in the order of torch's state_dict, and what fills it at first
@@ -23,7 +25,8 @@ PARAMETERS = ("weight", "bias")
 RUNNING = ("running_mean", "running_var")
 COUNTER = "num_batches_tracked"
 # the arguments that torch does not have; repr shows those that differ
-EXTRA = {"channel_axis": 1, "batch_axis": 0, "convention": "torch", "method": None, "exact": False, "backend": None}
+EXTRA = {"channel_axis": 1, "batch_axis": 0, "convention": "torch", "method": None, "exact": False, "activation": None,
+         "backend": None}  # fmt: skip
 
 # what Keras and Flax call these arrays
 KERAS = {"gamma": "weight", "scale": "weight", "beta": "bias", "moving_mean": "running_mean", "mean": "running_mean"}
@@ -32,7 +35,8 @@ KERAS |= {"moving_variance": "running_var", "var": "running_var"}
 NOT_CALLED = "none, for the layer, or this copy of it, was not called; call it first"
 OVERWRITTEN = "one that was written over, for out was x; call the layer again, with another out"
 
-Gradients = Callable[..., Any]  # (dy, out=out) -> dx and the gradients of the parameters
+Named = str | tuple[str, float]  # an activation
+Gradients = partial[Any]  # (dy, out=out) -> dx and the gradients of the parameters
 
 
 class IncompatibleKeys(NamedTuple):
@@ -60,11 +64,13 @@ class Layer:
     _norm: ClassVar[str]  # the function's name
     _shown: ClassVar[str]  # extra_repr, as torch writes it
     exact: bool = False  # of the class for layers that were pickled when there was no choice
+    activation: Named | None = None  # likewise
 
-    def __init__(self, eps: float | None, method: str | None, exact: bool, backend: str | None) -> None:
+    def __init__(self, eps: float | None, method: str | None, exact: bool, backend: str | None, activation: Any) -> None:
         checks.eps(eps)
         self.eps, self.method, self.exact, self.backend = eps, checks.method(method), checks.flag("exact", exact), backend
-        self.training = True
+        activation_of(activation)  # raises for what is none
+        self.activation, self.training = activation, True
         self.grad: dict[str, Array] = {}
         self._last: tuple[Array, Gradients] | str = NOT_CALLED
 
@@ -96,19 +102,35 @@ class Layer:
         """Arguments of this norm beside the common ones: those of both functions, and those of the forward one alone."""
         raise NotImplementedError
 
-    def _forward(self, x: Array, out: Array | None, where: Array | None, ndim: int) -> tuple[Array, Gradients]:
-        """y, and what makes gradients of dy."""
+    def _forward(
+        self, x: Array, out: Array | None, where: Array | None, ndim: int, around: Around
+    ) -> tuple[Array, Array, Gradients]:
+        """y, what was normalized, and what makes gradients of dy."""
         shared, extra = self._arguments()
         shared |= self._batch(ndim) | {"exact": self.exact, "where": where, "backend": self.backend}
         parameters = {name: getattr(self, name) for name in PARAMETERS if hasattr(self, name)}
-        y, stats = getattr(functional, self._norm)(
-            x, eps=self.eps, method=self.method, out=out, return_stats=True, **parameters, **shared, **extra
+        before = {} if around.residual is None else {"residual": around.residual, "return_residual": True}
+        after = {"addend": around.addend, "activation": self.activation}
+        y, *h, stats = getattr(functional, self._norm)(
+            x, eps=self.eps, method=self.method, out=out, return_stats=True, **parameters, **shared, **extra, **before, **after
         )
+        x = h[0] if h else x
         needs = (True, *(p is not None for p in parameters.values()))
         function = getattr(backward, f"{self._norm}_backward")
-        return y, partial(function, x=x, stats=stats, weight=self.weight, needs=needs, **shared)
+        shared |= {} if self.activation is None else {"y": y, "activation": self.activation}
+        shared |= {} if around.addend is None else {"return_daddend": True}
+        return y, x, partial(function, x=x, stats=stats, weight=self.weight, needs=needs, **shared)
 
-    def __call__(self, x: Array, out: Array | None = None, where: Array | None = None) -> Array:
+    def __call__(
+        self,
+        x: Array,
+        out: Array | None = None,
+        where: Array | None = None,
+        *,
+        residual: Array | None = None,
+        return_residual: bool = False,
+        addend: Array | None = None,
+    ) -> Any:
         """Normalize x.
 
         Parameters
@@ -119,10 +141,13 @@ class Layer:
             Where to write y; may be x, which leaves nothing for `backward`.
         where : bool array that broadcasts to x's shape, optional
             The elements that are measured, see `numbanorm.layer_norm`. `backward` reads it again.
+        residual, return_residual, addend
+            As for `numbanorm.layer_norm`; batch and instance norm have no residual. The layer's activation comes last, and then
+            `backward` reads y again, too.
 
         Returns
         -------
-        array of x's shape and dtype
+        array of x's shape and dtype; with return_residual=True (y, x + residual)
 
         Raises
         ------
@@ -133,11 +158,17 @@ class Layer:
         x_ = space.array("x", x)
         self._fits(x_.shape)
         x = space.callers(x_)
-        y, gradients = self._forward(x, out, where, len(x_.shape))
-        self._last = OVERWRITTEN if out is not None and space.shares(out, x_) else (x, gradients)
-        return y
+        with_sum = checks.flag("return_residual", return_residual)
+        if residual is None and with_sum:
+            raise ValueError("return_residual returns x + residual: got residual=None; pass one, or leave return_residual out")
+        if residual is not None and NORMS[self._norm].own:
+            raise ValueError(f"residual is for layer, RMS and group norm: got one for {type(self).__name__}; add it to x")
+        y, h, gradients = self._forward(x, out, where, len(x_.shape), Around(residual, None, addend))
+        overwritten = out is not None and residual is None and space.shares(out, x_)
+        self._last = OVERWRITTEN if overwritten else (h, gradients)
+        return (y, h) if with_sum else y
 
-    def backward(self, dy: Array, out: Array | None = None) -> Array:
+    def backward(self, dy: Array, out: Array | None = None, *, dresidual: Array | None = None) -> Any:
         """Gradient of x for the last call, in training or evaluation; `grad` gets those of the parameters.
 
         Parameters
@@ -146,10 +177,12 @@ class Layer:
             Gradient of y.
         out : array like x, optional
             Where to write dx; may be dy, or x, which leaves nothing for another `backward`.
+        dresidual : array like x, optional
+            The gradient of x + residual, where the call returned it.
 
         Returns
         -------
-        array of x's shape and dtype
+        array of x's shape and dtype; (dx, gradient of the addend) if the call had one
 
         Raises
         ------
@@ -159,11 +192,14 @@ class Layer:
         if isinstance(self._last, str):
             raise ValueError(f"{type(self).__name__}.backward wants the x of the last call: got {self._last}")
         x, gradients = self._last
-        dx, *rest = gradients(dy, out=out)
+        added = {} if dresidual is None else {"dresidual": dresidual}
+        if added and NORMS[self._norm].own:
+            raise ValueError(f"dresidual is for layer, RMS and group norm: got one for {type(self).__name__}; add it to dx")
+        dx, *rest = gradients(dy, out=out, **added)
         if out is not None and dispatch.space(x, self.backend).shares(out, x):
             self._last = OVERWRITTEN
         self.grad = {name: g for name, g in zip(PARAMETERS, rest, strict=False) if g is not None}
-        return dx  # type: ignore[no-any-return]
+        return (dx, rest[-1]) if gradients.keywords.get("return_daddend") else dx
 
     def train(self, mode: bool = True) -> Self:
         """Set training, or with False evaluation, and return the layer; only running statistics make a difference."""

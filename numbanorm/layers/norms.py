@@ -24,7 +24,7 @@ class GroupNorm(Layer):
         Whether there is a weight, and with it a bias, of shape (num_channels,).
     dtype : NumPy dtype, optional
         Of the parameters, by default float32; x may be of another.
-    channel_axis, batch_axis, method, exact, backend
+    channel_axis, batch_axis, method, exact, activation, backend
         As for `numbanorm.group_norm`.
 
     Raises
@@ -58,9 +58,10 @@ class GroupNorm(Layer):
         batch_axis: int | None = 0,
         method: str | None = None,
         exact: bool = False,
+        activation: str | tuple[str, float] | None = None,
         backend: str | None = None,
     ) -> None:
-        super().__init__(eps, method, exact, backend)
+        super().__init__(eps, method, exact, backend, activation)
         self.num_groups, self.num_channels = plan.as_int("num_groups", num_groups), plan.as_int("num_channels", num_channels)
         plan.group((1, self.num_channels), self.num_groups, 1)  # raises unless the groups divide the channels
         self.affine, self.batch_axis = checks.flag("affine", affine), batch_axis
@@ -108,7 +109,7 @@ class LayerNorm(_Trailing):
         Whether there is a weight, and with it a bias, of shape normalized_shape.
     dtype : NumPy dtype, optional
         Of the parameters, by default float32; x may be of another.
-    method, exact, backend
+    method, exact, activation, backend
         As for `numbanorm.layer_norm`.
 
     Raises
@@ -142,9 +143,10 @@ class LayerNorm(_Trailing):
         *,
         method: str | None = None,
         exact: bool = False,
+        activation: str | tuple[str, float] | None = None,
         backend: str | None = None,
     ) -> None:
-        super().__init__(eps, method, exact, backend)
+        super().__init__(eps, method, exact, backend, activation)
         self._over(normalized_shape, elementwise_affine)
         self._hold(affine_parameters(self.elementwise_affine, bias), self.normalized_shape, dtype)
 
@@ -162,7 +164,7 @@ class RMSNorm(_Trailing):
         Whether there is a weight, of shape normalized_shape.
     dtype : NumPy dtype, optional
         Of the weight, by default float32; x may be of another.
-    method, exact, backend
+    method, exact, activation, backend
         As for `numbanorm.layer_norm`.
 
     Raises
@@ -190,9 +192,10 @@ class RMSNorm(_Trailing):
         *,
         method: str | None = None,
         exact: bool = False,
+        activation: str | tuple[str, float] | None = None,
         backend: str | None = None,
     ) -> None:
-        super().__init__(0.0 if eps is None else eps, method, exact, backend)
+        super().__init__(0.0 if eps is None else eps, method, exact, backend, activation)
         self.eps = eps
         self._over(normalized_shape, elementwise_affine)
         self._hold({"weight": self.elementwise_affine}, self.normalized_shape, dtype)

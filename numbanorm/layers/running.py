@@ -41,6 +41,7 @@ class _Tracking(Layer):
         convention: str = "torch",
         method: str | None = None,
         exact: bool = False,
+        activation: str | tuple[str, float] | None = None,
         backend: str | None = None,
         comm: Any = None,
     ) -> None:
@@ -61,7 +62,7 @@ class _Tracking(Layer):
             own statistics normalize it in evaluation too.
         dtype : NumPy dtype, optional
             Of parameters and running statistics, by default float32; x may be of another.
-        channel_axis, convention, method, exact, backend
+        channel_axis, convention, method, exact, activation, backend
             As for `numbanorm.batch_norm`.
         comm : communicator, optional
             Of batch norm, as for `numbanorm.batch_norm`: the processes whose batches are one. It may be set later, too. A
@@ -72,7 +73,7 @@ class _Tracking(Layer):
         TypeError, ValueError
             For arguments that do not fit.
         """
-        super().__init__(eps, method, exact, backend)
+        super().__init__(eps, method, exact, backend, activation)
         checks.momentum(momentum)
         if comm is not None:
             self.comm = comm
@@ -220,12 +221,14 @@ class _InstanceNorm(_Tracking):
         convention: str = "torch",
         method: str | None = None,
         exact: bool = False,
+        activation: str | tuple[str, float] | None = None,
         backend: str | None = None,
     ) -> None:
         """Make the layer; the arguments are those of `BatchNorm1d`, with other defaults."""
         super().__init__(
             num_features, eps, momentum, affine, track_running_stats, dtype, bias=bias, channel_axis=channel_axis,
-            convention=convention, method=method, exact=exact, backend=backend,
+            convention=convention, method=method, exact=exact, activation=activation,
+            backend=backend,
         )  # fmt: skip
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:

@@ -38,6 +38,9 @@ class Call:
     bias: bool = False
     in_place: bool = False  # whether y is x; dx is x or dy
     where: bool = False  # whether a mask says which elements are measured
+    residual: bool = False  # whether x + r is normalized; backward, whether something is added to dx
+    addend: bool = False  # whether something is added to the result; backward, whether its gradient is wanted
+    activation: str | None = None  # what is done to the result then
     eps: float | None = None  # where none is given; only RMS norm has one
 
     @property
@@ -49,6 +52,11 @@ class Call:
     def affine(self) -> bool:
         """Whether there are parameters; backward, whether their gradients are wanted."""
         return self.weight or self.bias
+
+    @property
+    def joined(self) -> bool:
+        """Whether other arrays, or an activation, stand around the norm."""
+        return self.residual or self.addend or self.activation is not None
 
     def but(self, **changes: Any) -> Call:
         """A call that differs in these fields."""
@@ -141,6 +149,24 @@ def with_mask(call: Call) -> Call:
 
 
 @lru_cache(maxsize=4096)
+def with_around(call: Call, residual: bool, addend: bool, activation: str | None) -> Call:
+    """The call with what stands around the norm."""
+    return call.but(residual=residual, addend=addend, activation=activation)
+
+
+@lru_cache(maxsize=4096)
+def exactly(call: Call) -> Call:
+    """The call whose results are rounded once."""
+    return call.but(exact=True)
+
+
+@lru_cache(maxsize=4096)
+def plain_of(call: Call) -> Call:
+    """The norm alone."""
+    return call.but(residual=False, addend=False, activation=None)
+
+
+@lru_cache(maxsize=4096)
 def moments_call(shape: Shape, dtype: Any, axes: Shape, method: Any) -> tuple[Call, Shape]:
     """The call of `moments` over these axes, and the order to which x's axes are moved for it."""
     how, _ = settled(method, True, dtype, True)
@@ -167,7 +193,8 @@ def without_x(call: Call) -> Call:
     """The call that takes given statistics to those of each sample, and neither reads x nor writes y."""
     p, units = call.plan, prod(call.plan.stats_shape)
     plan = Plan(units // p.G, 1, p.G, 1, 1, p.stats_shape, p.weight_shape)
-    return call.but(plan=plan, write=False, weight=False, bias=False, in_place=True)
+    return call.but(plan=plan, write=False, weight=False, bias=False, in_place=True, residual=False, addend=False,
+                    activation=None)  # fmt: skip
 
 
 def scales(call: Call) -> bool:

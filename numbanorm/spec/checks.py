@@ -232,6 +232,15 @@ def like(name: str, value: Any, x: Array) -> Array:
     return a
 
 
+def beside(name: str, value: Any, x: Array) -> Array:
+    """An array of x's shape and dtype that is added to x or to a result, or that is one."""
+    a = array(name, value)
+    if a.shape != x.shape:
+        raise ValueError(f"{name} must have the shape of x, {x.shape}: got {a.shape}; write np.broadcast_to({name}, x.shape)")
+    fits_like(name, a, x)
+    return a
+
+
 def fits_like(name: str, a: Any, x: Any, cast: str = "{}.astype(x.dtype)") -> None:
     """An array, wherever it lies, has x's shape and dtype."""
     if a.shape != x.shape:

@@ -24,6 +24,8 @@ from numbanorm.spec.checks import Array
 x = np.ones((2, 4, 6), np.float32)
 flag = bool(x.size)
 {calls}
+assert_type(nb.layer_norm(x, 6, residual=x, return_residual=True), tuple[Array, Array])
+assert_type(nb.rms_norm(x, 6, residual=x, return_residual=True, return_stats=True), tuple[Array, Array, nb.Stats])
 y, stats = nb.layer_norm(x, 6, exact=True, method="welford", return_stats=True)
 y.round(2)
 """
@@ -31,8 +33,11 @@ NORM_CALLS = """
 assert_type(nb.{name}({given}), Array)
 assert_type(nb.{name}({given}, return_stats=False, exact=True), Array)
 assert_type(nb.{name}({given}, return_stats=True, out=x), tuple[Array, nb.Stats])
-assert_type(nb.{name}({given}, return_stats=flag), Array | tuple[Array, nb.Stats])
+assert_type(nb.{name}({given}, return_stats=flag), {either})
 """
+RESULT = "Array | tuple[Array, nb.Stats]"
+EITHER = RESULT + " | tuple[Array, Array] | tuple[Array, Array, nb.Stats]"
+SUMS = ("layer_norm", "rms_norm", "group_norm")  # have residual
 GIVEN = {
     "layer_norm": "x, 6, None, None",
     "rms_norm": "x, (6,), eps=1e-6",
@@ -53,7 +58,9 @@ def mypy(folder: Path, code: str) -> str:
 @pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="mypy, of the [lint] extra, is not installed")
 def test_mypy_sees_what_comes_back(tmp_path: Path) -> None:
     assert GIVEN.keys() == NORMS.keys()
-    calls = "".join(NORM_CALLS.format(name=name, given=given) for name, given in GIVEN.items())
+    calls = "".join(
+        NORM_CALLS.format(name=name, given=given, either=EITHER if name in SUMS else RESULT) for name, given in GIVEN.items()
+    )
     of_program = [line for line in mypy(tmp_path, CALLS.format(calls=calls)).splitlines() if line.startswith("program")]
     assert of_program == []
     assert "has no attribute" in mypy(tmp_path, "import numbanorm as nb, numpy as np\nnb.layer_norm(np.ones(3), 3).mean_of()\n")
@@ -70,7 +77,7 @@ def test_types_have_the_arguments_of_the_function(name: str) -> None:
 
     function = inspect.signature(getattr(numbanorm, name)).parameters
     found = [node for node in tree if isinstance(node, ast.FunctionDef) and node.name == name]
-    assert len(found) == 3
+    assert len(found) == (5 if "return_residual" in function else 3)
     for node in found:
         assert [a.arg for a in node.args.args] == [p.name for p in function.values() if p.kind == p.POSITIONAL_OR_KEYWORD]
         annotation = node.args.kwarg.annotation

@@ -16,8 +16,8 @@ from ..compile import device, intrinsic, types
 from .arithmetic import Exact, Number, Vec, arithmetic_of
 from .masked import counted, included, track, visit, visited
 from .memory import load
-from .stages import Elements, centered, enter_wide, seen
-from .vectors import F64, I32, I64, LANES, broadcast, call, constant, down_rows, integer, prefetch, take, vector
+from .stages import Elements, ask, centered, enter_wide, seen
+from .vectors import F64, I32, I64, LANES, broadcast, call, constant, down_rows, integer, take, vector
 
 TILE = tree.TILE
 N = types.intp
@@ -365,7 +365,7 @@ def add_rows(b: ir.IRBuilder, x: Elements, block: Any, out: Any, means: Any = No
         sums = running_at(b, t, out, [c], b.icmp_signed("==", first, integer(0)))
         mean = None if means is None else load(b, types.float64, means, c, n)
         with rows() as (at, row):
-            prefetch(b, x.pointer, b.add(at, b.mul(together, stride)))
+            ask(b, x, b.add(at, b.mul(together, stride)))
             visit(b, masks, row, lambda mask: add_elements(b, sums[0], x, at, n, mean, included(b, mask, row, c, n)))
         write_back(b, t, out, [c], sums)
 

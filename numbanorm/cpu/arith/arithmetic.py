@@ -16,6 +16,7 @@ from llvmlite import ir
 from numba.extending import models, register_model
 
 from ..compile import intrinsic, types
+from .conversions import from_single, narrow, single, widen
 from .memory import load, load_single, store, store_single
 from .vectors import F32, F64, I1, I32, LANES, MEMORY, absolute, broadcast, constant, fused, like, take, vector
 
@@ -44,8 +45,8 @@ class Exact:
 
     parts = 1
     single = False  # whether results are computed in float32
-    wide = staticmethod(load)  # elements -> float64, for statistics
-    load, store = staticmethod(load), staticmethod(store)  # elements <-> `number`, for results
+    load, store = staticmethod(load), staticmethod(store)  # elements in memory <-> `number`
+    opened, closed = staticmethod(widen), staticmethod(narrow)  # the same of vectors that are loaded
     number, constants = F64, 3  # of `affine`, for a column
     aligns, together, asks = False, 1, True  # how a run is written: from an aligned address on, so many vectors a turn, ahead
 
@@ -234,6 +235,7 @@ class Fast(Exact):
     """
 
     load, store = staticmethod(load_single), staticmethod(store_single)
+    opened, closed = staticmethod(single), staticmethod(from_single)
     number, constants = F32, 4
     single, aligns, together, asks = True, True, 4, False
     # what a float32 holds without loss of bits, with room for the low parts and for products
@@ -314,13 +316,14 @@ WAYS = {(of.single, of.at_once): of for of in (EXACT, Exact(at_once=True), FAST,
 class Element(types.Type):
     """Elements of 32 bits or fewer: the type that they are stored as, and the arithmetic for them.
 
-    Masked ones, of which there are float64 too, have a mask: a pointer to them is one to a `layout.Masked`.
+    Masked ones, of which there are float64 too, have a mask: a pointer to them is one to a `layout.Masked`. Those that another
+    array's join have a stage, some of "plus", "act" and "gate": a pointer to them is one to a `layout.Joined`.
     """
 
-    def __init__(self, stored: Any, single: bool, at_once: bool, masked: bool = False) -> None:
-        self.stored, self.bitwidth, self.masked = stored, stored.bitwidth, masked
+    def __init__(self, stored: Any, single: bool, at_once: bool, masked: bool = False, stage: str = "") -> None:
+        self.stored, self.bitwidth, self.masked, self.stage = stored, stored.bitwidth, masked, stage
         self.arithmetic = PAIRS if stored == types.float64 else WAYS[single, at_once]
-        super().__init__(name=f"Element({stored} {self.arithmetic.name}{' masked' * masked})")
+        super().__init__(name=f"Element({stored} {self.arithmetic.name}{' masked' * masked}{stage and ' ' + stage})")
 
 
 @register_model(Element)
@@ -339,6 +342,11 @@ def arithmetic_of(element: Any) -> Exact:
 def is_masked(element: Any) -> bool:
     """Whether such elements have a mask."""
     return isinstance(element, Element) and element.masked
+
+
+def stage_of(element: Any) -> str:
+    """What is done to such elements beside."""
+    return element.stage if isinstance(element, Element) else ""
 
 
 def stored_as(element: Any) -> Any:

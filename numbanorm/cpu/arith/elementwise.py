@@ -16,9 +16,8 @@ from numba.core.cgutils import for_range, for_range_slice
 
 from ..compile import intrinsic, types
 from .arithmetic import EXACT, FAST, Exact, arithmetic_of
-from .conversions import from_single, narrow
-from .memory import Past, load, pointed, put_first, repeat_row, store
-from .stages import Elements, enter, finish, seen
+from .memory import Past, load, pointed, put_first, repeat_row
+from .stages import Elements, ask, enter_last, fetch, finish, put, retain, seen
 from .vectors import (
     F32,
     F64,
@@ -32,7 +31,6 @@ from .vectors import (
     integer,
     like,
     misaligned,
-    prefetch,
     sixteens,
     sixteens_of,
     smaller,
@@ -85,12 +83,13 @@ def write_run(b: ir.IRBuilder, arrays: list[Elements], span: Any, result_of: Any
 
         def step(es: list[Any], n: Any) -> None:
             at = [b.add(first, e) for e in es]
-            if n is None and of.asks:
+            if n is None and (of.asks or x.beside is not None):
                 for place in at:
-                    prefetch(b, x.pointer, b.add(place, ahead))
-            values = [enter(b, x, place, n) for place in at]
+                    ask(b, x, b.add(place, ahead))
+            past = Past(streaming)
+            values = [enter_last(b, x, place, n, past, y) for place in at]
             for place, e, v in zip(at, es, values, strict=True):
-                finish(b, y, place, result_of(v, e, n), n, Past(streaming))
+                finish(b, y, place, result_of(v, e, n), n, past)
 
         aligned(b, streaming, y, first, n, step)
 
@@ -142,12 +141,12 @@ def plain_run(tc: Any, x: Any, y: Any, span: Any, group: Any, w: Any, b: Any) ->
         after = b.add(i, b.mul(runs, stride))
         with for_range_slice(b, i, after, stride, intp=I64) as (first, _), sixteens_of(b, n) as (e, left):
             at = b.add(first, e)
-            v = load(b, xs.stored, xs.pointer, at, left)
+            v = enter_last(b, xs, at, left, None, ys, of)
             if single:
                 result = of.pointwise(b, v, known, *(load(b, types.float64, p, e, left) for p in a[4:]))
             else:
                 result = of.affine(b, v, *known)
-            store(b, ys.stored, ys.pointer, at, result, left)
+            finish(b, ys, at, result, left, None, of)
         return ctx.get_dummy_value()
 
     return types.void(x, y, span, types.UniTuple(R, 3), w, b), codegen
@@ -219,7 +218,7 @@ def affine_columns(tc: Any, x: Any, y: Any, block: Any, streaming: Any, table: A
         past = past_rows(b, ys, *a[2:4])
 
         def at_element(known: Any, at: Any, n: Any) -> None:
-            finish(b, ys, at, of.affine(b, enter(b, xs, at, n), *known), n, past)
+            finish(b, ys, at, of.affine(b, enter_last(b, xs, at, n, past, ys), *known), n, past)
 
         down_table(b, a[2], table_of(b, of, *a[4:]), at_element)
         return ctx.get_dummy_value()
@@ -241,11 +240,13 @@ def mixed_columns(tc: Any, x: Any, y: Any, block: Any, table: Any, room: Any) ->
             known, exact = own(c, n), plain(c, n)
             with for_range(b, rows, intp=I64) as row:
                 at = b.add(b.add(i, c), b.mul(row.index, stride))
-                fine = EXACT.affine(b, load(b, xs.stored, xs.pointer, at, n), *exact)
-                fast = FAST.affine(b, enter(b, xs, at, n), *known)
+                v = fetch(b, xs, at, n)
+                retain(b, xs, at, v, n, None, ys)
+                fine = EXACT.affine(b, EXACT.opened(b, v, xs.stored), *exact)
+                fast = FAST.affine(b, FAST.opened(b, v, xs.stored), *known)
                 bad = b.fcmp_unordered("uno", known[0], known[0])
-                stored = b.select(bad, narrow(b, fine, ys.stored), from_single(b, fast, ys.stored))
-                put_first(b, ys.stored, ys.pointer, at, stored, n)
+                result = b.select(bad, EXACT.closed(b, fine, ys.stored), FAST.closed(b, fast, ys.stored))
+                put(b, ys, at, result, n)
         return ctx.get_dummy_value()
 
     return types.void(x, y, block, table, N), codegen

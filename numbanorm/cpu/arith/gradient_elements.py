@@ -21,8 +21,8 @@ from .elementwise import LINE, aligned, constants_of, down_table, past_rows, swe
 from .gradient_sums import short_sums, take_in
 from .masked import counted, included, track, visit
 from .memory import Past, load, pointed, store
-from .stages import enter, finish, seen
-from .vectors import F32, F64, I64, LANES, broadcast, call, fused, integer, prefetch, sixteens_of
+from .stages import ask, enter, enter_last, fetch, finish, retain, seen
+from .vectors import F32, F64, I64, LANES, broadcast, call, fused, integer, sixteens_of
 
 N, R = types.intp, types.float64
 
@@ -64,11 +64,12 @@ def gradient_run(tc: Any, x: Any, dy: Any, dx: Any, span: Any, w: Any, table: An
             at = [b.add(i, e) for e in es]
             if n is None:
                 for p, place in product((xs, dys), at):
-                    prefetch(b, p.pointer, b.add(place, ahead))
-            values = [(enter(b, xs, place, n), enter(b, dys, place, n)) for place in at]
+                    ask(b, p, b.add(place, ahead))
+            past = Past(streaming)
+            values = [(enter(b, xs, place, n), enter_last(b, dys, place, n, past, dxs)) for place in at]
             for place, (v, g) in zip(at, values, strict=True):
                 d = of.distance(b, v, unit.mean)
-                finish(b, dxs, place, of.slanted(b, d, unit.slope, ([g], scale), unit.shift), n, Past(streaming))
+                finish(b, dxs, place, of.slanted(b, d, unit.slope, ([g], scale), unit.shift), n, past)
 
         aligned(b, streaming, dxs, i, n, step)
         return ctx.get_dummy_value()
@@ -148,7 +149,8 @@ def gradient_columns(tc: Any, x: Any, dy: Any, dx: Any, block: Any, streaming: A
         def at_element(known: Any, at: Any, n: Any) -> None:
             scale, slope, shift = (known[k::3] for k in (1, 2, 3))
             d = of.distance(b, enter(b, xs, at, n), known[0])
-            finish(b, dxs, at, of.slanted(b, d, slope, ([enter(b, dys, at, n)], scale), shift), n, past)
+            g = enter_last(b, dys, at, n, past, dxs)
+            finish(b, dxs, at, of.slanted(b, d, slope, ([g], scale), shift), n, past)
 
         table, room, rows = a[5], a[6], 1 + 3 * of.parts
         if of.single:
@@ -196,8 +198,10 @@ def gradient_rows(tc: Any, wanted: Any, x: Any, dy: Any, dx: Any, block: Any, w:
                 unit = unit_entries(b, b.gep(table, [b.mul(row.index, apart)]), of)
                 for c, weight, acc in zip(cs, weights, accs, strict=True):
                     at = b.add(start, c)
-                    d, g = of.distance(b, enter(b, xs, at, n), unit.mean), enter(b, dys, at, n)
+                    d, dy_ = of.distance(b, enter(b, xs, at, n), unit.mean), fetch(b, dys, at, n)
+                    g = of.opened(b, dy_, dys.stored)
                     with b.if_then(keep):
+                        retain(b, dys, at, dy_, n, past, dxs)
                         u = of.multiply(b, [g], [weight])
                         finish(b, dxs, at, of.slanted(b, d, unit.slope, (u, [unit.rstd]), unit.shift), n, past)
 

@@ -24,9 +24,9 @@ from .accumulators import TILE, Running, drain, empty, fold, push, running_at, w
 from .arithmetic import PAIRS, Exact, Number, Vec, arithmetic_of, less_single, negative, single_of
 from .masked import counted, included, track, visit, visited
 from .memory import load
-from .stages import centered, enter, seen
+from .stages import ask, centered, enter, seen
 from .statistics import finite, finite_group
-from .vectors import F32, F64, I32, I64, absolute, broadcast, constant, down_rows, integer, prefetch, take
+from .vectors import F32, F64, I32, I64, absolute, broadcast, constant, down_rows, integer, take
 
 SUMS = 3  # u, u * d, d
 N = types.intp
@@ -79,7 +79,7 @@ def tile_products(tc: Any, x: Any, dy: Any, i: Any, n: Any, ahead: Any, mean: An
                     where = b.add(i, start)
                     if rest is None and not weighted:
                         for p in (xs, dys):
-                            prefetch(b, p.pointer, b.add(where, ahead))
+                            ask(b, p, b.add(where, ahead))
                     u = [enter(b, dys, where, left)]
                     if weighted:
                         u = of.multiply(b, u, [of.parameter(b, wp, b.add(at, start), left)])
@@ -208,7 +208,7 @@ def add_row_products(tc: Any, x: Any, dy: Any, block: Any, means: Any, out: Any,
             mean = of.lanes(b, load(b, types.float64, means, c, n))
             with rows() as (at, row):
                 for p in (xs, dys):
-                    prefetch(b, p.pointer, b.add(at, b.mul(together, stride)))
+                    ask(b, p, b.add(at, b.mul(together, stride)))
 
                 def add(mask: Any) -> None:
                     own = included(b, mask, row, c, n)

@@ -17,8 +17,8 @@ from ..compile import device, intrinsic, types
 from .accumulators import TILE, Running, drain, empty, push, running_at, slot, through_tile, write_back
 from .arithmetic import Vec, arithmetic_of
 from .masked import counted, included, track, visit, visited
-from .stages import Elements, enter_wide, seen
-from .vectors import F64, I32, I64, broadcast, call, constant, down_rows, integer, prefetch, smaller, take, vector
+from .stages import Elements, ask, enter_wide, seen
+from .vectors import F64, I32, I64, broadcast, call, constant, down_rows, integer, smaller, take, vector
 
 N = types.intp
 AHEAD = 1024  # elements that sums ask for ahead: (512, 768) 6 % and (4096, 768) 3 % faster; the CPU's own guess is too late
@@ -71,7 +71,7 @@ def tile_moments(tc: Any, x: Any, i: Any, n: Any) -> Any:
                 for half in range(2):
                     start, left = b.add(at, integer(16 * half)), None if rest is None else b.sub(rest, integer(16 * half))
                     if rest is None and (half == 0 or x.dtype.bitwidth > 16):
-                        prefetch(b, xs.pointer, b.add(start, integer(AHEAD)), near=True)
+                        ask(b, xs, b.add(start, integer(AHEAD)), near=True)
                     own = included(b, mask, integer(0), b.sub(start, i), left)
                     add_both(b, (sums[half], squares[half]), xs, start, left, own)
 
@@ -114,7 +114,7 @@ def add_row_moments(tc: Any, x: Any, block: Any, out: Any, room: Any) -> Any:
             columns = [c, b.add(c, room)]
             sums = running_at(b, t, out, columns, b.icmp_signed("==", first, integer(0)))
             with rows() as (at, row):
-                prefetch(b, xs.pointer, b.add(at, b.mul(together, stride)))
+                ask(b, xs, b.add(at, b.mul(together, stride)))
                 visit(b, masks, row, lambda mask: add_both(b, (sums[0], sums[1]), xs, at, n, included(b, mask, row, c, n)))
             write_back(b, t, out, columns, sums)
 

@@ -10,7 +10,8 @@ channels_last tensors as such. What is neither that nor contiguous is copied fir
 order, are computed by torch's operations in float64 and rounded at the end. Calls of plain tensors on the CPU pass torch's
 dispatcher by, unless a compiler, mode, transform, tracer or profiler wants to see them: docs/torch.md.
 
-`convert` also takes RMS norms of the library transformers, and keeps their order of roundings.
+`convert` also takes RMS norms of the library transformers, and keeps their order of roundings, and timm's BatchNormAct2d and
+GroupNormAct. `FusedAddLayerNorm`, `FusedAddRMSNorm` and `BatchNormAct2d` do what stands around a norm in its passes.
 
 `SyncBatchNorm` and `convert_sync_batchnorm` are for batches that are spread over processes, on the CPU, which torch's refuse.
 
@@ -29,6 +30,7 @@ Where they are not like torch's:
 - Where torch has to see through the modules (ONNX export, jagged tensors, per-sample gradients) torch computes: docs/torch.md.
 """
 
+from .around import BatchNormAct2d, FusedAddLayerNorm, FusedAddRMSNorm
 from .convert import RECOGNIZERS, convert, revert
 from .norms import (
     MODULES,
@@ -50,11 +52,15 @@ from .norms import (
 from .recognized import recognize
 from .report import report
 from .synchronized import SyncBatchNorm
+from .timm import recognize_timm
 
 __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
+    "BatchNormAct2d",
+    "FusedAddLayerNorm",
+    "FusedAddRMSNorm",
     "GroupNorm",
     "InstanceNorm1d",
     "InstanceNorm2d",
@@ -74,6 +80,6 @@ __all__ = [
 ]
 
 convert_sync_batchnorm = SyncBatchNorm.convert_sync_batchnorm
-for _module in (*MODULES, SyncBatchNorm):
+for _module in (*MODULES, SyncBatchNorm, BatchNormAct2d, FusedAddLayerNorm, FusedAddRMSNorm):
     _module.__module__ = __name__  # where users know them: pickles of whole modules name it
-RECOGNIZERS.append(recognize)
+RECOGNIZERS.extend((recognize, recognize_timm))

@@ -234,7 +234,7 @@ def _counted_batch_norm(
     return _apply("batch_norm", input, (), (weight, bias), how, running, training, None)
 
 
-def _affine(module: Any) -> tuple[Tensor | None, Tensor | None]:
+def affine_of(module: Any) -> tuple[Tensor | None, Tensor | None]:
     """Weight and bias, in a tenth of the time of torch's __getattr__, which is for what is no parameter (parametrized)."""
     own = module._parameters
     try:
@@ -243,7 +243,7 @@ def _affine(module: Any) -> tuple[Tensor | None, Tensor | None]:
         return module.weight, getattr(module, "bias", None)  # RMS norm has none
 
 
-def _running(module: Any) -> tuple[Tensor | None, Tensor | None]:
+def state_of(module: Any) -> tuple[Tensor | None, Tensor | None]:
     """Running mean and variance, likewise."""
     own = module._buffers
     try:
@@ -252,21 +252,28 @@ def _running(module: Any) -> tuple[Tensor | None, Tensor | None]:
         return module.running_mean, module.running_var
 
 
+def running_of(module: Any) -> tuple[bool, float | None, Tensor | None, Tensor | None, Tensor | None]:
+    """Of a batch norm: whether x's own statistics normalize it, momentum (None: an average), running statistics, counter."""
+    tracking = module.training and module.track_running_stats
+    mean, var = state_of(module)
+    own = module.training or (mean is None and var is None)
+    mean, var = (mean, var) if tracking or not module.training else (None, None)
+    counter = module.num_batches_tracked if tracking else None
+    # without a counter there is no average, and torch leaves the running statistics as they are
+    return own, None if module.momentum is None and counter is not None else module.momentum or 0.0, mean, var, counter
+
+
 class _Batch(_BatchNorm):
     """torch's forward pass with numbanorm's; the batch is counted when it is done."""
 
     def forward(self, input: Tensor, where: Tensor | None = None) -> Tensor:
         self._check_input_dim(input)
-        tracking = self.training and self.track_running_stats
-        (weight, bias), (mean, var) = _affine(self), _running(self)
-        own = self.training or (mean is None and var is None)
-        mean, var = (mean, var) if tracking or not self.training else (None, None)
-        counter = self.num_batches_tracked if tracking else None
-        if self.momentum is None and counter is not None:
+        own, momentum, mean, var, counter = running_of(self)
+        weight, bias = affine_of(self)
+        if momentum is None and counter is not None:
             y = _counted_batch_norm(input, mean, var, weight, bias, own, (self.eps, self.exact, where), counter)
-        else:  # without a counter there is no average, and torch leaves the running statistics as they are
-            momentum = self.momentum or 0.0
-            y = batch_norm(input, mean, var, weight, bias, own, momentum, self.eps, exact=self.exact, where=where)
+        else:
+            y = batch_norm(input, mean, var, weight, bias, own, momentum or 0.0, self.eps, exact=self.exact, where=where)
         if counter is not None:
             counter.add_(1)
         return y
@@ -298,7 +305,7 @@ class _Instance(_InstanceNorm):
     def _apply_instance_norm(self, input: Tensor, where: Tensor | None = None) -> Tensor:
         momentum = 0.0 if self.momentum is None else self.momentum
         own = self.training or not self.track_running_stats
-        (weight, bias), (mean, var) = _affine(self), _running(self)
+        (weight, bias), (mean, var) = affine_of(self), state_of(self)
         return instance_norm(input, mean, var, weight, bias, own, momentum, self.eps, exact=self.exact, where=where)
 
 
@@ -318,7 +325,7 @@ class LayerNorm(torch.nn.LayerNorm):
     """`torch.nn.LayerNorm`, computed by `layer_norm`."""
 
     def forward(self, input: Tensor, where: Tensor | None = None) -> Tensor:
-        weight, bias = _affine(self)
+        weight, bias = affine_of(self)
         return layer_norm(input, self.normalized_shape, weight, bias, self.eps, exact=self.exact, where=where)
 
 
@@ -326,14 +333,14 @@ class RMSNorm(torch.nn.RMSNorm):
     """`torch.nn.RMSNorm`, computed by `rms_norm`."""
 
     def forward(self, x: Tensor, where: Tensor | None = None) -> Tensor:
-        return rms_norm(x, self.normalized_shape, _affine(self)[0], self.eps, exact=self.exact, where=where)
+        return rms_norm(x, self.normalized_shape, affine_of(self)[0], self.eps, exact=self.exact, where=where)
 
 
 class GroupNorm(torch.nn.GroupNorm):
     """`torch.nn.GroupNorm`, computed by `group_norm`."""
 
     def forward(self, input: Tensor, where: Tensor | None = None) -> Tensor:
-        weight, bias = _affine(self)
+        weight, bias = affine_of(self)
         return group_norm(input, self.num_groups, weight, bias, self.eps, exact=self.exact, where=where)
 
 
