@@ -102,31 +102,35 @@ CALLS: dict[str, Callable[[Plan, str], Schedule]] = {
 
 BOTH = ("forward", "backward")
 WIDE = ("rows", "runs", "columns")
-ROWS = ("rows", "odd rows", "long rows")  # RMS norm is of rows alone
 WALKED = ("rows of 4096", "rows of 8192", "rows of 768", "rows of 5001")
 ALL = tuple(name for name in PLANS if name not in WALKED)
-BATCHES = ("runs", "odd runs", "columns", "odd columns")  # statistics are given to batch and instance norm alone
-#: all of float32 for sm_90, and of the rest what differs: loads and stores, and the pairs of float64
+#: for sm_90 float32 in its default mode, and of the rest what differs: narrow kernels where few are like them, exact ones wide,
+#: loads and stores of half types, the pairs of float64
 SELECTED: dict[Capability, list[tuple[str, Iterable[str], tuple[str, ...]]]] = {
     (9, 0): [
-        ("float32", ALL, ("fast", "forward", "welford", "backward", "dx")),
-        ("float32", ROWS, ("fast rms",)),
-        ("float32", BATCHES, ("fast given",)),
-        ("bfloat16", ALL, ("fast",)),
+        ("float32", ALL, ("fast", "forward", "backward")),
+        ("float32", ("rows", "columns", "odd columns"), ("welford",)),
+        ("float32", ("rows", "odd rows"), ("dx", "near")),
+        ("float32", ("rows", "long rows"), ("fast rms", "rms")),
+        ("float32", ("runs", "odd columns"), ("fast given",)),
+        ("float32", ("runs", "columns"), ("given backward",)),
+        ("float32", ("rows",), ("near dx", "near rms", "rms backward")),
+        ("float32", ("runs",), ("given",)),
         *((x, WALKED, ("near",)) for x in ("float32", "bfloat16")),
+        ("bfloat16", ("rows", "long rows", "columns", "odd columns"), ("fast",)),
+        ("bfloat16", ("rows", "columns"), BOTH),
+        ("bfloat16", WALKED[:1], ("backward",)),
         ("float16", WALKED[:1], ("near",)),
-        ("float32", ("rows", "odd rows"), ("near", "near dx", "near rms")),
-        ("bfloat16", WALKED[:1], ("backward", "near dx")),
-        ("float32", ROWS, ("rms", "rms backward")),
-        ("float32", BATCHES, ("given", "given backward")),
+        ("float16", ("rows",), ("fast", "welford")),
         ("float64", (*WIDE, "odd rows"), BOTH),
         ("float64", ("rows", "columns"), ("welford",)),
         ("float64", ("rows",), ("in place",)),
-        ("float16", ("rows",), ("forward", "welford")),
-        ("bfloat16", ("rows", "columns"), BOTH),
-        ("bfloat16", ("odd rows", "runs"), ("forward",)),
     ],
-    (8, 0): [("float32", ("rows",), BOTH), ("float32", ("columns",), ("forward",)), ("float64", ("rows",), ("forward",))],
+    (8, 0): [
+        ("float32", ("rows",), ("fast", "near")),
+        ("float32", ("columns",), ("fast",)),
+        ("float64", ("rows",), ("forward",)),
+    ],
 }
 
 

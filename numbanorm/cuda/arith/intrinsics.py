@@ -348,19 +348,26 @@ def pinned(tc: Any, v: Any) -> Any:
 
 @intrinsic
 def seen(tc: Any, before: Any, v: Any) -> Any:
-    """The bits of a float32, and those of others before it, for `after`."""
-    return types.int32(types.int32, float32), lambda ctx, b, sig, a: b.or_(a[0], b.bitcast(a[1], I32))
+    """Some bits of a number, and of others before it, for `after`."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        bits = b.bitcast(a[1], I32) if v == float32 else b.trunc(b.bitcast(a[1], I64), I32)
+        return b.or_(a[0], bits)
+
+    return types.int32(types.int32, v), codegen
 
 
 @intrinsic
 def after(tc: Any, v: Any, others: Any, n: Any) -> Any:
-    """v, a float32, but not before the others that were `seen` are loaded.
+    """v, but not before the others that were `seen` are loaded.
 
     n: a size below 2**32. That no bit of the others is taken in the compiler does not know.
     """
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
         none = b.and_(a[1], b.trunc(b.lshr(a[2], ir.Constant(I64, 32)), I32))
-        return b.bitcast(b.or_(b.bitcast(a[0], I32), none), F32)
+        if v == float32:
+            return b.bitcast(b.or_(b.bitcast(a[0], I32), none), F32)
+        return b.bitcast(b.or_(b.bitcast(a[0], I64), b.zext(none, I64)), F64)
 
-    return float32(float32, types.int32, types.int64), codegen
+    return v(v, types.int32, types.int64), codegen

@@ -23,17 +23,23 @@ four_after = four(after, 1)
 
 
 @cache
-def together(steps):
-    """A function that lets the first of a wide thread's held steps wait for all others; n: see `after`.
+def together(steps, two=False):
+    """A function that lets the first of a wide thread's held steps wait for the others, of one array or `two`; n: see `after`.
 
-    Sums begin there, so ptxas leaves the loads of all steps before them. It would take them apart, to save registers.
+    What is done with them begins there, so ptxas leaves all loads before that. It would take them apart, to save registers.
     """
 
-    def wait(held, n):
-        others = int32(0)
+    def wait(held, given, n):
+        others, own = int32(0), held[0]
         for j in range(1, steps):
             others = seen(others, held[4 * j])
-        hold(held, 0, four_after(recall(held, 0), others, n))
+            if two:
+                others = seen(others, given[4 * j])
+        if two:
+            hold(held, 0, four_after(recall(held, 0), seen(others, given[0]), n))
+            hold(given, 0, four_after(recall(given, 0), seen(others, own), n))
+        else:
+            hold(held, 0, four_after(recall(held, 0), others, n))
 
     return device(wait)
 

@@ -21,6 +21,7 @@ from ..arith.elementwise import (
     four_shares,
     four_slants,
 )
+from ..arith.moments import together
 from ..arith.tiles import (
     deposit,
     four,
@@ -32,6 +33,7 @@ from ..arith.tiles import (
     four_products,
     four_sums,
     four_terms,
+    four_widen,
     hold,
     once,
     present,
@@ -219,13 +221,15 @@ def columns(kind: int, wide: bool, arithmetic: Arithmetic, center: bool, correct
     sample, or (WEIGHTS) of each row, with offsets if `corrected`. A block of threads takes `span` columns and as many blocks of
     rows as it has rows of threads, BLOCK / (span / 4).
     """
-    nothing, enter = (arithmetic.zero,) * 4, arithmetic.enter
+    nothing = (arithmetic.zero,) * 4
+    take, element = (arithmetic.take, arithmetic.element) if wide else (arithmetic.enter, float64)
     centered, two = center and kind in (SQUARES, PRODUCTS), kind in (PRODUCTS, WEIGHTS)
     planes, batch = PLANES[kind], BATCH // arithmetic.parts if two else BATCH  # rows loaded at once; more made float64 spill
+    wait = together(batch, two)
 
     def kernel(x, dy, mean, rstd, offsets, out, samples, rows, width, real, length, groups, span, per_block, chunks, per):
         room = cuda.shared.array(ROOM, float64)
-        held, given = cuda.local.array(HELD, float64), cuda.local.array(HELD, float64)
+        held, given = cuda.local.array(HELD, element), cuda.local.array(HELD, element)
         strips = quotient(width + span - 1, span)
         strip_chunk = quotient(block(), strips)
         sample = quotient(strip_chunk, chunks)
@@ -243,13 +247,16 @@ def columns(kind: int, wide: bool, arithmetic: Arithmetic, center: bool, correct
         for row in range(first, last, batch):
             for j in range(batch):
                 here = row_present(there, row + j, last)
-                hold(held, j, enter(wide, x, four_next(at, j * width), here, 0))
+                hold(held, j, take(wide, x, four_next(at, j * width), here, 0))
                 if two:
-                    hold(given, j, enter(wide, dy, four_next(at, j * width), here, 0))
+                    hold(given, j, take(wide, dy, four_next(at, j * width), here, 0))
+            if wide:
+                wait(held, given, per)
             for j in range(batch):
-                here, v = present(row_present(there, row + j, last), 0), recall(held, j)
+                here, v = present(row_present(there, row + j, last), 0), four_widen(recall(held, j))
                 if kind == WEIGHTS:
-                    unit, g, offset = four_units(column, row + j, real, length, groups), recall(given, j), same(-0.0)
+                    unit, offset = four_units(column, row + j, real, length, groups), same(-0.0)
+                    g = four_widen(recall(given, j))
                     r = four_entries(unit, row_present(there, row + j, last), rstd, 0)
                     if center:
                         means = four_entries(unit, row_present(there, row + j, last), mean, 0)
@@ -265,7 +272,7 @@ def columns(kind: int, wide: bool, arithmetic: Arithmetic, center: bool, correct
                     if kind == SQUARES:
                         a = four_products(a, d, d)
                     else:
-                        g = recall(given, j)
+                        g = four_widen(recall(given, j))
                         a, q, s = four_sums(a, g), four_products(q, four_only(g), d), four_terms(s, d)
             at = four_next(at, batch * width)
         if kind == BOTH:
@@ -273,9 +280,11 @@ def columns(kind: int, wide: bool, arithmetic: Arithmetic, center: bool, correct
             at = four_next(column, (sample * rows + first) * width)
             for row in range(first, last, batch):
                 for j in range(batch):
-                    hold(held, j, enter(wide, x, four_next(at, j * width), row_present(there, row + j, last), 0))
+                    hold(held, j, take(wide, x, four_next(at, j * width), row_present(there, row + j, last), 0))
+                if wide:
+                    wait(held, given, per)
                 for j in range(batch):
-                    d = four_distances(q, recall(held, j), means, present(row_present(there, row + j, last), 0))
+                    d = four_distances(q, four_widen(recall(held, j)), means, present(row_present(there, row + j, last), 0))
                     q = four_products(q, d, d)
                 at = four_next(at, batch * width)
             if first < rows:

@@ -47,7 +47,7 @@ def run_moments(wide: bool) -> Any:
         for j in range(STEPS):
             hold(held, j, take(wide, x, at, left, j))
         if wide:
-            wait(held, per)
+            wait(held, held, per)
         for j in range(STEPS):
             v = four_only(four_widen(recall(held, j)))
             a, q = four_terms(a, v), four_products(q, v, v)
@@ -78,7 +78,7 @@ def column_moments(wide: bool) -> Any:
             for j in range(BATCH):
                 hold(held, j, take(wide, x, four_next(at, j * width), row_present(there, row + j, last), 0))
             if wide:
-                wait(held, per)
+                wait(held, held, per)
             for j in range(BATCH):
                 v = four_only(four_widen(recall(held, j)))
                 a, q = four_terms(a, v), four_products(q, v, v)

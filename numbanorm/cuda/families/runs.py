@@ -23,6 +23,7 @@ from ..arith.elementwise import (
     parameters,
     upstream,
 )
+from ..arith.moments import together
 from ..arith.tiles import (
     HELD,
     ROOM,
@@ -35,6 +36,7 @@ from ..arith.tiles import (
     four_products,
     four_sums,
     four_terms,
+    four_widen,
     hold,
     items,
     join,
@@ -122,14 +124,16 @@ def tiles(kind: int, wide: bool, arithmetic: Arithmetic, center: bool, sharing: 
 
     mean: float64 (units,), 0 without `center`; w: the weights of `groups` runs, each for t elements, if `weighted`.
     """
-    nothing, enter = (arithmetic.zero,) * 4, arithmetic.enter
+    nothing = (arithmetic.zero,) * 4
+    take, element = (arithmetic.take, arithmetic.element) if wide else (arithmetic.enter, float64)
     weights, scaled = parameters(wide, sharing, weighted, False), upstream(weighted)
     centered = center and kind in (SQUARES, PRODUCTS)
-    together = STEPS if kind != PRODUCTS else HALF // arithmetic.parts  # steps loaded at once; more made float64 spill
+    at_once = STEPS if kind != PRODUCTS else HALF // arithmetic.parts  # steps loaded at once; more made float64 spill
+    wait, waits = together(at_once, kind == PRODUCTS), wide and (kind != PRODUCTS or arithmetic.parts == 1)
 
     def kernel(x, dy, w, mean, out, n, spans, span, length, per_sample, groups, channels, t, per):
         room = cuda.shared.array(ROOMS, float64)
-        held, given = cuda.local.array(HELD, float64), cuda.local.array(HALF_HELD, float64)
+        held, given = cuda.local.array(HELD, element), cuda.local.array(HALF_HELD, element)
         item, begin = items(wide, per), begins(wide, per)
         at, left = item_places(item, begin, spans, span, length), four_inside(item, begin, n, spans, span, length)
         base, where = four_bases(item, spans, groups, quotient(length, t)), four_in_runs(item, begin, spans, span)
@@ -137,20 +141,23 @@ def tiles(kind: int, wide: bool, arithmetic: Arithmetic, center: bool, sharing: 
         means = same(0.0)
         if centered:
             means = four_entries(four_item_units(item, n, spans, per_sample, groups, channels), mean, 0, 0)
-        for h in range(0, STEPS, together):
-            for j in range(together):
-                hold(held, j, enter(wide, x, at, left, h + j))
+        for h in range(0, STEPS, at_once):
+            for j in range(at_once):
+                hold(held, j, take(wide, x, at, left, h + j))
                 if kind == PRODUCTS:
-                    hold(given, j, enter(wide, dy, at, left, h + j))
-            for j in range(together):
+                    hold(given, j, take(wide, dy, at, left, h + j))
+            if waits:
+                wait(held, given, per)
+            for j in range(at_once):
+                v = four_widen(recall(held, j))
                 if kind == SUM:
-                    a = four_sums(a, recall(held, j))
+                    a = four_sums(a, v)
                 else:
-                    d = four_distances(a, recall(held, j), means, present(left, h + j))
+                    d = four_distances(a, v, means, present(left, h + j))
                     if kind == SQUARES:
                         a = four_products(a, d, d)
                     else:
-                        u = scaled(recall(given, j), weights(w, w, base, where, left, h + j, t)[0], a)
+                        u = scaled(four_widen(recall(given, j)), weights(w, w, base, where, left, h + j, t)[0], a)
                         a, q, s = four_terms(a, u), four_products(q, u, d), four_terms(s, d)
         note_sums(wide, join(wide, fold(wide, a), per, room, 0), item, begin, out, n, 0)
         if kind == PRODUCTS:

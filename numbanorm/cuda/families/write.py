@@ -10,6 +10,7 @@ from ..arith.arithmetic import Arithmetic
 from ..arith.device import block, device, quotient, take4, thread
 from ..arith.elements32 import four_affines, four_near
 from ..arith.elementwise import SOME, four_affine, four_shares
+from ..arith.moments import together
 from ..arith.results import (
     agreed,
     any_left,
@@ -86,7 +87,7 @@ def taken(wide, p, at, here):
 # y[sample, row, column] = (x[sample, row, column] - mean) * scale + shift
 def apply_columns_fast(wide: bool, center: bool, own: bool, weighted: bool, biased: bool) -> Any:
     """`columns.apply_columns` forward, with results in float32."""
-    constants, fit_of = constants_of(wide, SOME, own), four_fits[own]
+    constants, fit_of, wait = constants_of(wide, SOME, own), four_fits[own], together(BATCH)
 
     def kernel(x, y, w, b, mean, low, m2, rstd, samples, rows, width, real, length, groups, t, span, chunk, chunks):
         held = cuda.local.array(COLUMNS_HELD, float32)
@@ -118,6 +119,8 @@ def apply_columns_fast(wide: bool, center: bool, own: bool, weighted: bool, bias
             for j in range(BATCH):
                 here = row_present(there, row + j * step, last)
                 hold(held, j, taken(wide, x, four_next(at, j * step * width), here))
+            if wide:
+                wait(held, held, chunk)
             for j in range(BATCH):
                 here = row_present(fine, row + j * step, last)
                 put(wide, y, four_next(at, j * step * width), here, 0, four_affines(recall(held, j), known))

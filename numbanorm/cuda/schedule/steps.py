@@ -241,8 +241,8 @@ def join(s: Schedule, plan: Plan, kind: int, out: Any, sums: Part, n: Joined, st
 
 
 def most_parts(outer: int) -> int:
-    """Parts that a join takes: a block of 1024 threads must hold those of a block of rows."""
-    return 32 if outer > 1 else combine.MOST
+    """Parts that a join takes: a block of 1024 threads must hold those of all outer sums, or of a block of rows."""
+    return combine.MOST // min(32, power_of_two_above(outer))
 
 
 def join_runs(s: Schedule, plan: Plan, kind: int, out: Any, sums: Part, i: Items, groups: int) -> None:
