@@ -76,26 +76,29 @@ WIDTHS = (31, 8, 9, 7, 14, 9, 11, 10, 9)
 
 
 def brief_row(result: Result | None) -> str:
-    """A line of the quick table; None for its head."""
+    """A line of the quick table, without figures if they cannot be true; None for its head."""
     if result is None:
         cells: Sequence[str] = BRIEF
+    elif names := result.unsteady():
+        return f"{result.case.name:<{WIDTHS[0]}}  no figures: measured twice, and not steady ({'; '.join(names)})"
     else:
         row = dict(zip(SUMMARY, summary_row(result), strict=True))
-        names = ("case", "copy", OURS, "of copy", "best peer", "its time", "of best peer", "ulp", "peer's ulp")
-        cells = [row[name] for name in names]
+        order = ("case", "copy", OURS, "of copy", "best peer", "its time", "of best peer", "ulp", "peer's ulp")
+        cells = [row[name] for name in order]
     first, *rest = (f"{cell:{'<' if k == 0 else '>'}{w}}" for k, (cell, w) in enumerate(zip(cells, WIDTHS, strict=True)))
     return "  ".join([first, *rest]).rstrip()
 
 
 def brief_closing(results: Sequence[Result]) -> str:
-    """The quick table in two sentences, and what not to believe of it."""
-    if not results:
-        return ""
-    average = list(means(results).values())[-1]
+    """The quick table in a sentence, of the cases that have figures."""
+    steady = [r for r in results if not r.unsteady()]
+    if not steady:
+        return "No case has figures to believe: run again when the machine is idle." if results else ""
+    average = list(means(steady).values())[-1]
     words = [f"On the average numbanorm takes {number(average['of copy'])} of a copy's time"]
     if not math.isnan(average["of best peer"]):
         words.append(f", and {number(average['of best peer'])} of the best other's (below 1: numbanorm is faster)")
-    return "\n".join(["".join(words) + ".", *doubtful(results)])
+    return "".join(words) + "."
 
 
 def doubtful(results: Sequence[Result]) -> list[str]:

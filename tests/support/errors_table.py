@@ -42,7 +42,8 @@ Arrays on a GPU have further rules, of where they lie: [CUDA](cuda.md).
 """
 
 # the first words of messages that do not begin with an argument, and the argument that they are about
-ABOUT = {"a": "x", "moments": "Moments", "rms_norm": "bias"} | {f"{n}_norm": "x" for n in ("batch", "group", "instance")}
+ABOUT = {"a": "x", "the": "sums", "moments": "Moments", "rms_norm": "bias"}
+ABOUT |= {f"{n}_norm": "x" for n in ("batch", "group", "instance")}
 MOMENTS = {"moments": "moments", "explain": "explain"} | {k: f"Moments.{k}" for k in ("update", "merge", "rstd")}
 
 

@@ -422,7 +422,7 @@ def test_a_quick_run_is_short(tmp_path: Path) -> None:
     assert [line.split("  ")[0] for line in lines[head + 1 : head + 5]] == [
         "layer (16, 64)", "batch (2, 64, 3, 3)", "layer (16, 64) backward", "batch (2, 64, 3, 3) backward"
     ]  # fmt: skip
-    assert lines[head + 5].startswith("On the average numbanorm takes ")
+    assert lines[head + 5].startswith(("On the average numbanorm takes ", "No case has figures"))
     assert COLUMNS in (tmp_path / "new" / "bench.md").read_text()
 
 
@@ -441,6 +441,15 @@ def test_what_is_not_steady_is_measured_again() -> None:
         assert len(asked) == calls
     assert report.doubtful([good]) == []
     assert "layer (16, 64) (numbanorm)" in report.doubtful([good, bad])[0]
+
+
+def test_the_quick_table_has_no_figures_that_cannot_be_true() -> None:
+    good, bad = one({COPY: [1, 1, 1], OURS: [2, 2, 2.1]}), one({COPY: [7, 7, 7], OURS: [2, 2, 2]})
+    assert "2,000,000.0" in report.brief_row(good)
+    assert report.brief_row(bad) == "layer (16, 64)                   no figures: measured twice, and not steady (copy)"
+    assert report.brief_closing([good, bad]).startswith("On the average numbanorm takes 2.00 of a copy's time")
+    assert report.brief_closing([bad]) == "No case has figures to believe: run again when the machine is idle."
+    assert report.brief_closing([]) == ""
 
 
 def test_a_run_in_json(ran: tuple[Path, str]) -> None:
