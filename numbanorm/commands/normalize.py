@@ -1,4 +1,4 @@
-"""The command `normalize`: a .npy file of any size into another, a chunk at a time."""
+"""The command `normalize`: a .npy file or a zarr array of any size into another, a chunk at a time."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from ..spec.dtypes import NATIVE
+from . import stores
 from .parsers import NORM_OPTIONS, CommandError
 from .signals import unwinding
 
@@ -63,7 +64,7 @@ class Progress:
 
 def run(options: argparse.Namespace) -> None:
     arguments = _norm_arguments(options)
-    x = _load(options.input, "IN")
+    x: Any = stores.opened(options.input) if stores.is_array(options.input) else _load(options.input, "IN")
     for name in ("weight", "bias", "where"):
         if arguments.get(name) is not None:
             arguments[name] = _load(arguments[name], f"--{name}")
@@ -75,7 +76,8 @@ def run(options: argparse.Namespace) -> None:
     nbytes = x.size * dtype.itemsize
     _check_output(options, nbytes)
     start = time.perf_counter()
-    with _replacing(options.output.resolve()) as temporary:
+    replacing = stores.replacing if stores.named(options.output) else _replacing
+    with replacing(options.output.resolve()) as temporary:
         try:
             _stream(options.norm, x, dtype, arguments, temporary)
         except (ValueError, TypeError) as error:  # the library's own messages carry rule, received and remedy
@@ -128,7 +130,7 @@ def _load(path: Path, what: str) -> Array:
     return np.asarray(x)  # a plain view: np.memmap as a type is of no use to a kernel
 
 
-def _output_dtype(options: argparse.Namespace, x: Array) -> np.dtype[Any]:
+def _output_dtype(options: argparse.Namespace, x: Any) -> np.dtype[Any]:
     """As what it is computed and written."""
     if x.dtype.kind not in "iuf":
         raise CommandError(f"IN must hold real numbers: got {x.dtype} in {options.input}; save them as float32")
@@ -146,9 +148,10 @@ def _output_dtype(options: argparse.Namespace, x: Array) -> np.dtype[Any]:
 def _check_output(options: argparse.Namespace, nbytes: int) -> None:
     """Refuse an OUT that would cost the user a file or could not be finished."""
     out = options.output
-    if out.is_dir() or not out.resolve().parent.is_dir():
+    array = stores.named(out) and stores.is_array(out)
+    if (out.is_dir() and not array) or not out.resolve().parent.is_dir():
         raise CommandError(f"OUT must be a file in a folder that exists: got {out}; make the folder first")
-    if out.exists() and not out.is_file():
+    if out.exists() and not out.is_file() and not array:
         raise CommandError(f"OUT must be a regular file or a new one: got {out}, which is neither; choose another name")
     for path in (options.input, options.weight, options.bias, options.where):
         if path is not None and out.exists() and os.path.samefile(path, out):
@@ -180,38 +183,44 @@ def _replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def _stream(norm: str, x: Array, dtype: np.dtype[Any], arguments: dict[str, Any], path: Path) -> None:
+def _stream(norm: str, x: Any, dtype: np.dtype[Any], arguments: dict[str, Any], path: Path) -> None:
     """Normalize `x` into the new file `path`, a chunk at a time."""
     import numbanorm
 
     from .. import functional
 
     name = f"{norm}_norm"
-    y = open_memmap(path, mode="w+", dtype=dtype, shape=x.shape)
+    as_array = stores.named(path)
+    y: Any = stores.created(path, x, dtype) if as_array else open_memmap(path, mode="w+", dtype=dtype, shape=x.shape)
     # Raises every error before the first chunk; the untouched y stands in for x, for a file in Fortran or foreign byte
     # order would be copied whole to be asked about.
+    stand_in = np.broadcast_to(np.zeros((), dtype), x.shape) if as_array else y
     # the function itself, for users may have put one of their own, which `explain` does not know, in its place
     asked = functools.partial(getattr(functional, name), **arguments, **({"training": True} if norm == "batch" else {}))
-    numbanorm.explain(asked, y, out=y)
+    numbanorm.explain(asked, stand_in, out=None if as_array else y)
     if x.size == 0:
         return
     mask = arguments.pop("where", None)
     where = None if mask is None else np.broadcast_to(mask, x.shape)
     apply: Callable[..., Any] = functools.partial(getattr(numbanorm, name), **arguments)
-    itemsize = max(x.itemsize, dtype.itemsize)
-    blocks = list(_blocks(x.shape, _independent_axes(norm, x.ndim, arguments), itemsize))
+    itemsize = max(x.dtype.itemsize, dtype.itemsize)
+    blocks = list(_blocks(x.shape, _independent_axes(norm, x.ndim, arguments), itemsize, stores.chunks_of(x, y)))
     chunks = functools.partial(_chunks, x, dtype, blocks)
-    with Progress(y.nbytes * (2 if norm == "batch" else 1), sys.stderr) as progress:
+    with Progress(x.size * dtype.itemsize * (2 if norm == "batch" else 1), sys.stderr) as progress:
         if norm == "batch":
             apply = _batch_norm(chunks, x.ndim, arguments, progress)
         for block, chunk in chunks():
             masked = {} if where is None else {"where": where[block]}
-            apply(chunk, out=np.asarray(y[block]), **masked)
+            if as_array:
+                y[block] = apply(chunk, **masked)
+            else:
+                apply(chunk, out=np.asarray(y[block]), **masked)
             progress.advance(chunk.nbytes)
-    y.flush()
+    if not as_array:
+        y.flush()
 
 
-def _chunks(x: Array, dtype: np.dtype[Any], blocks: list[Block]) -> Iterator[tuple[Block, Array]]:
+def _chunks(x: Any, dtype: np.dtype[Any], blocks: list[Block]) -> Iterator[tuple[Block, Array]]:
     """Pieces of x as C-contiguous arrays of the dtype, copied only where it has another, or another layout."""
     for block in blocks:
         with np.errstate(over="ignore"):  # what is too large for the dtype is inf there
@@ -242,17 +251,19 @@ def _independent_axes(norm: str, ndim: int, arguments: dict[str, Any]) -> int:
     return 0 if arguments.get("channel_axis", 1) % ndim == 0 else 1
 
 
-def _blocks(shape: tuple[int, ...], leading: int, itemsize: int) -> Iterator[Block]:
+def _blocks(shape: tuple[int, ...], leading: int, itemsize: int, chunks: tuple[int, ...] | None = None) -> Iterator[Block]:
     """Index tuples that cut the first `leading` axes into pieces of about CHUNK_BYTES, in memory order.
 
-    Indices instead of a reshape to rows: a Fortran-ordered file has no such view.
+    Indices instead of a reshape to rows: a Fortran-ordered file has no such view. Of what is stored in chunks a piece has whole
+    ones along the axis that is cut, so that each is read once, and what is written is not read again.
     """
     if leading == 0:
         yield ()
         return
     sizes = [itemsize * math.prod(shape[axis + 1 :]) for axis in range(leading)]
     cut = next((axis for axis, size in enumerate(sizes) if size <= CHUNK_BYTES), leading - 1)
-    step = max(1, CHUNK_BYTES // sizes[cut])
+    step, whole = max(1, CHUNK_BYTES // sizes[cut]), 1 if chunks is None else min(chunks[cut], shape[cut])
+    step = max(1, step // whole) * whole
     for outer in np.ndindex(shape[:cut]):
         for start in range(0, shape[cut], step):
             yield (*outer, slice(start, start + step))

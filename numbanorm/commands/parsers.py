@@ -45,13 +45,13 @@ def parser() -> argparse.ArgumentParser:
     _add_compare(commands.add_parser("compare", help="measure what is not committed yet against a commit: what changed"))
     _add_dashboard(commands.add_parser("dashboard", help="show asv's results in a browser, without the internet"))
 
-    _add_normalize(commands.add_parser("normalize", help="normalize a .npy file of any size into another"))
+    _add_normalize(commands.add_parser("normalize", help="normalize a .npy file or zarr array of any size into another"))
     return parser
 
 
 def _add_normalize(normalize: argparse.ArgumentParser) -> None:
-    normalize.add_argument("input", type=Path, metavar="IN.npy")
-    normalize.add_argument("output", type=Path, metavar="OUT.npy")
+    normalize.add_argument("input", type=Path, metavar="IN.npy", help="or the folder of a zarr array")
+    normalize.add_argument("output", type=Path, metavar="OUT.npy", help="or OUT.zarr")
     normalize.add_argument("--norm", choices=tuple(NORM_OPTIONS), required=True)
     normalize.add_argument(
         "--normalized-shape", type=_shape, metavar="D,D,...", help="layer, rms: the last axes (default: the last one)"

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,3 +63,20 @@ def test_alone_it_is_batch_norm() -> None:
         one, other = (layer.train(training)(x) for layer in layers)
         assert torch.equal(one, other)
     assert torch.equal(layers[0].running_var, layers[1].running_var)
+
+
+def test_another_communicator() -> None:
+    """As `comm` of the functions: here of one rank, which is asked in each pass."""
+    asked = []
+
+    def comm(row: Any) -> Any:
+        asked.append(row.size)
+        return row[None]
+
+    x = torch.randn(8, 4, 5, requires_grad=True)
+    layer, plain = ours.SyncBatchNorm(4, process_group=comm), ours.BatchNorm1d(4)
+    assert torch.allclose(layer(x), plain(x), atol=1e-6)
+    layer(x).sum().backward()
+    assert asked == [1024] * 3
+    layer.eval()(x)
+    assert len(asked) == 3

@@ -55,6 +55,15 @@ class Synchronized(torch.autograd.Function):
         return dx, *(None if g is None else tensor_of(g) for g in grads[1:]), None, None
 
 
+def group_of(own: Any) -> Any:
+    """What connects the processes, or None: a communicator of another library needs nothing of torch.distributed."""
+    distributed = torch.distributed
+    known = distributed.is_available()
+    if own is not None and not (known and isinstance(own, distributed.ProcessGroup)):
+        return own
+    return (own or distributed.group.WORLD) if known and distributed.is_initialized() else None
+
+
 class SyncBatchNorm(torch.nn.SyncBatchNorm):
     """`torch.nn.SyncBatchNorm` for tensors on the CPU, which torch's refuses, over gloo; computed by `numbanorm.batch_norm`.
 
@@ -62,6 +71,8 @@ class SyncBatchNorm(torch.nn.SyncBatchNorm):
     of no samples, and an error of one is an error of all. Each has to call forward and backward as often as the others. The
     gradients of weight and bias are of what is here, as those of all other parameters: DistributedDataParallel takes their
     mean. In evaluation, and where torch.distributed is not initialized, it is `BatchNorm1d`, `BatchNorm2d` or `BatchNorm3d`.
+
+    `process_group` may also be a communicator of mpi4py, or a function, as `comm` of `numbanorm.batch_norm`.
 
     Examples
     --------
@@ -80,9 +91,9 @@ class SyncBatchNorm(torch.nn.SyncBatchNorm):
 
     @torch.compiler.disable
     def forward(self, input: Tensor) -> Tensor:
-        if not (self.training and torch.distributed.is_available() and torch.distributed.is_initialized()):
+        group = group_of(self.process_group) if self.training else None
+        if group is None:
             return _Batch.forward(self, input)
-        group = self.process_group or torch.distributed.group.WORLD
         tracked = (self.running_mean, self.running_var, self.num_batches_tracked) if self.track_running_stats else (None,) * 3
         try:
             self._check_input_dim(input)
@@ -107,7 +118,7 @@ class SyncBatchNorm(torch.nn.SyncBatchNorm):
             A model, changed in place, other than by torch's: batch norms stay the objects that they are, with their parameters,
             buffers and hooks, and only their class is another. Those with a forward of their own, and lazy ones, stay.
         process_group : optional
-            The processes; all of them by default.
+            The processes; all of torch.distributed by default. Or a communicator of mpi4py.
 
         Returns
         -------
