@@ -9,6 +9,7 @@ from typing import Any
 
 from . import functional, gradients
 from .backends import dispatch
+from .communicators import gather_of
 from .execute import backward, forward
 from .moments import moments
 from .spec import checks, plan
@@ -57,6 +58,7 @@ def explain(function: Any, *args: Any, **kwargs: Any) -> str:
     bound = inspect.signature(function).bind(*args, **kwargs)
     bound.apply_defaults()
     if bound.arguments.get("comm") is not None:
+        gather_of(bound.arguments["comm"])  # what is none, is refused as the call refuses it
         raise ValueError(f"comm must be None to explain a call, for what a rank runs depends on nobody else: got "
                          f"{shown(bound.arguments['comm'])}; leave it out")  # fmt: skip
     asked = (of_norm if function in FUNCTIONS else of_gradients)(name, bound.arguments)

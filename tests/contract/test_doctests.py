@@ -30,7 +30,7 @@ def test_examples(name: str) -> None:
     check(name)
 
 
-@pytest.mark.parametrize("library", ["dask", "sklearn", "xarray"])
+@pytest.mark.parametrize("library", ["dask", "sklearn", "torch", "xarray"])
 def test_examples_over(library: str) -> None:
     pytest.importorskip(library, reason=f"{library} is not installed: pip install 'numbanorm[{library}]'")
     check(f"numbanorm.interop.{library}")

@@ -346,6 +346,7 @@ MASKS = [
     alien(NORMS, "where a Tensor", lambda a: {"where": torch_tensor(a["x"] > 0)}, "a NumPy array of bool", "got Tensor", ""),
     *each(wrong, NORMS, "where", BROADCASTS, "give it an axis of length 1", np.ones(4, bool), np.ones((6, 1, 5), bool),
           np.ones((1, 4, 6, 5), bool), np.ones((0,), bool), got="got {0.shape}"),
+    *each(alien, "batch", "comm", "comm must be a communicator of mpi4py", "write mpi4py.MPI.COMM_WORLD", 5, "world"),
     *each(wrong, NORMS, "fill", "fill is for what where leaves out", "pass where, or no fill", 0.0, np.nan, got="got fill="),
     *(alien(NORMS, f"fill {bad!r}", {"where": np.ones(S, bool), "fill": bad}, "fill must be a number", f"got {bad!r}", "write")
       for bad in ("0", True, [0.0])),

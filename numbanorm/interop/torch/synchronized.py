@@ -76,6 +76,7 @@ class SyncBatchNorm(torch.nn.SyncBatchNorm):
 
     Examples
     --------
+    >>> import torch
     >>> layer = SyncBatchNorm(3)
     >>> layer(torch.randn(8, 3, 4, 4)).shape
     torch.Size([8, 3, 4, 4])
