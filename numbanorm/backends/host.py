@@ -146,8 +146,8 @@ def differentiate(
         dtype = x.dtype if weight is None else weight.dtype
         grads = (np.empty if p.size else np.zeros)((2, p.G * p.K), dtype)  # weight_shape may have as many axes as NumPy has
     if p.size:
-        mask = None if where is None else cpu_backend().mask_of(call, where, x.shape)
-        cpu_backend().differentiate(call, x, dy, dx, weight, stats, grads, mask, around)
+        mask = around if where is None else cpu_backend().mask_of(call, where, x.shape)
+        cpu_backend().differentiate(call, x, dy, dx, weight, stats, grads, mask)
     if grads is None:
         return None, None
     return grads[0].reshape(p.weight_shape) if call.weight else None, grads[1].reshape(p.weight_shape) if call.bias else None

@@ -50,14 +50,13 @@ class CompiledEntry(Backend, Protocol):
         """A mask of x of this shape, as kernels walk through it."""
 
     def normalize(
-        self, call: Call, x: Any, y: Any, weight: Any, bias: Any, eps: float, known: Known, mask: Any = None,
-        around: Any = None, /,
-    ) -> Any:  # fmt: skip
-        """As `Backend.normalize`; with a mask (5, B * G): how many elements were measured, too. around: see `spec.around`."""
+        self, call: Call, x: Any, y: Any, weight: Any, bias: Any, eps: float, known: Known, mask: Any = None, /
+    ) -> Any:
+        """As `Backend.normalize`; with a mask (5, B * G): how many elements were measured, too. mask: or see `spec.around`."""
 
     def differentiate(
-        self, call: Call, x: Any, dy: Any, dx: Any, weight: Any, stats: Two, grads: Any, mask: Any = None, around: Any = None, /
-    ) -> None:  # fmt: skip
+        self, call: Call, x: Any, dy: Any, dx: Any, weight: Any, stats: Two, grads: Any, mask: Any = None, /
+    ) -> None:
         """As `Backend.differentiate`."""
 
     def fill(self, y: Any, mask: Any, value: float, /) -> None:

@@ -118,7 +118,7 @@ def try_forward_at(call: Call, addresses: Sequence[int], codes: int, eps: float,
 @in_default_environment
 def normalize(
     call: Call, x: Array, y: Array, weight: Array | None, bias: Array | None, eps: float, known: Known,
-    mask: Mask | None = None, around: Around | None = None,
+    mask: Mask | Around | None = None,
 ) -> Array:  # fmt: skip
     """Write the normalized x to y (which may be x) and return the statistics.
 
@@ -129,16 +129,15 @@ def normalize(
     weight, bias : arrays of the size of the plan's weight_shape, of any float type, or None.
     eps : float
     known : mean and variance of G elements and any float type, if they are given; or mean and rstd of B * G, for source RSTD.
-    mask : of the elements that are measured, if the call has one.
-    around : what stands around the norm, if anything does.
+    mask : of the elements that are measured, if the call has one; or what stands around the norm.
 
     Returns
     -------
     float64 array (4, B * G) of mean, its low part, sum of squares (the variance, if given) and rstd; (5, B * G) with a mask:
     and how many were measured.
     """
-    if around is not None:
-        return normalize_around((ready, normalize), call, (x, y), (weight, bias, eps), known, around)
+    if isinstance(mask, Around):
+        return normalize_around((ready, normalize), call, (x, y), (weight, bias, eps), known, mask)
     stats, kept = np.zeros((4 if mask is None else 5, call.plan.units)), x
     weight, bias, mean, var = as_float64(weight, bias, *known[:2])
     if known[3] is not None:
@@ -215,8 +214,7 @@ def differentiate(
     weight: Array | None,
     stats: Statistics,
     grads: Array | None,
-    mask: Mask | None = None,
-    around: AroundGradients | None = None,
+    mask: Mask | AroundGradients | None = None,
 ) -> None:
     """Write the gradient of x to dx (which may be x or dy), and those of weight and bias to grads.
 
@@ -228,11 +226,10 @@ def differentiate(
     stats : mean and rstd, of B * G elements and any float type; mean None for 0.
     grads : C-contiguous array of twice the size of weight_shape: dweight, dbias, of which only what is wanted is defined; or
         None, if none is.
-    mask : of the elements that were measured, if the call has one; dx is 0 elsewhere.
-    around : what stood around the norm, if anything did.
+    mask : of the elements that were measured, if the call has one; dx is 0 elsewhere. Or what stood around the norm.
     """
-    if around is not None:
-        return differentiate_around((ready, differentiate), call, (x, dy, dx), (weight, stats, grads), around)
+    if isinstance(mask, AroundGradients):
+        return differentiate_around((ready, differentiate), call, (x, dy, dx), (weight, stats, grads), mask)
     if not call.exact and any(a is not None and a.dtype != np.float64 for a in stats):
         call = exactly(call)  # which makes good what the mean was rounded by
     sums = sums_of(call)

@@ -180,7 +180,7 @@ def run(asked: Asked, with_stats: bool) -> tuple[Any, Any]:
     if call.plan.size:
         mask = None if where is None else backend.mask_of(call, where, x.shape)
         stats = backend.normalize(
-            call, source, y, weight, bias, eps, known, *([mask] if call.where else [None, around] if around else [])
+            call, source, y, weight, bias, eps, known, *([mask] if call.where else [around] if around else [])
         )
         if mask is not None and fill is not None:
             backend.fill(y, mask, fill)

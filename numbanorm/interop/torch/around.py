@@ -111,7 +111,7 @@ def activated(y: Tensor, activation: Named) -> Tensor:
     kind = activation_of(activation)
     assert kind is not None
     if kind.name in FUNCTIONS:
-        return FUNCTIONS[kind.name](y)  # type: ignore[no-any-return]
+        return FUNCTIONS[kind.name](y)
     return torch.nn.functional.leaky_relu(y, kind.slope)
 
 
@@ -162,7 +162,7 @@ class BatchNormAct2d(BatchNorm2d):
 class FusedAddLayerNorm(LayerNorm):
     """`LayerNorm` of a sum, in one pass: forward(input, residual) gives norm(input + residual), and input + residual."""
 
-    def forward(self, input: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, input: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         weight, bias = affine_of(self)
         if fits(input, residual, weight, bias):
             how = "layer_norm", tuple(self.normalized_shape), True, 0.0, self.eps, self.exact
@@ -176,7 +176,7 @@ class FusedAddLayerNorm(LayerNorm):
 class FusedAddRMSNorm(RMSNorm):
     """`RMSNorm` of a sum, in one pass: forward(x, residual) gives norm(x + residual), and x + residual."""
 
-    def forward(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         weight, _ = affine_of(self)
         if fits(x, residual, weight):
             how = "rms_norm", tuple(self.normalized_shape), True, 0.0, self.eps, self.exact
