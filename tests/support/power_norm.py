@@ -31,9 +31,9 @@ def in_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(NORMS, NAME, Norm(lambda shape, _, axis: plan.batch(shape, axis), center=False))
 
 
-def power_norm(x: Any, weight: Any, axis: int, method: str = "two_pass") -> Any:
+def power_norm(x: Any, weight: Any, axis: int, method: str = "two_pass", exact: bool = True) -> Any:
     """x / sqrt(mean(x**2) + eps) * weight, each channel's mean over the batch; and Stats."""
-    return forward(NAME, x, ((), axis), (weight, None, EPS), (method, True, None, True, None))
+    return forward(NAME, x, ((), axis), (weight, None, EPS), (method, exact, None, True, None))
 
 
 def power_norm_backward(dy: Any, x: Any, stats: Any, weight: Any, axis: int) -> Any:

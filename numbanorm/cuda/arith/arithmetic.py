@@ -43,7 +43,7 @@ class Arithmetic:
 
     @property
     def sums(self) -> Arithmetic:
-        """The same for kernels that see no elements: one for all that add alike."""
+        """The same for kernels that write no elements: one for all that add alike."""
         return PAIRS if self.parts == PAIRS.parts else EXACT
 
     def table(self, units: int) -> int:

@@ -134,10 +134,10 @@ def measure_runs(s: Schedule, call: Call) -> None:
         i = Items(n, length, 1, s.aligned and length % 4 == 0)
         moments = s.room(2 * i.n)
         tile_sizes = {"n": i.n, "spans": i.spans, "length": length}
-        s.add(runs.tile_moments, (i.wide, s.arithmetic), i.grid, i.block, 128, x="x", out=moments, **tile_sizes)
+        s.add(runs.tile_moments, (i.wide, s.arithmetic.sums), i.grid, i.block, 128, x="x", out=moments, **tile_sizes)
         join_runs(s, plan, combine.CENTER, "stats", moments, i, plan.G)
         s.add_each(
-            partial_sums.merge, (s.arithmetic, False), i.n,
+            partial_sums.merge, (s.arithmetic.sums, False), i.n,
             moments=moments, mean="stats", n=i.n, per=i.spans, size=TILE, length=length, **owners._asdict(), width=1,
         )  # fmt: skip
         squares = Part("work", moments.offset + i.n * s.arithmetic.parts)
@@ -189,7 +189,7 @@ def measure_columns(s: Schedule, call: Call) -> None:
         join_columns(s, plan, combine.CENTER, "stats", moments, g, chunks)
         n = g.samples * chunks * g.width
         s.add_each(
-            partial_sums.merge, (s.arithmetic, True), n,
+            partial_sums.merge, (s.arithmetic.sums, True), n,
             moments=moments, mean="stats", n=n, per=chunks, size=g.tree_rows, length=g.rows,
             **Owners(plan.G * length, plan.G, length)._asdict(), width=g.width,
         )  # fmt: skip

@@ -256,7 +256,17 @@ def join_runs(s: Schedule, plan: Plan, kind: int, out: Any, sums: Part, i: Items
 
 def sum_runs(s: Schedule, kind: int, i: Items, arrays: dict[str, Any], owners: Owners, t: int, flags: tuple[int, ...]) -> None:
     """flags: center, sharing, weighted; see `runs.tiles`."""
-    s.add(runs.tiles, (kind, i.wide, s.arithmetic, *flags), i.grid, i.block, 128, **arrays, **i.sizes, **owners._asdict(), t=t)
+    s.add(
+        runs.tiles,
+        (kind, i.wide, s.arithmetic.sums, *flags),
+        i.grid,
+        i.block,
+        128,
+        **arrays,
+        **i.sizes,
+        **owners._asdict(),
+        t=t,
+    )
 
 
 @dataclass(frozen=True)
@@ -318,7 +328,7 @@ def sum_columns(
     chunks = g.blocks if kind == partials.BOTH else g.chunks
     out = s.room(partials.PLANES[kind] * g.samples * chunks * g.width)
     s.add(
-        columns.columns, (kind, g.wide, s.arithmetic, center, corrected), g.samples * g.chunks * g.strips, partials.BLOCK,
+        columns.columns, (kind, g.wide, s.arithmetic.sums, center, corrected), g.samples * g.chunks * g.strips, partials.BLOCK,
         **arrays, out=out, **g.sizes(plan), per_block=g.tree_rows, chunks=g.chunks, per=g.per,
     )  # fmt: skip
     return out, chunks
