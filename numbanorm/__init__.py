@@ -4,6 +4,7 @@ from .commands import quiet  # noqa: F401 - before all that takes long
 from .explained import explain
 from .functional import Stats, batch_norm, group_norm, instance_norm, layer_norm, rms_norm
 from .gradients import batch_norm_backward, group_norm_backward, instance_norm_backward, layer_norm_backward, rms_norm_backward
+from .jit import INSIDE  # noqa: F401 - what Numba is told of
 from .layers import (
     BatchNorm1d,
     BatchNorm2d,

@@ -11,11 +11,10 @@ import numpy as np
 from ..spec.around import Around, AroundGradients
 from ..spec.call import Call, Known, exactly, scales, scaling_of, sums_of
 from ..spec.plan import Plan
-from ..spec.sources import GIVEN
 from ..spec.sources import RSTD as RSTD_ALONE
 from .around import differentiate_around, normalize_around
 from .compile import COMPILES
-from .entry.calls import DONE, REFUSED, TOO_WIDE, TRACKING, Program, run_tracking
+from .entry.calls import DONE, REFUSED, TOO_WIDE, TRACKING, Program, members_of, places_of, run_tracking
 from .entry.objects import identities
 from .launch import GUARD, at_addresses, entry, in_default_environment, prepare
 from .layout import AT_ONCE, BOTH, CENTER, COUNT, LOW, M2, MEAN, MERGED, OWN, PARAMETERS, RSTD, SINGLE, SQUARES, STREAM, WRITE
@@ -66,8 +65,7 @@ def schedule_of(call: Call, threads: int) -> Schedule:
 def prepared(call: Call, threads: int) -> tuple[Any, Program]:
     """Entry point and program of a call for so many threads (cached)."""
     s, p = schedule_of(call, threads), call.plan
-    places = p.G * (p.K if call.backward or call.affine else 1)
-    count = p.count if call.backward else {GIVEN: 1, RSTD_ALONE: 0}.get(call.source, p.count)
+    places, count = places_of(p, call.backward, call.affine), members_of(p, call.backward, call.source)
     return prepare(s, call, places=places, count=count, times=p.T if s.family == "rows_backward" else 1)
 
 

@@ -13,7 +13,7 @@ import pickle
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import llvmlite
 import numba
@@ -45,6 +45,7 @@ COMPILES = not numba.config.DISABLE_JIT  # else Numba's decorators give back wha
 # Numba's own annotations do not know what its decorators return, nor which types there are
 intrinsic: Any = numba.extending.intrinsic
 types: Any = numba.core.types
+T = TypeVar("T")
 OPTIONS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT")  # Numba's, that change the code
 
 
@@ -118,6 +119,11 @@ def kernel(parallel: bool = False) -> Callable[[Callable[..., None]], Any]:
         return dispatcher
 
     return decorate
+
+
+def jitable(function: T) -> T:
+    """A function on integers, for Python and for compiled code."""
+    return numba.extending.register_jitable(error_model="numpy")(function)  # type: ignore[no-any-return]
 
 
 def device(inline: bool = True) -> Any:

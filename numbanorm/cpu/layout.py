@@ -38,7 +38,12 @@ class Step(NamedTuple):
     phase: int
     flags: int
     pieces: int  # to deal out
-    threads: int
+    threads: int  # of none, it is left out
+
+
+def rows_together(length: int) -> int:
+    """Rows of so many elements that go through the passes together."""
+    return max(1, BATCH // length)
 
 
 # sizes that a schedule hands to a kernel of each family; `scratch` is what a slot has of work space, in float64

@@ -16,13 +16,12 @@ import numpy as np
 
 from ..spec.call import Call
 from ..spec.plan import Plan
-from ..spec.tree import FLOOR, LEAST_COLUMNS, UNITS
+from ..spec.tree import FLOOR, LEAST_COLUMNS, STEP, UNITS
 from .arith.statistics import group_in_range
 from .layout import LOW, M2, MEAN, RSTD
 from .masks import Mask, mask_of
 
 Array = np.ndarray[Any, Any]
-STEP = 256  # exponents are multiples of this one: the largest of x is then within 2**128 of 1, its square far from any limit
 
 
 def exponents(a: Any) -> Array:

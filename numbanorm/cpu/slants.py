@@ -24,11 +24,11 @@ def cut_slant(plan: Plan, itemsize: int, flags: int, threads: int) -> Schedule:
     """One step, which writes dx; no sums, so that any kernel will do that takes the runs as they are."""
     if by_columns(plan) or plan.T < LEAST_RUN:
         s = columns_schedule(plan, itemsize, flags, threads)
-        columns = ColumnsGradientSizes(*s.sizes)
+        columns: ColumnsGradientSizes = s.sizes
         pieces, slots = -(-columns.groups // columns.most) * columns.chunks, columns.slots
     else:
         s = runs_schedule(plan, itemsize, flags, threads)
-        runs = RunsGradientSizes(*s.sizes)
+        runs: RunsGradientSizes = s.sizes
         pieces, slots = runs.groups * runs.runs * -(-runs.length // runs.span), runs.slots
     return replace(s, steps=(Step(APPLY, flags, pieces, min(slots, pieces)),))
 

@@ -169,32 +169,38 @@ def as_axes(axis: Any, shape: Shape) -> Shape:
     return axes
 
 
-def over_axes(shape: Shape, axes: Shape) -> tuple[Plan, Shape]:
-    """Moments over any axes: a plan, and the order to which the axes must be moved for it (often as they are).
+def four_sizes(shape: Shape, reduced: tuple[bool, ...]) -> tuple[int, int, int, int, bool]:
+    """B, M, G and T of axes of which some are reduced, and whether they must be moved for it; compiled code has it too.
 
     Neighbouring axes of the same kind are one. (kept, reduced, kept, reduced) is (B, M, G, T) as it lies in memory; what
     alternates more often is moved to (kept, reduced).
     """
-    reduced = [k in axes for k in range(len(shape))]
-    kinds: list[bool] = []
-    sizes: list[int] = []
-    for size, is_reduced in zip(shape, reduced, strict=True):
-        if size == 1:
-            continue
-        if kinds and kinds[-1] == is_reduced:
-            sizes[-1] *= size
+    kept, taken, place, first, second, third, fourth = 1, 1, 0, 1, 1, 1, 1
+    for n, is_reduced in zip(shape, reduced):  # noqa: B905 - Numba knows no strict=
+        kept, taken = (kept, taken * n) if is_reduced else (kept * n, taken)
+        if n != 1 and (place % 2 == 1) != is_reduced:
+            place += 1
+        if place == 0:
+            first *= n
+        elif place == 1:
+            second *= n
+        elif place == 2:
+            third *= n
         else:
-            kinds.append(is_reduced)
-            sizes.append(size)
+            fourth *= n
+    if place > 3:
+        return kept, 1, 1, taken, True
+    if place < 2:
+        return first, 1, 1, second, False  # one run each
+    return first, second, third, fourth, False
+
+
+def over_axes(shape: Shape, axes: Shape) -> tuple[Plan, Shape]:
+    """Moments over any axes: a plan, see `four_sizes`, and the order to which the axes must be moved (often as they are)."""
+    reduced = tuple(k in axes for k in range(len(shape)))
+    b, m, g, t, moved = four_sizes(shape, reduced)
     kept = tuple(n for n, r in zip(shape, reduced, strict=True) if not r)
     order = tuple(range(len(shape)))
-    if kinds and kinds[0]:  # (M, G, T): one sample
-        kinds, sizes = [False, *kinds], [1, *sizes]
-    if len(kinds) > 4:
+    if moved:
         order = tuple(k for k in order if not reduced[k]) + tuple(k for k in order if reduced[k])
-        sizes = [prod(kept), prod(n for n, r in zip(shape, reduced, strict=True) if r)]
-    if len(sizes) <= 2:  # (kept, reduced): one run each
-        b, t = [*sizes, 1, 1][:2]
-        return Plan(b, 1, 1, 1, t, kept, ()), order
-    b, m, g, t = [*sizes, 1][:4]
     return Plan(b, m, g, 1, t, kept, ()), order

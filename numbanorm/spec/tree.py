@@ -25,6 +25,7 @@ LARGE_RSTD, LARGE_U = 2.0**256, 2.0**400
 # what is merged has units of 2**0, or of 2**±UNITS where a standard deviation or a distance is beyond 2**±LIMIT: its square and
 # its bits are then far from the ends of the range
 UNITS, LIMIT = 700, 400
+STEP = 256  # exponents are multiples of this one: the largest of x is then within 2**128 of 1, its square far from any limit
 FLOOR = 2.0**-1000  # a scaled eps is no less: it matters only where all elements are equal
 
 
@@ -48,8 +49,13 @@ def by_columns(plan: Plan) -> bool:
     return plan.M > 1 and plan.K * plan.T < SHORT
 
 
+def gradients_by_columns(plan: Plan) -> bool:
+    """Whether gradients are summed column by column."""
+    return plan.M > 1 and (plan.K * plan.T < SHORT or plan.T < LEAST_RUN)
+
+
 def gradient_family(plan: Plan) -> str:
     """Place of the elements that share a weight: "columns", "rows" or "runs"."""
-    if plan.M > 1 and (plan.K * plan.T < SHORT or plan.T < LEAST_RUN):
+    if gradients_by_columns(plan):
         return "columns"
     return "rows" if plan.T < LEAST_RUN else "runs"

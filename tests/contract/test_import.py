@@ -30,7 +30,7 @@ FLOORS = (
     {"moments"},
     {"synchronized"},
     {"functional", "gradients", "standardize"},
-    {"explained", "interop", "layers", "precompile", "versions"},
+    {"explained", "interop", "jit", "layers", "precompile", "versions"},
     {"bench", "commands", "demo"},
     {"cli"},
     {"__main__"},

@@ -21,6 +21,7 @@ from numba import carray, float64, int64, prange, uint8
 from numba.core import cgutils
 
 from ...spec.call import Call
+from ...spec.plan import Plan
 from ...spec.sources import GIVEN, OWN, TRACKED
 from ...spec.sources import RSTD as RSTD_ALONE
 from ..arith.environment import call_by_default, default_environment
@@ -28,7 +29,7 @@ from ..arith.gradient_sums import gradients_in_range, has_room
 from ..arith.memory import as_single, fill
 from ..arith.statistics import in_range, unknown
 from ..arith.vectors import advance, keep, named, pointer
-from ..compile import device, intrinsic, kernel, types
+from ..compile import device, intrinsic, jitable, kernel, types
 from ..layout import AGAIN, ANCHOR, M2, MEAN, ROOT, RSTD, UNIT, Step
 from ..schedule.forward import Schedule
 from .objects import (
@@ -79,16 +80,40 @@ IDS = len(Head._fields)  # where the ids stand, and where the steps begin
 STEPS = IDS + 1 + KINDS
 
 
+@jitable
+def places_of(plan: Plan, backward: bool, affine: bool) -> int:
+    """Elements of a sample that have a weight of their own, or groups of it where none have."""
+    return plan.G * (plan.K if backward or affine else 1)
+
+
+@jitable
+def members_of(plan: Plan, backward: bool, source: int) -> int:
+    """What `Head.members` says."""
+    count = plan.M * plan.K * plan.T
+    return count if backward or source in (OWN, TRACKED) else 1 if source == GIVEN else 0
+
+
+@jitable
+def single_of(exact: bool, own: bool) -> int:
+    """What `Head.single` says; own: whether the kernel wants parameters by their address, see `wants_singles`."""
+    return 0 if exact else 2 if own else 1
+
+
+@jitable
+def wants_singles(plan: Plan, affine: bool) -> bool:
+    """Whether each element that *runs* writes has a parameter of its own."""
+    return affine and plan.T == 1 and plan.K > 1
+
+
 def program(s: Schedule, addresses: tuple[int, int], call: Call, places: int, count: int, times: int) -> Program:
     """Encode a schedule as the int64 array that the compiled entry reads."""
     p, steps = call.plan, [v for step in s.steps for v in step]
     # elements that have a weight of their own
-    own = s.family == "rows_backward" if call.backward else call.affine and s.family == "runs" and p.T == 1 < p.K
+    own = s.family == "rows_backward" if call.backward else s.family == "runs" and wants_singles(p, call.affine)
     head = Head(
         kernel=addresses[0], dealer=addresses[1], steps=len(s.steps), work=s.work, kept=s.kept, places=places, units=p.units,
         groups=p.G, runs=p.M, members=count, source=call.source,
-        single=0 if call.exact else 2 if own else 1, times=times, nbytes=p.size * call.dtype.itemsize,
-        masked=call.where or call.joined,
+        single=single_of(call.exact, own), times=times, nbytes=p.size * call.dtype.itemsize, masked=call.where or call.joined,
         shapes=STEPS + len(steps) + len(s.sizes),
     )  # fmt: skip
     shapes = (len(p.weight_shape), *p.weight_shape, len(p.stats_shape), *p.stats_shape)

@@ -39,7 +39,6 @@ from ..compile import device, kernel
 from ..layout import (
     AGAIN,
     AT_ONCE,
-    BATCH,
     BOTH,
     CENTER,
     FUSED,
@@ -57,6 +56,9 @@ from ..layout import (
     RunsSizes,
     Span,
 )
+from ..layout import rows_together as together
+
+rows_together = device()(together)
 
 
 @device(inline=False)
@@ -188,11 +190,6 @@ def pieces_of(sizes, u, at):
     if t == 1 and length > 1:
         return Pieces(u, u % groups, int64(1), groups, length, at, int64(1))
     return Pieces(u, u % groups, length // t, groups, t, at, int64(0))
-
-
-@device()
-def rows_together(length):
-    return max(1, BATCH // length)
 
 
 @device(inline=False)

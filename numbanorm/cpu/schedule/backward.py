@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ...spec.plan import Plan
 from ...spec.tree import SHORT_SUM, gradient_family
-from ..arith.accumulators import block_rows
 from ..arith.gradient_sums import SUMS
+from ..compile import jitable
 from ..layout import (
     ALONE,
     APPLY,
@@ -28,16 +28,22 @@ from ..layout import (
 from .forward import (
     MOST_COLUMNS,
     STREAM_RUN,
+    Cut,
     Schedule,
     balanced,
+    bits_of,
+    block_rows,
     blocks_per_chunk,
+    how_columns,
+    most_threads,
     parts_of,
     rows_sharing_loads,
     sixteens,
     span_for,
+    streaming,
     strips_for,
 )
-from .machine import cache_bytes, kept
+from .machine import cache_bytes
 
 WIDEST = 65536  # columns whose sums a thread keeps while it walks down the rows
 AHEAD = 1024  # elements of a run up to which the next one is asked for
@@ -48,31 +54,31 @@ Steps = tuple[Step, ...]
 
 def cut_backward(plan: Plan, itemsize: int, flags: int, threads: int) -> Schedule:
     """Cut `plan` for `threads` threads; flags: WRITE if dx is wanted, PARAMETERS if dweight or dbias is, and flags for both."""
-    if flags & STREAM and kept(3 * plan.size * itemsize):
-        flags &= ~STREAM
+    flags = streaming(flags, 3 * plan.size * itemsize)
     schedule = {"columns": columns_schedule, "rows": rows_schedule, "runs": runs_schedule}
     return schedule[gradient_family(plan)](plan, itemsize, flags, threads)
 
 
+@jitable
 def channel_steps(plan: Plan, fused: bool, flags: int, units: int, pieces: int, threads: int) -> Steps:
     """Sums and dx in one step or in three, then the channels' sums over the samples."""
+    none, wide, channels = Step(FUSED, 0, 0, 0), min(threads, pieces), plan.G * plan.K
     if fused and min(threads, units) == 1:
-        return (Step(FUSED, flags | ALONE, units, 1),)
-    wide = min(threads, pieces)
-    steps = (
-        [Step(FUSED, flags, units, min(threads, units))]
-        if fused
-        else [Step(MEASURE, flags & ~WRITE, pieces, wide), Step(JOIN, flags, units, 1)]
+        return Step(FUSED, flags | ALONE, units, 1), none, none, none
+    reducing = min(threads, channels) if plan.B * channels >= REDUCED else 1
+    last = Step(REDUCE, flags, channels, reducing if flags & PARAMETERS else 0)
+    if fused:
+        return Step(FUSED, flags, units, min(threads, units)), none, none, last
+    return (
+        Step(MEASURE, flags & ~WRITE, pieces, wide),
+        Step(JOIN, flags, units, 1),
+        Step(APPLY, flags, pieces, wide if flags & WRITE else 0),
+        last,
     )
-    if flags & WRITE and not fused:
-        steps.append(Step(APPLY, flags, pieces, wide))
-    if flags & PARAMETERS:
-        channels = plan.G * plan.K
-        steps.append(Step(REDUCE, flags, channels, min(threads, channels) if plan.B * channels >= REDUCED else 1))
-    return tuple(steps)
 
 
-def runs_schedule(plan: Plan, itemsize: int, flags: int, threads: int) -> Schedule:
+@jitable
+def cut_runs(plan: Plan, itemsize: int, flags: int, threads: int) -> Cut:
     """Whole groups to a thread, or spans of runs where there are too few groups."""
     units, runs, length = plan.B * plan.G, plan.M, plan.T
     fused = balanced(units, threads)
@@ -82,7 +88,7 @@ def runs_schedule(plan: Plan, itemsize: int, flags: int, threads: int) -> Schedu
     if length < STREAM_RUN:
         flags &= ~STREAM
     steps = channel_steps(plan, fused, flags, units, channels * runs * spans, threads)
-    slots = max(step.threads for step in steps)
+    slots = most_threads(steps)
     parts = parts_of(itemsize)
     scratch = (8 * LEVELS + (4 * runs * spans if fused else 0)) * parts
     work = slots * scratch + (0 if fused else 4 * channels * runs * spans * parts)
@@ -92,18 +98,26 @@ def runs_schedule(plan: Plan, itemsize: int, flags: int, threads: int) -> Schedu
         samples=plan.B, runs=runs, groups=plan.G, channels=plan.K, length=length, ahead=ahead, span=span, scratch=scratch,
         slots=slots,
     )  # fmt: skip
-    how = "each thread takes whole groups" if fused else f"cut into spans of {span} elements for {threads} threads"
-    reason = f"runs of {length} contiguous elements share a weight, {runs * plan.K} a group, {units} groups; {how}"
-    return Schedule("runs_backward", steps, sizes, work, 4 * channels * parts, reason)
+    return Cut(steps, sizes, work, 4 * channels * parts)
 
 
-def columns_schedule(plan: Plan, itemsize: int, flags: int, threads: int) -> Schedule:
+def runs_schedule(plan: Plan, itemsize: int, flags: int, threads: int) -> Schedule:
+    """`cut_runs`, in words."""
+    c = cut_runs(plan, itemsize, flags, threads)
+    fused, s = c.steps[0].phase == FUSED, c.sizes
+    how = "each thread takes whole groups" if fused else f"cut into spans of {s.span} elements for {threads} threads"
+    many = f"{s.runs * plan.K} a group, {plan.units} groups"
+    return c.told("runs_backward", f"runs of {s.length} contiguous elements share a weight, {many}; {how}")
+
+
+@jitable
+def cut_columns(plan: Plan, itemsize: int, flags: int, threads: int) -> Cut:
     """Strips of columns, or chunks of their rows."""
     groups, length = plan.G, plan.K * plan.T
     c = strips_for(plan, 2 * itemsize, True, threads)
-    stack = max(SUMS * PIECE * (2 + c.blocks.bit_length()), 16 * LEVELS)
+    stack = max(SUMS * PIECE * (2 + bits_of(c.blocks)), 16 * LEVELS)
     steps = channel_steps(plan, c.fused, flags, c.units, c.units * c.chunks, threads)
-    slots = max(s.threads for s in steps)
+    slots = most_threads(steps)
     parts = parts_of(itemsize)
     scratch = (stack + SUMS * c.room + LANE_ROOM) * parts + (3 + 3 * parts) * c.room
     work = slots * scratch + (0 if c.fused else c.units * c.chunks * SUMS * c.room * parts)
@@ -113,15 +127,22 @@ def columns_schedule(plan: Plan, itemsize: int, flags: int, threads: int) -> Sch
         per_chunk=c.per_chunk, stack=stack, room=c.room, fold=c.fold, beside=c.beside, together=share, scratch=scratch,
         slots=slots,
     )  # fmt: skip
-    how = c.how(length, threads)
+    return Cut(steps, sizes, work, 4 * plan.B * groups * plan.K * parts)
+
+
+def columns_schedule(plan: Plan, itemsize: int, flags: int, threads: int) -> Schedule:
+    """`cut_columns`, in words."""
+    c, length = cut_columns(plan, itemsize, flags, threads), plan.K * plan.T
+    how = how_columns(c._replace(sizes=c.sizes._replace(length=length)), threads)
     reason = f"{plan.M} runs of {length} contiguous elements a group: columns side by side; {how}"
-    return Schedule("columns_backward", steps, sizes, work, 4 * plan.B * groups * plan.K * parts, reason)
+    return c.told("columns_backward", reason)
 
 
-def rows_schedule(plan: Plan, itemsize: int, flags: int, threads: int) -> Schedule:
+@jitable
+def cut_rows(plan: Plan, itemsize: int, flags: int, threads: int) -> Cut:
     """Chunks of rows to a thread; where there are too few, spans of rows and then strips of columns."""
     rows, groups, length = plan.B, plan.G, plan.K * plan.T
-    step, padded = block_rows.py_func(rows), sixteens(length)
+    step, padded = block_rows(rows), sixteens(length)
     blocks, room = -(-rows // step), padded * groups
     fused = room <= WIDEST and (threads == 1 or balanced(blocks, threads))
     per_chunk = blocks_per_chunk(blocks, 1, threads)
@@ -132,28 +153,43 @@ def rows_schedule(plan: Plan, itemsize: int, flags: int, threads: int) -> Schedu
         columns = sixteens(columns // 2)
     # in float32 eight rows are one sum, whatever the machine
     together = SHORT_SUM if flags & SINGLE else min(step, max(4, cache_bytes(2) // 16 // (2 * groups * length * itemsize)))
-    if fused and min(threads, chunks) == 1:
-        steps: Steps = (Step(FUSED, flags | ALONE, chunks, 1),)
-    elif fused:
-        steps = (Step(FUSED, flags, chunks, min(threads, chunks)),)
-    else:
-        pieces, strips = rows * groups * spans, chunks * groups * -(-length // columns)
-        steps = (
-            Step(MEASURE, flags, pieces, min(threads, pieces)),
-            Step(JOIN, flags, rows * groups, 1),
-            Step(APPLY, flags, strips, min(threads, strips)),
-        )
-    if flags & PARAMETERS and not steps[0][1] & ALONE:
-        steps += (Step(REDUCE, flags, 1, 1),)
-    slots = max(s.threads for s in steps)
+    counts = chunks, rows * groups * spans, chunks * groups * -(-length // columns)
+    steps = row_steps(fused, flags, counts, rows * groups, threads)
+    slots = most_threads(steps)
     own = room if fused else sixteens(columns)
     parts = parts_of(itemsize)
-    scratch = max(4 * LEVELS + 2 * own * (2 + per_chunk.bit_length()), 16 * LEVELS + LANE_ROOM) * parts
+    scratch = max(4 * LEVELS + 2 * own * (2 + bits_of(per_chunk)), 16 * LEVELS + LANE_ROOM) * parts
     sizes = RowsGradientSizes(
         rows=rows, groups=groups, length=length, t=plan.T, padded=padded, span=span, together=together, per_chunk=per_chunk,
         chunks=chunks, columns=columns, scratch=scratch, slots=slots,
     )  # fmt: skip
     work = slots * scratch + chunks * 2 * room * parts
-    how = f"chunks of {per_chunk * step} rows" if fused else f"spans of {span} elements, then strips of {columns} columns"
-    reason = f"{rows * groups} rows of {length} elements, each with its weight; {how}, shared by {threads} threads"
-    return Schedule("rows_backward", steps, sizes, work, 0 if fused else 4 * rows * groups * spans * parts, reason)
+    return Cut(steps, sizes, work, 0 if fused else 4 * rows * groups * spans * parts)
+
+
+@jitable
+def row_steps(fused: bool, flags: int, counts: tuple[int, int, int], units: int, threads: int) -> Steps:
+    """Steps over chunks of rows, or over spans and strips. counts: how many of these there are."""
+    chunks, pieces, strips = counts
+    none = Step(FUSED, 0, 0, 0)
+    if fused and min(threads, chunks) == 1:
+        return Step(FUSED, flags | ALONE, chunks, 1), none, none, none
+    last = Step(REDUCE, flags, 1, 1 if flags & PARAMETERS else 0)
+    if fused:
+        return Step(FUSED, flags, chunks, min(threads, chunks)), none, none, last
+    return (
+        Step(MEASURE, flags, pieces, min(threads, pieces)),
+        Step(JOIN, flags, units, 1),
+        Step(APPLY, flags, strips, min(threads, strips)),
+        last,
+    )
+
+
+def rows_schedule(plan: Plan, itemsize: int, flags: int, threads: int) -> Schedule:
+    """`cut_rows`, in words."""
+    c = cut_rows(plan, itemsize, flags, threads)
+    fused, s = c.steps[0].phase == FUSED, c.sizes
+    chunks = f"chunks of {s.per_chunk * block_rows(s.rows)} rows"
+    how = chunks if fused else f"spans of {s.span} elements, then strips of {s.columns} columns"
+    many = f"{s.rows * s.groups} rows of {s.length} elements, each with its weight"
+    return c.told("rows_backward", f"{many}; {how}, shared by {threads} threads")

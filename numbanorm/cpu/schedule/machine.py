@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+from llvmlite import ir
+from llvmlite.binding import add_symbol
+from numba.core import cgutils
+from numba.extending import overload
+
+from ..compile import intrinsic, jitable, types
+
+SIZES = "numbanorm.bytes_of_caches"
 
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 # what is written past the caches lies farther away, for whoever reads it; but a cache of a server is shared by dozens of cores,
@@ -27,6 +38,33 @@ def cache_bytes(level: int) -> int:
     return UNKNOWN[level]
 
 
+@overload(cache_bytes, strict=False)
+def cache_bytes_compiled(level: Any) -> Any:
+    """In compiled code, which may have been compiled on another machine."""
+    return lambda level: size_of_cache(level)
+
+
+@intrinsic
+def size_of_cache(tc: Any, level: Any) -> Any:
+    """What `cache_bytes` says, by the symbol that `tell_sizes` has defined."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        table = cgutils.add_global_variable(b.module, ir.ArrayType(ir.IntType(64), 3), SIZES)
+        table.linkage = "external"
+        return b.load(b.gep(table, [ir.IntType(64)(0), b.sub(a[0], ir.IntType(64)(1))]))
+
+    return types.int64(types.int64), codegen
+
+
+@cache
+def tell_sizes() -> ctypes.Array[ctypes.c_int64]:
+    """Define the symbol by which compiled code finds the sizes; the memory is kept."""
+    sizes = (ctypes.c_int64 * 3)(*map(cache_bytes, (1, 2, 3)))
+    add_symbol(SIZES, ctypes.addressof(sizes))
+    return sizes
+
+
+@jitable
 def kept(size: int) -> bool:
     """Whether what so many bytes hold stays in the caches, if it is written through them."""
     return size <= min(cache_bytes(3), MOST_KEPT)

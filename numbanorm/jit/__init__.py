@@ -1,0 +1,59 @@
+"""The same names inside `numba.njit`. Until a function is compiled that uses them, all that Numba knows of them is here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numba.extending import overload
+
+from .. import functional, gradients
+from ..moments import moments
+from ..spec.norms import NORMS
+
+
+def forward(norm: str) -> Callable[..., Any]:
+    """The overload of a norm."""
+
+    def of_types(*args: Any) -> Any:
+        from .forward import implementation  # Numba's compiler and ours, half of the time that an import takes
+
+        return implementation(norm, args)
+
+    return of_types
+
+
+def backward(norm: str) -> Callable[..., Any]:
+    """The overload of its backward function."""
+
+    def of_types(*args: Any) -> Any:
+        from .backward import implementation
+
+        return implementation(norm, args)
+
+    return of_types
+
+
+def measure(*args: Any) -> Any:
+    """The overload of `moments`."""
+    from .moments import implementation
+
+    return implementation(args)
+
+
+def register(function: Callable[..., Any], maker: Callable[..., Any]) -> None:
+    """Tell Numba of a function; maker: of the types of all arguments in their order, what is to be compiled in its place."""
+    from inspect import signature
+
+    names = signature(function).parameters
+    shown = ", ".join(n if p.default is p.empty else f"{n}={p.default!r}" for n, p in names.items())
+    space = {"maker": maker}
+    exec(f"def of_types({shown}):\n    return maker({', '.join(names)})", space)
+    overload(function, strict=False, prefer_literal=True)(space["of_types"])
+
+
+INSIDE = (*NORMS, "moments")
+register(moments, measure)
+for _name in NORMS:
+    register(getattr(functional, _name), forward(_name))
+    register(getattr(gradients, f"{_name}_backward"), backward(_name))

@@ -1,0 +1,92 @@
+"""Arguments as a compiler has them: types, and values where a call has literals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from inspect import signature
+from typing import Any
+
+from numba.core.errors import TypingError
+
+from ..cpu.compile import types
+from ..spec import checks
+
+FLOATS = (types.float32, types.float64)
+REMEDY = "write it out in the call"
+
+
+def arguments(function: Callable[..., Any], args: tuple[Any, ...]) -> dict[str, Any]:
+    """Types by the names of a function's parameters; of what was left out, the value."""
+    return {name: plain(t) for name, t in zip(signature(function).parameters, args, strict=True)}
+
+
+def plain(t: Any) -> Any:
+    """None, or the value of what was left out, or a type."""
+    if isinstance(t, types.Omitted):
+        return t.value
+    return None if t is types.none else t
+
+
+def given(t: Any) -> bool:
+    """Whether there is an argument, whose type this is."""
+    return isinstance(t, types.Type)
+
+
+def constant(name: str, t: Any) -> Any:
+    """The value of an argument that must be known when the function is compiled."""
+    if not given(t):
+        return t
+    if isinstance(t, types.Literal):
+        return t.literal_value
+    if isinstance(t, types.BaseTuple):
+        return tuple(constant(name, v) for v in t.types)
+    raise TypingError(f"{name} must be a constant in a compiled function: got {t}; {REMEDY}")
+
+
+def unknown(a: dict[str, Any], *names: str) -> None:
+    """Refuse what compiled functions do not have."""
+    for name in names:
+        if a.get(name) is not None:
+            raise TypingError(f"{name} must be left out in a compiled function: got {a[name]}; call the function from Python")
+
+
+def floats(name: str, t: Any, ndim: int | None = None, like: Any = None) -> Any:
+    """An array of float32 or float64; ndim: the axes that it must have; like: the type whose dtype."""
+    if not isinstance(t, types.Array) or t.dtype not in FLOATS or not t.aligned:
+        raise TypingError(f"{name} must be an array of float32 or float64 in a compiled function: got {t}; "
+                          f"write {name}.astype(np.float32), or call the function from Python")  # fmt: skip
+    if ndim is not None and t.ndim != ndim:
+        raise TypingError(f"{name} must have {ndim} axes: got {t.ndim}; its shape is that of what it belongs to")
+    if like is not None and t.dtype != like.dtype:
+        raise TypingError(f"{name} must have the dtype of x, {like.dtype}: got {t.dtype}; write {name}.astype(x.dtype)")
+    return t
+
+
+def written(name: str, t: Any, ndim: int, like: Any = None) -> Any:
+    """An array that is written to."""
+    floats(name, t, ndim, like)
+    if not t.mutable:
+        raise TypingError(f"{name} must be writable: got {t}; pass a copy")
+    return t
+
+
+def checked(check: Callable[..., Any], *args: Any) -> Any:
+    """What a check of Python's arguments gives, its errors as Numba's."""
+    try:
+        return check(*args)
+    except (TypeError, ValueError) as error:
+        raise TypingError(str(error)) from None
+
+
+def flag(a: dict[str, Any], name: str) -> bool:
+    """A bool that must be known."""
+    return bool(checked(checks.flag, name, constant(name, a[name])))
+
+
+def defined(function: Callable[..., Any], lines: Iterable[str], space: dict[str, Any]) -> Any:
+    """A function with another's parameters, of these lines, which know the names in `space`."""
+    parameters = ", ".join(
+        n if p.default is p.empty else f"{n}={p.default!r}" for n, p in signature(function).parameters.items()
+    )
+    exec("\n    ".join([f"def implementation({parameters}):", *lines]), space)
+    return space["implementation"]

@@ -1,0 +1,75 @@
+"""Moments inside compiled functions, as a named tuple."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..cpu.backend import flags_of
+from ..cpu.compile import jitable
+from ..cpu.entry.addresses import status_of
+from ..cpu.entry.alone import STALE
+from ..cpu.layout import LOW, M2, MEAN
+from ..moments import moments
+from ..spec import checks
+from ..spec.call import Call, moments_call
+from ..spec.plan import as_axes, four_sizes
+from .arguments import arguments, checked, constant, defined, floats, unknown
+from .forward import UNSTALE, lying, numbers
+from .recipes import place, shape_of_primes, sizes_by, words
+from .symbols import Entry, Forward, address_of_symbol
+
+jitable(four_sizes)
+
+
+class Measured(NamedTuple):
+    """What `moments` gives in a compiled function: fields of `Moments`, by the same names."""
+
+    count: int  # type: ignore[assignment]  # a tuple has a method of this name, of no use here
+    mean: Any
+    m2: Any
+    mean_low: Any
+
+
+def implementation(args: tuple[Any, ...]) -> Any:
+    """What is compiled for a call of `moments` with arguments of these types."""
+    a = arguments(moments, args)
+    unknown(a, "where", "weights", "backend")
+    checked(checks.choice, "nan", constant("nan", a["nan"]), ("propagate",))
+    x, method = floats("x", a["x"]), checked(checks.method, constant("method", a["method"]))
+    shape = shape_of_primes(x.ndim, None)
+    axes = checked(as_axes, constant("axis", a["axis"]), shape)
+    call, _ = moments_call(shape, np.dtype(x.dtype.name), axes, method)
+    reduced = tuple(k in axes for k in range(x.ndim))
+    kept = tuple((k,) for k in range(x.ndim) if k not in axes)
+    order = tuple(k for k in range(x.ndim) if k not in axes) + axes
+    kernels = Forward(("runs", "columns"), call.dtype.name, True, call.method == "one_read", False)
+    space = {
+        "np": np, "words": words, "place": place, "status_of": status_of, "four_sizes": four_sizes, "Measured": Measured,
+        "STALE": STALE, "kept": sizes_by(kept, None), "reduced": reduced, "order": order,
+        "code": address_of_symbol(Entry("normalize")), "table": address_of_symbol(kernels), "codes": numbers(x, x),
+        "facts": (flags_of(call), call.source, 0, call.dtype.itemsize),
+    }  # fmt: skip
+    return defined(moments, lines(x, call, reduced), space)
+
+
+def lines(x: Any, call: Call, reduced: tuple[bool, ...]) -> Iterator[str]:
+    """What is computed."""
+    yield "B, M, G, T, moved = four_sizes(x.shape, reduced)"
+    yield f"own = {lying('x', x)}"
+    if sum(r is not reduced[k - 1] if k else r for k, r in enumerate(reduced)) > 3:
+        yield "if moved:"
+        yield "    own = np.ascontiguousarray(x.transpose(order))"
+    yield "stats, scale = np.zeros((4, B * G)), np.ones(B * G)"
+    yield "if x.size:"
+    arrays = "place(own), place(own), 0, 0, 0, 0, place(stats), place(scale), 0"
+    yield f"    asked = words((B, M, G, 1, T, *facts, {arrays}, codes, 0))"
+    yield "    status = status_of(code(), (table(), asked, 0.0, 0.0))"
+    yield from UNSTALE
+    yield "shape = kept(x.shape, ())"
+    mean, squares, low = (f"stats[{row}]" for row in (MEAN, M2, LOW))
+    counts = "M * T if x.size else 0"
+    fields = f"{mean}.copy()", f"{squares} * scale * scale", f"{low} * scale"
+    yield f"return Measured({counts}, {', '.join(f'({a}).reshape(shape)' for a in fields)})"

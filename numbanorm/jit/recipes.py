@@ -1,0 +1,106 @@
+"""How the sizes of a norm's plan are made of x's axes, learned from the plan itself.
+
+When a function is compiled, x's axes are known but not their sizes. So a plan is made of a shape of prime numbers, by the table
+of norms as ever, and its sizes say which axes each is the product of.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba.core import cgutils
+
+from ..cpu.arith.vectors import I64, integer
+from ..cpu.compile import intrinsic, types
+
+# primes for axes, and for the groups and the channels of a group that the axis of the channels is made of
+PRIMES = (3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59)
+GROUPS, PER_GROUP = 61, 67
+Recipe = tuple[tuple[int, ...], ...]  # factors of each of some sizes: an axis, or of GROUPS and PER_GROUP the negative
+
+
+def shape_of_primes(ndim: int, channels: int | None) -> tuple[int, ...]:
+    """A shape that can be told from its products; channels: the axis that is divided into groups."""
+    shape = list(PRIMES[:ndim])
+    if channels is not None:
+        shape[channels] = GROUPS * PER_GROUP
+    return tuple(shape)
+
+
+def recipe(sizes: tuple[int, ...], shape: tuple[int, ...]) -> Recipe:
+    """How sizes are made of a shape of primes."""
+    found = []
+    for size in sizes:
+        factors = []
+        for axis, n in enumerate(shape):
+            if size % n == 0:
+                factors.append(axis)
+                size //= n
+        for n in (GROUPS, PER_GROUP):
+            if size % n == 0:
+                factors.append(-n)
+                size //= n
+        assert size == 1, (sizes, shape)  # a norm whose plan is no product of axes
+        found.append(tuple(factors))
+    return tuple(found)
+
+
+def sizes_by(recipe: Recipe, channels: int | None) -> Any:
+    """An intrinsic: sizes, of x's shape and (num_groups,) or whatever else was said of axes."""
+    result = types.UniTuple(types.int64, len(recipe))
+
+    @intrinsic
+    def sizes(tc: Any, shape: Any, size: Any) -> Any:
+        def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+            axes = cgutils.unpack_tuple(b, a[0])
+            found = []
+            for factors in recipe:
+                value = integer(1)
+                for k in factors:
+                    groups = cgutils.unpack_tuple(b, a[1])[0] if k < 0 else None
+                    factor = axes[k] if k >= 0 else groups if k == -GROUPS else b.sdiv(axes[channels], groups)
+                    value = b.mul(value, factor)
+                found.append(value)
+            return ctx.make_tuple(b, result, found)
+
+        return result(shape, size), codegen
+
+    return sizes
+
+
+@intrinsic
+def integers(tc: Any, value: Any) -> Any:
+    """An integer or a tuple of integers -> a tuple of int64; None: an empty one."""
+    several = value.types if isinstance(value, types.BaseTuple) else () if value == types.none else (value,)
+    result = types.UniTuple(types.int64, len(several))
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        own = cgutils.unpack_tuple(b, a[0]) if isinstance(value, types.BaseTuple) else [] if value == types.none else [a[0]]
+        return ctx.make_tuple(b, result, [ctx.cast(b, v, t, types.int64) for v, t in zip(own, several, strict=True)])
+
+    return result(value), codegen
+
+
+@intrinsic
+def place(tc: Any, array: Any) -> Any:
+    """The address of a contiguous array's elements, 0 for None."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        if not isinstance(array, types.Array):
+            return integer(0)
+        return b.ptrtoint(ctx.make_array(array)(ctx, b, value=a[0]).data, I64)
+
+    return types.int64(array), codegen
+
+
+@intrinsic
+def words(tc: Any, values: Any) -> Any:
+    """The address of integers that are written down, for as long as the function runs."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+        memory = cgutils.alloca_once(b, I64, size=len(values))
+        for k, (value, t) in enumerate(zip(cgutils.unpack_tuple(b, a[0]), values.types, strict=True)):
+            b.store(ctx.cast(b, value, t, types.int64), b.gep(memory, [integer(k)]))
+        return b.ptrtoint(memory, I64)
+
+    return types.int64(values), codegen
