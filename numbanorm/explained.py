@@ -9,7 +9,7 @@ from typing import Any
 
 from . import functional, gradients
 from .backends import dispatch
-from .execute import backward, forward
+from .execute import backward, forward, offset
 from .moments import moments
 from .spec import checks, plan
 from .spec.call import Which
@@ -71,7 +71,7 @@ def of_norm(name: str, a: dict[str, Any]) -> forward.Asked:
     which, space = which_of(row, a), dispatch.space(a["x"], a["backend"], computes=False)
     x = space.array("x", a["x"])
     checks.flag("return_stats", a["return_stats"])
-    affine, how = (a["weight"], a.get("bias"), a["eps"]), (a["method"], a["exact"], a["out"], a["return_stats"], None)
+    affine, how = (weight_of(name, a), a.get("bias"), a["eps"]), (a["method"], a["exact"], a["out"], a["return_stats"], None)
     return forward.check(name, space, (a["x"], x, a["where"], a["fill"]), which, affine, how, running)
 
 
@@ -82,7 +82,12 @@ def of_gradients(name: str, a: dict[str, Any]) -> backward.Asked:
     which, space = which_of(row, a), dispatch.space(a["x"], a["backend"], computes=False)
     x, needs = space.array("x", a["x"]), checks.needs(a["needs"], 1 + len(row.parameters))
     how = needs, checks.flag("exact", a["exact"]), a["out"], None, a["where"]
-    return backward.check(name, space, (a["dy"], a["x"], x), which, a["stats"], a["weight"], how, own)
+    return backward.check(name, space, (a["dy"], a["x"], x), which, a["stats"], weight_of(name, a), how, own)
+
+
+def weight_of(name: str, a: dict[str, Any]) -> Any:
+    """The weight of a call, with what is added to it."""
+    return offset.added(a["weight"], a["weight_offset"], a["x"], a["exact"], not NORMS[name].channels)
 
 
 def which_of(row: Norm, a: dict[str, Any]) -> Which:

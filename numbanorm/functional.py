@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
+from .execute import offset
 from .execute.forward import forward
 from .spec import checks, plan
 from .spec.call import Stats as Stats
@@ -34,6 +35,7 @@ def layer_norm(
     return_stats: bool = False,
     where: Array | None = None,
     fill: float | None = None,
+    weight_offset: float = 0.0,
     backend: str | None = None,
 ) -> Result:
     """Normalize over the last axes: y = (x - mean) / sqrt(var + eps) * weight + bias.
@@ -69,6 +71,9 @@ def layer_norm(
         mean and rstd 0, and its y is the bias. Where statistics are given, it matters for `fill` alone.
     fill : float, optional
         What y is where `where` is not set.
+    weight_offset : float
+        Added to the weight in float64: 1.0 for weights that say by how much they differ from 1, as Gemma's do. Where elements
+        have weights of their own and are computed in float32, the sum is rounded to that, and y is within 4 ulp.
     backend : {None, "cpu", "cuda"}
         None: where x lies. "cuda" carries NumPy arrays to the device and the results back.
 
@@ -89,6 +94,8 @@ def layer_norm(
     array([[-1.2247,  0.    ,  1.2247]])
     """
     which = plan.as_shape("normalized_shape", normalized_shape), 0
+    if weight_offset != 0.0:
+        weight = offset.added(weight, weight_offset, x, exact, True)
     return forward("layer_norm", x, which, (weight, bias, eps), (method, exact, out, return_stats, backend), None, where, fill)
 
 
@@ -104,6 +111,7 @@ def rms_norm(
     return_stats: bool = False,
     where: Array | None = None,
     fill: float | None = None,
+    weight_offset: float = 0.0,
     backend: str | None = None,
 ) -> Result:
     """Scale the last axes to a root mean square of 1: y = x / sqrt(mean(x**2) + eps) * weight.
@@ -121,7 +129,7 @@ def rms_norm(
         Added to the mean square; by default the machine epsilon of float32, or float64's for float64: as in torch.
     method : {None, "two_pass", "welford"}
         All are one, for there is no mean to take first.
-    exact, out, return_stats, where, fill, backend
+    exact, out, return_stats, where, fill, weight_offset, backend
         As for `layer_norm`.
 
     Returns
@@ -141,6 +149,8 @@ def rms_norm(
     array([[0.8485, 1.1314]])
     """
     which = plan.as_shape("normalized_shape", normalized_shape), 0
+    if weight_offset != 0.0:
+        weight = offset.added(weight, weight_offset, x, exact, True)
     return forward("rms_norm", x, which, (weight, None, eps), (method, exact, out, return_stats, backend), None, where, fill)
 
 
@@ -159,6 +169,7 @@ def group_norm(
     return_stats: bool = False,
     where: Array | None = None,
     fill: float | None = None,
+    weight_offset: float = 0.0,
     backend: str | None = None,
 ) -> Result:
     """Normalize groups of neighbouring channels of each sample: y = (x - mean) / sqrt(var + eps) * weight + bias.
@@ -181,7 +192,7 @@ def group_norm(
         x[None], whose result this is.
     return_stats : bool
         Also return `Stats(mean, rstd)`, float64 of shape (N, num_groups), without a batch axis (num_groups,).
-    method, exact, out, where, fill, backend
+    method, exact, out, where, fill, weight_offset, backend
         As for `layer_norm`.
 
     Returns
@@ -206,6 +217,8 @@ def group_norm(
             [ 0.   ,  1.604]]])
     """
     which = (plan.as_int("num_groups", num_groups),), *plan.channels_at(channel_axis, batch_axis)
+    if weight_offset != 0.0:
+        weight = offset.added(weight, weight_offset, x, exact, False)
     return forward("group_norm", x, which, (weight, bias, eps), (method, exact, out, return_stats, backend), None, where, fill)
 
 
@@ -229,6 +242,7 @@ def instance_norm(
     return_stats: bool = False,
     where: Array | None = None,
     fill: float | None = None,
+    weight_offset: float = 0.0,
     backend: str | None = None,
 ) -> Result:
     """Normalize each channel of each sample: y = (x - mean) / sqrt(var + eps) * weight + bias.
@@ -255,7 +269,7 @@ def instance_norm(
         x[None], whose result this is.
     return_stats : bool
         Also return `Stats(mean, rstd)`, float64 of shape (N, C), without a batch axis (C,).
-    method, exact, out, where, fill, backend
+    method, exact, out, where, fill, weight_offset, backend
         As for `layer_norm`.
 
     Returns
@@ -282,6 +296,8 @@ def instance_norm(
     """
     which, own = ((), *plan.channels_at(channel_axis, batch_axis)), checks.flag("use_input_stats", use_input_stats)
     running = running_mean, running_var, momentum, num_batches_tracked, convention, own
+    if weight_offset != 0.0:
+        weight = offset.added(weight, weight_offset, x, exact, False)
     return forward(
         "instance_norm", x, which, (weight, bias, eps), (method, exact, out, return_stats, backend), running, where, fill
     )
@@ -306,6 +322,7 @@ def batch_norm(
     return_stats: bool = False,
     where: Array | None = None,
     fill: float | None = None,
+    weight_offset: float = 0.0,
     backend: str | None = None,
 ) -> Result:
     """Normalize each channel over the batch: y = (x - mean) / sqrt(var + eps) * weight + bias.
@@ -336,7 +353,7 @@ def batch_norm(
         running variance is that of the biased batch variance; "torch" takes the unbiased one.
     return_stats : bool
         Also return `Stats(mean, rstd)`, float64 of shape (C,).
-    method, exact, out, where, fill, backend
+    method, exact, out, where, fill, weight_offset, backend
         As for `layer_norm`.
 
     Returns
@@ -364,6 +381,8 @@ def batch_norm(
     """
     which, own = ((), plan.as_int("channel_axis", channel_axis)), checks.flag("training", training)
     running = running_mean, running_var, momentum, num_batches_tracked, convention, own
+    if weight_offset != 0.0:
+        weight = offset.added(weight, weight_offset, x, exact, False)
     return forward(
         "batch_norm", x, which, (weight, bias, eps), (method, exact, out, return_stats, backend), running, where, fill
     )

@@ -21,6 +21,7 @@ class How(TypedDict, total=False):
     out: Optional
     where: Optional
     fill: float | None
+    weight_offset: float
     backend: str | None
 
 class Channels(How, total=False):

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+from .execute import offset
 from .execute.backward import backward
 from .spec import checks, plan
 from .spec.checks import Array
@@ -36,6 +37,7 @@ def layer_norm_backward(
     exact: bool = False,
     out: Array | None = None,
     where: Array | None = None,
+    weight_offset: float = 0.0,
     backend: str | None = None,
 ) -> Gradients:
     """Gradients of `layer_norm`.
@@ -63,6 +65,8 @@ def layer_norm_backward(
         Where to write dx; may be x or dy. One that is not C-contiguous costs a copy.
     where : bool array that broadcasts to x's shape, optional
         As it was given to `layer_norm`: dx is exactly 0 where it is not set, and neither x nor dy matters there, be it nan.
+    weight_offset : float
+        As it was given to `layer_norm`; the gradient of the weight is that of the sum.
     backend : {None, "cpu", "cuda"}
         None: where x lies. "cuda" carries NumPy arrays to the device and the results back.
 
@@ -88,7 +92,9 @@ def layer_norm_backward(
     array([-1.069 , -0.2673,  1.3363])
     """
     which = plan.as_shape("normalized_shape", normalized_shape), 0
-    return backward("layer_norm", dy, x, which, stats, weight, (needs, exact, out, backend, where))
+    scaled = weight if weight_offset == 0.0 else offset.added(weight, weight_offset, x, exact, True)
+    gradients = backward("layer_norm", dy, x, which, stats, scaled, (needs, exact, out, backend, where))
+    return gradients if scaled is weight else offset.rounded(gradients, weight)
 
 
 def rms_norm_backward(
@@ -102,13 +108,14 @@ def rms_norm_backward(
     exact: bool = False,
     out: Array | None = None,
     where: Array | None = None,
+    weight_offset: float = 0.0,
     backend: str | None = None,
 ) -> Gradients:
     """Gradients of `rms_norm`.
 
     Parameters
     ----------
-    dy, x, normalized_shape, weight, exact, out, where, backend
+    dy, x, normalized_shape, weight, exact, out, where, weight_offset, backend
         As for `layer_norm_backward`.
     stats : Stats
         As `rms_norm` returned them: the mean is None.
@@ -136,7 +143,9 @@ def rms_norm_backward(
     array([0.8485, 1.1314])
     """
     which = plan.as_shape("normalized_shape", normalized_shape), 0
-    return backward("rms_norm", dy, x, which, stats, weight, (needs, exact, out, backend, where))
+    scaled = weight if weight_offset == 0.0 else offset.added(weight, weight_offset, x, exact, True)
+    gradients = backward("rms_norm", dy, x, which, stats, scaled, (needs, exact, out, backend, where))
+    return gradients if scaled is weight else offset.rounded(gradients, weight)
 
 
 def group_norm_backward(
@@ -152,6 +161,7 @@ def group_norm_backward(
     exact: bool = False,
     out: Array | None = None,
     where: Array | None = None,
+    weight_offset: float = 0.0,
     backend: str | None = None,
 ) -> Gradients:
     """Gradients of `group_norm`.
@@ -168,7 +178,7 @@ def group_norm_backward(
         Any axis but 0.
     batch_axis : {0, None}
         As it was given to `group_norm`.
-    needs, exact, out, where, backend
+    needs, exact, out, where, weight_offset, backend
         As for `layer_norm_backward`.
 
     Returns
@@ -192,7 +202,9 @@ def group_norm_backward(
     array([-1.,  1., -1.,  1.])
     """
     which = (plan.as_int("num_groups", num_groups),), *plan.channels_at(channel_axis, batch_axis)
-    return backward("group_norm", dy, x, which, stats, weight, (needs, exact, out, backend, where))
+    scaled = weight if weight_offset == 0.0 else offset.added(weight, weight_offset, x, exact, False)
+    gradients = backward("group_norm", dy, x, which, stats, scaled, (needs, exact, out, backend, where))
+    return gradients if scaled is weight else offset.rounded(gradients, weight)
 
 
 def instance_norm_backward(
@@ -208,6 +220,7 @@ def instance_norm_backward(
     exact: bool = False,
     out: Array | None = None,
     where: Array | None = None,
+    weight_offset: float = 0.0,
     backend: str | None = None,
 ) -> Gradients:
     """Gradients of `instance_norm`.
@@ -224,7 +237,7 @@ def instance_norm_backward(
         As it was given to `instance_norm`.
     use_input_stats : bool
         As it was given to `instance_norm`: False for running statistics, which do not depend on x.
-    needs, exact, out, where, backend
+    needs, exact, out, where, weight_offset, backend
         As for `layer_norm_backward`.
 
     Returns
@@ -248,7 +261,9 @@ def instance_norm_backward(
     array([2., 2.])
     """
     which, own = ((), *plan.channels_at(channel_axis, batch_axis)), checks.flag("use_input_stats", use_input_stats)
-    return backward("instance_norm", dy, x, which, stats, weight, (needs, exact, out, backend, where), own)
+    scaled = weight if weight_offset == 0.0 else offset.added(weight, weight_offset, x, exact, False)
+    gradients = backward("instance_norm", dy, x, which, stats, scaled, (needs, exact, out, backend, where), own)
+    return gradients if scaled is weight else offset.rounded(gradients, weight)
 
 
 def batch_norm_backward(
@@ -263,6 +278,7 @@ def batch_norm_backward(
     exact: bool = False,
     out: Array | None = None,
     where: Array | None = None,
+    weight_offset: float = 0.0,
     backend: str | None = None,
 ) -> Gradients:
     """Gradients of `batch_norm`.
@@ -277,7 +293,7 @@ def batch_norm_backward(
         Any axis.
     training : bool
         As it was given to `batch_norm`: False for running statistics, which do not depend on x.
-    needs, exact, out, where, backend
+    needs, exact, out, where, weight_offset, backend
         As for `layer_norm_backward`.
 
     Returns
@@ -301,4 +317,6 @@ def batch_norm_backward(
     array([2., 2.])
     """
     which, own = ((), plan.as_int("channel_axis", channel_axis)), checks.flag("training", training)
-    return backward("batch_norm", dy, x, which, stats, weight, (needs, exact, out, backend, where), own)
+    scaled = weight if weight_offset == 0.0 else offset.added(weight, weight_offset, x, exact, False)
+    gradients = backward("batch_norm", dy, x, which, stats, scaled, (needs, exact, out, backend, where), own)
+    return gradients if scaled is weight else offset.rounded(gradients, weight)

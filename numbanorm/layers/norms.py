@@ -6,6 +6,7 @@ from typing import Any
 
 from numpy.typing import DTypeLike
 
+from ..execute import offset
 from ..spec import checks, plan
 from ..spec.checks import Array
 from .base import Layer, affine_parameters
@@ -108,6 +109,8 @@ class LayerNorm(_Trailing):
         Whether there is a weight, and with it a bias, of shape normalized_shape.
     dtype : NumPy dtype, optional
         Of the parameters, by default float32; x may be of another.
+    weight_offset : float
+        Added to the weight, which begins at 1 less that.
     method, exact, backend
         As for `numbanorm.layer_norm`.
 
@@ -140,12 +143,14 @@ class LayerNorm(_Trailing):
         bias: bool = True,
         dtype: DTypeLike | None = None,
         *,
+        weight_offset: float = 0.0,
         method: str | None = None,
         exact: bool = False,
         backend: str | None = None,
     ) -> None:
         super().__init__(eps, method, exact, backend)
         self._over(normalized_shape, elementwise_affine)
+        self.weight_offset = offset.checked(weight_offset)
         self._hold(affine_parameters(self.elementwise_affine, bias), self.normalized_shape, dtype)
 
 
@@ -162,6 +167,8 @@ class RMSNorm(_Trailing):
         Whether there is a weight, of shape normalized_shape.
     dtype : NumPy dtype, optional
         Of the weight, by default float32; x may be of another.
+    weight_offset : float
+        Added to the weight, which begins at 1 less that.
     method, exact, backend
         As for `numbanorm.layer_norm`.
 
@@ -188,6 +195,7 @@ class RMSNorm(_Trailing):
         elementwise_affine: bool = True,
         dtype: DTypeLike | None = None,
         *,
+        weight_offset: float = 0.0,
         method: str | None = None,
         exact: bool = False,
         backend: str | None = None,
@@ -195,4 +203,5 @@ class RMSNorm(_Trailing):
         super().__init__(0.0 if eps is None else eps, method, exact, backend)
         self.eps = eps
         self._over(normalized_shape, elementwise_affine)
+        self.weight_offset = offset.checked(weight_offset)
         self._hold({"weight": self.elementwise_affine}, self.normalized_shape, dtype)
