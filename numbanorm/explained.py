@@ -11,7 +11,7 @@ from . import functional, gradients
 from .backends import dispatch
 from .execute import backward, forward, offset
 from .moments import moments
-from .spec import checks, plan
+from .spec import checks, plan, spread
 from .spec.call import Which
 from .spec.norms import NORMS, Norm
 from .spec.shown import shown
@@ -59,7 +59,8 @@ def explain(function: Any, *args: Any, **kwargs: Any) -> str:
     asked = (of_norm if function in FUNCTIONS else of_gradients)(name, bound.arguments)
     if asked.call.plan.size == 0:
         return "nothing: x is empty"
-    return asked.space.backend().describe(asked.call, asked.x)
+    text = asked.space.backend().describe(asked.call, asked.x)
+    return text if asked.lead is None else text + spread.told(asked.lead, asked.weight, getattr(asked, "bias", None))
 
 
 def of_norm(name: str, a: dict[str, Any]) -> forward.Asked:

@@ -10,7 +10,10 @@ from ..backends.protocol import Space
 from ..spec import checks
 from ..spec.call import Call, Which, backward_call, with_mask
 from ..spec.norms import NORMS
+from ..spec.plan import Shape
 from ..spec.sources import GIVEN, OWN
+from ..spec.spread import leading
+from . import spread
 
 How = tuple[Any, Any, Any, Any, Any]  # needs, exact, out, backend, where
 
@@ -43,6 +46,7 @@ class Asked(NamedTuple):
     out: Any
     needs: tuple[bool, ...]
     where: Any
+    lead: Shape | None  # as in `forward`
 
 
 def check(
@@ -54,7 +58,8 @@ def check(
     call = call_of(False)
     dy_ = space.like("dy", dy, x_)
     mean, rstd = space.stats(stats, call.plan.stats_shape, call.center)
-    w = space.parameter("weight", weight, call.plan.weight_shape)
+    lead = leading(norm, call.plan, x_.shape, which)
+    w = spread.parameter(space, "weight", weight, call.plan, lead)
     if weight is None and getattr(stats, "weighted", False):
         raise ValueError("weight must be given, for the forward call had one: got None; pass the same weight")
     if out is not None:
@@ -65,17 +70,21 @@ def check(
     kept = space.mask(where, x_.shape)
     target = None if out is None else space.target(out, x_, dy_)
     call = call_of(target is not None and (target is x_ or target is dy_))
-    return Asked(space, call if kept is None else with_mask(call), x_, dy_, w, (mean, rstd), out, needs, kept)
+    call, spanned = call if kept is None else with_mask(call), lead if spread.differs(call.plan, w) else None
+    return Asked(space, call, x_, dy_, w, (mean, rstd), out, needs, kept, spanned)
 
 
 def run(asked: Asked) -> tuple[Any, ...]:
     """The gradients that are wanted, None for the others."""
-    space, call, x, dy, weight, (mean, rstd), out, needs, where = asked
+    space, call, x, dy, weight, (mean, rstd), out, needs, where, lead = asked
     x_, dy_ = space.contiguous(x), space.contiguous(dy)
     weight, mean, rstd = space.ready(weight, mean, rstd)
     dx = None
     if call.write:
         dx = None if out is None else space.target(out, x_, dy_)
         dx = space.empty_like(x) if dx is None else dx
-    grads = space.differentiate(call, x_, dy_, dx, weight, (mean, rstd), where)
+    if lead is None:
+        grads = space.differentiate(call, x_, dy_, dx, weight, (mean, rstd), where)
+    else:
+        grads = spread.differentiate(call, (x_, dy_, dx), weight, (mean, rstd), where, lead, x.shape)
     return (space.written(out, dx) if call.write else None, *grads[: len(needs) - 1])

@@ -16,7 +16,10 @@ from ..backends.protocol import Space
 from ..spec import checks
 from ..spec.call import NOTHING, Call, Known, Stats, Which, forward_call, with_mask, without_x
 from ..spec.norms import NORMS
+from ..spec.plan import Shape
 from ..spec.sources import GIVEN, OWN, TRACKED
+from ..spec.spread import leading
+from . import spread
 from .running import Running, RunningArguments, plain
 
 Affine = tuple[Any, Any, Any]  # weight, bias, eps
@@ -76,6 +79,7 @@ class Asked(NamedTuple):
     running: Running | None
     where: Any
     fill: float | None
+    lead: Shape | None  # of axes along which parameters may differ, if one has not the norm's own shape
 
 
 def check(
@@ -96,8 +100,8 @@ def check(
     plan = call.plan
     tracked = None if running is None else Running(space, running, plan.G, NORMS[norm].own)
     number = epsilon(call, eps)
-    w = space.parameter("weight", weight, plan.weight_shape)
-    b = space.parameter("bias", bias, plan.weight_shape)
+    lead = leading(norm, plan, x_.shape, which)
+    w, b = (spread.parameter(space, name, p, plan, lead) for name, p in (("weight", weight), ("bias", bias)))
     kept, value = space.mask(where, x_.shape), checks.fill(fill, where)
     if kept is not None:
         with_mask(call)
@@ -111,12 +115,13 @@ def check(
         space.apart(updated, others)
     in_place = out is not None and space.target(out, x_) is x_
     call = call_of((*present, in_place))
-    return Asked(space, call if kept is None else with_mask(call), x_, w, b, number, out, tracked, kept, value)
+    call, spanned = call if kept is None else with_mask(call), lead if spread.differs(plan, w, b) else None
+    return Asked(space, call, x_, w, b, number, out, tracked, kept, value, spanned)
 
 
 def run(asked: Asked, with_stats: bool) -> tuple[Any, Any]:
     """y and the statistics (4, B * G), of each sample if they are wanted; running statistics are updated."""
-    space, call, x, weight, bias, eps, out, running, where, fill = asked
+    space, call, x, weight, bias, eps, out, running, where, fill, lead = asked
     backend: Any = space.backend()
     source, (weight, bias) = space.contiguous(x), space.ready(weight, bias)
     known = NOTHING if running is None or running.own else (*space.ready(running.mean, running.var), None, None)
@@ -124,7 +129,10 @@ def run(asked: Asked, with_stats: bool) -> tuple[Any, Any]:
     y = space.empty_like(x) if y is None else y
     if call.plan.size:
         mask = None if where is None else backend.mask_of(call, where, x.shape)
-        stats = backend.normalize(call, source, y, weight, bias, eps, known, *([mask] if call.where else []))
+        if lead is not None:
+            stats = spread.normalize(call, (source, y), (weight, bias), eps, known, where, lead, x.shape)
+        else:
+            stats = backend.normalize(call, source, y, weight, bias, eps, known, *([mask] if call.where else []))
         if mask is not None and fill is not None:
             backend.fill(y, mask, fill)
     if not call.plan.size or (with_stats and call.plan.units < math.prod(call.plan.stats_shape)):

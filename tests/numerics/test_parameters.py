@@ -8,7 +8,7 @@ import numpy as np
 import oracle
 import pytest
 from cases import DTYPES, MODES, needs_long_double
-from close import identical
+from close import check_mode, identical
 from numpy.typing import NDArray
 
 import numbanorm
@@ -95,3 +95,77 @@ def test_offsets_that_are_refused(norm: str) -> None:
     text = numbanorm.explain(function, x, *given, weight=np.zeros(SHAPE[2 if norm in GIVEN and norm != "group_norm" else 1]),
                              weight_offset=1.0, **OWN.get(norm, {}))  # fmt: skip
     assert text.startswith("cpu")
+
+
+# norm, shape of x, arguments beside x, axes that share a mean, shapes of weights with as many axes as the oracle's x
+SPREAD: list[tuple[str, tuple[int, ...], dict[str, Any], tuple[int, ...], list[tuple[int, ...]]]] = [
+    ("layer_norm", (3, 4, 20), {"normalized_shape": 20}, (2,), [(3, 1, 20), (3, 4, 20), (4, 20), (1, 20), (3, 1, 1), (1,)]),
+    ("rms_norm", (2, 3, 4, 20), {"normalized_shape": 20}, (3,), [(4, 20), (2, 1, 1, 20), (2, 1, 4, 20), (3, 1, 20)]),
+    ("layer_norm", (2, 3, 4, 5), {"normalized_shape": (4, 5)}, (2, 3), [(2, 1, 4, 5), (3, 1, 5), (2, 3, 4, 5)]),
+    ("layer_norm", (3, 90, 100), {"normalized_shape": 100}, (2,), [(3, 1, 100), (90, 1)]),
+    ("batch_norm", (3, 4, 20), {"training": True}, (0, 2), [(3, 4), (3, 1), (1, 4), (1,)]),
+    ("batch_norm", (3, 5, 4), {"training": True, "channel_axis": -1}, (0, 1), [(3, 4), (3, 1)]),
+    ("batch_norm", (6, 4), {"training": True}, (0,), [(6, 4)]),
+    ("instance_norm", (3, 4, 20), {}, (2,), [(3, 4), (3, 1)]),
+    ("instance_norm", (3, 5, 7, 4), {"channel_axis": -1}, (1, 2), [(3, 4)]),
+    ("group_norm", (3, 4, 20), {"num_groups": 2}, (2, 3), [(3, 4), (3, 1)]),
+    ("group_norm", (3, 6, 4), {"num_groups": 2, "channel_axis": -1}, (1, 3), [(3, 4)]),
+]  # fmt: skip
+every_spread = pytest.mark.parametrize(
+    "case", [(*row[:4], w) for row in SPREAD for w in row[4]], ids=lambda c: f"{c[0]}-{c[1]}-{c[4]}".replace(" ", "")
+)
+
+
+def in_full(norm: str, p: Array, shape: tuple[int, ...], options: dict[str, Any]) -> Array:
+    """A parameter in the shape in which it broadcasts against x, of which group norm has its channels in two axes."""
+    if not NORMS[norm].channels:
+        return p.reshape((1,) * (len(shape) - p.ndim) + p.shape)
+    axis = options.get("channel_axis", 1) % len(shape)
+    p = p.reshape((1,) * (2 - p.ndim) + p.shape)
+    full = [1] * len(shape)
+    full[0], full[axis] = p.shape
+    if norm == "group_norm":
+        groups = options["num_groups"]
+        full[axis : axis + 1] = (groups, p.shape[1] // groups) if p.shape[1] > 1 else (1, 1)
+    return p.reshape(full)
+
+
+def split(norm: str, a: Array, options: dict[str, Any]) -> Array:
+    """x as the oracle sees it: group norm's channels have two axes."""
+    if norm != "group_norm":
+        return a
+    axis, groups = options.get("channel_axis", 1) % a.ndim, options["num_groups"]
+    return a.reshape(*a.shape[:axis], groups, a.shape[axis] // groups, *a.shape[axis + 1 :])
+
+
+@needs_long_double
+@every_mode
+@every_spread
+def test_spread_parameters_are_the_definition(case: Any, exact: bool, rng: np.random.Generator) -> None:
+    norm, shape, options, axes, own = case
+    backward = {k: v for k, v in options.items()}
+    for dtype in DTYPES[:1] if shape[1] > 50 else DTYPES:
+        x, dy = (rng.normal(0.5, 2, shape).astype(dtype) for _ in range(2))
+        weight, bias = (rng.uniform(0.5, 2, own).astype(np.float32) for _ in range(2))
+        affine = {"weight": weight} if norm == "rms_norm" else {"weight": weight, "bias": bias}
+        y, stats = getattr(numbanorm, norm)(x, **options, **affine, return_stats=True, exact=exact)
+        eps = (2.0**-52 if dtype == np.float64 else 2.0**-23) if norm == "rms_norm" else 1e-5
+        wide, w = oracle.widen(split(norm, x, options)), oracle.widen(in_full(norm, weight, shape, options))
+        b = oracle.widen(in_full(norm, bias, shape, options)) if "bias" in affine else oracle.Long(0)
+        true = oracle.normalize(wide, axes, eps, w, b, norm != "rms_norm")
+        fields = {f: np.broadcast_to(getattr(true, f), wide.shape).reshape(shape) for f in ("y", "weight", "terms", "largest")}
+        check_mode(y, true._replace(**fields), exact)
+        function = getattr(numbanorm, f"{norm}_backward")
+        found = function(dy, x, **backward, stats=stats, weight=weight, exact=exact)
+        dys = oracle.widen(split(norm, dy, options))
+        g = oracle.differentiate(dys, wide, axes, eps, w, w.shape, norm != "rms_norm")
+        # of float64 dx the constants are rounded where samples share statistics, as those of `standardize_backward`
+        most = {"float64": 6.0 if norm == "batch_norm" else 2.5, "float32": 4.0}.get(dtype.name, 1.01)
+        scale = g.dx.terms.reshape(shape)
+        measure = oracle.eps_error if dtype == np.float64 else oracle.ulp_error
+        assert measure(found[0], g.dx.value.reshape(shape), scale) <= most
+        for name, got, t in zip(("dweight", "dbias"), found[1:], (g.dweight, g.dbias), strict=False):
+            assert got.shape == weight.shape, name
+            assert got.dtype == weight.dtype, name
+            # rounded to float32 at the end, and in float32 eight terms at a time before
+            assert (np.abs(got - t.value.reshape(own)) <= (5 * 2.0**-24) * t.terms.reshape(own)).all(), name
