@@ -169,3 +169,96 @@ def test_spread_parameters_are_the_definition(case: Any, exact: bool, rng: np.ra
             assert got.dtype == weight.dtype, name
             # rounded to float32 at the end, and in float32 eight terms at a time before
             assert (np.abs(got - t.value.reshape(own)) <= (5 * 2.0**-24) * t.terms.reshape(own)).all(), name
+
+
+def blocks(shape: tuple[int, ...], own: tuple[int, ...], n: int) -> list[Any]:
+    """Where the parameters of each place of the leading axes are, and the rows that have them."""
+    full = np.broadcast_to(np.arange(np.prod(own[:n], dtype=int)).reshape(own[:n]), shape[:n])
+    return [(np.unravel_index(k, own[:n]), full == k) for k in range(full.max() + 1)]
+
+
+@every_mode
+@pytest.mark.parametrize("masked", [False, True], ids=["all", "where"])
+@pytest.mark.parametrize(("shape", "own"), [((3, 4, 20), (3, 1, 20)), ((3, 4, 20), (3, 4, 20)), ((3, 90, 100), (3, 1, 100))])
+def test_rows_have_the_bits_of_the_norm_of_those_alone(shape: Any, own: Any, masked: bool, exact: bool, rng: Any) -> None:
+    x, dy, weight = (rng.normal(size=s).astype(np.float32) for s in (shape, shape, own))
+    where = rng.random(shape) < 0.8 if masked else None
+    y, stats, (dx, dweight, _) = both("layer_norm", x, dy, weight, weight, (shape[-1],), exact=exact, where=where)
+    z, _, (dz, *_) = both("layer_norm", x.copy(), dy, weight, weight, (shape[-1],), exact=exact, where=where)
+    identical(y, z, "again")
+    for place, rows in blocks(shape, own, 2):
+        w, kept = np.ascontiguousarray(weight[place]), None if where is None else where[rows]
+        alone, s, (d, of_weight, _) = both("layer_norm", x[rows], dy[rows], w, w, (shape[-1],), exact=exact, where=kept)
+        identical(y[rows], alone, "y")
+        identical(dx[rows], d, "dx")
+        identical(stats.rstd[rows], s.rstd, "rstd")
+        if rows.sum() == 1 or shape[1] > 50:  # of the others sums are taken in another order
+            identical(dweight[place], of_weight, "dweight")
+        if kept is not None:
+            np.testing.assert_array_equal(stats.count[rows], s.count)
+
+
+@every_mode
+@pytest.mark.parametrize("axis", [1, -1])
+@pytest.mark.parametrize("norm", ["batch_norm", "instance_norm", "group_norm"])
+@pytest.mark.parametrize("own", [True, False], ids=["own", "given"])
+def test_samples_with_the_same_parameters(norm: str, axis: int, own: bool, exact: bool, rng: np.random.Generator) -> None:
+    """y has the bits of the norm with that one weight, in place too, and running statistics are updated as ever."""
+    shape = (3, 4, 30) if axis == 1 else (3, 30, 4)
+    x, dy = rng.normal(3, 2, shape).astype(np.float32), rng.normal(size=shape).astype(np.float32)
+    weight, bias = rng.normal(size=(2, 4)).astype(np.float32)
+    given: dict[str, Any] = {"num_groups": 2} if norm == "group_norm" else {NORMS[norm].own: own}
+    if norm == "group_norm" and not own:
+        return
+    results = []
+    for w, b in ((weight, bias), (np.tile(weight, (3, 1)), np.tile(bias, (3, 1)))):
+        running = {"running_mean": np.ones(4), "running_var": np.full(4, 2.0)} if NORMS[norm].own else {}
+        out = x.copy()
+        kind = {"channel_axis": axis, "exact": exact} | given
+        y, stats = getattr(numbanorm, norm)(out, weight=w, bias=b, return_stats=True, out=out, **running, **kind)
+        assert y is out
+        found = getattr(numbanorm, f"{norm}_backward")(dy, x, stats=stats, weight=w, **kind)
+        results.append((y, *stats, *running.values(), *found))
+    (*plain, dx, dweight, dbias), (*spread, dz, of_weight, of_bias) = results
+    for one, two in zip(plain, spread, strict=True):
+        identical(one, two, "y, statistics, running statistics")
+    np.testing.assert_allclose(dz, dx, rtol=1e-5, atol=1e-5)  # the constants come from sums in another order
+    np.testing.assert_allclose(of_weight.sum(0), dweight, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(of_bias.sum(0), dbias, rtol=1e-5, atol=1e-5)
+
+
+def test_samples_of_what_a_mask_lets_in(rng: np.random.Generator) -> None:
+    """nan where nothing counts reaches nobody, and a channel of which nothing counts is the bias."""
+    x, dy = rng.normal(size=(2, 3, 4, 8))[:, :, :, :7].copy().reshape(2, 3, 28), rng.normal(size=(3, 28))
+    x, dy = x.reshape(2, 3, 28), np.broadcast_to(dy, (2, 3, 28)).copy()
+    where = rng.random((2, 3, 28)) < 0.7
+    where[:, 1] = False
+    weight, bias = rng.normal(size=(2, 2, 3))
+    out = []
+    for hole in (np.nan, 7.0):
+        a, d = (np.where(where, v, hole) for v in (x, dy))
+        y, stats = numbanorm.batch_norm(a, weight=weight, bias=bias, training=True, where=where, return_stats=True)
+        found = numbanorm.batch_norm_backward(d, a, stats, weight, where=where)
+        assert (found[0][~where] == 0).all()
+        identical(y[:, 1], np.repeat(bias[:, 1], 28).reshape(2, 28), "bias")
+        out.append((y[where], *found))
+    for one, two in zip(*out, strict=True):
+        identical(one, two, "nan")
+    plain, _ = numbanorm.batch_norm(np.where(where, x, 0), training=True, where=where, return_stats=True)
+    np.testing.assert_allclose(out[0][0], (plain * weight[..., None] + bias[..., None])[where], rtol=1e-13, atol=1e-13)
+
+
+def test_spread_parameters_that_are_refused_and_explained() -> None:
+    x = np.ones(SHAPE, np.float32)
+    for shape in ((4, 5), (3, 1, 5), (4, 6, 4)):
+        with pytest.raises(ValueError, match=r"weight must have shape \(5,\), or one that broadcasts to \(4, 6, 5\)"):
+            numbanorm.layer_norm(x, 5, np.ones(shape))
+    with pytest.raises(ValueError, match=r"bias must have shape \(6,\), or one that broadcasts to \(4, 6\)"):
+        numbanorm.group_norm(x, 2, None, np.ones((4, 5)))
+    text = numbanorm.explain(numbanorm.layer_norm, x, 5, np.ones((4, 1, 5)))
+    assert "parameters of shape (4, 1, 5) spread over rows or samples (4, 6)" in text
+    empty = np.ones((0, 6, 5), np.float32)
+    y, stats = numbanorm.layer_norm(empty, 5, np.ones((6, 5)), return_stats=True)
+    dx, dweight, _ = numbanorm.layer_norm_backward(y, empty, 5, stats, np.ones((6, 5)))
+    assert dx.shape == (0, 6, 5)
+    identical(dweight, np.zeros((6, 5)), "nothing")

@@ -14,8 +14,8 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 from ...spec import checks
 from .checks import check_tensors, with_offset
 from .convert import register
-from .included import normalize_included
-from .operators import NO_RUNNING, Running, call, normalize, normalize_unseen
+from .included import joined, normalize_included
+from .operators import NO_RUNNING, Running, call, normalize, normalize_unseen, spread_out
 
 
 def layer_norm(
@@ -37,7 +37,8 @@ def layer_norm(
         Copied first unless it is contiguous.
     normalized_shape : sequence of int
     weight, bias : tensor of shape normalized_shape, optional
-        Both of one float type, not necessarily the input's.
+        Both of one float type, not necessarily the input's. Of any shape that broadcasts to the input's: plain tensors on the
+        CPU, in eager mode, and first derivatives.
     eps : float
     exact : bool
         As for `numbanorm.layer_norm`.
@@ -363,8 +364,11 @@ def _apply(
         eps = torch.finfo(torch.float64 if input.dtype == torch.float64 else torch.float32).eps
     if bias is not None and weight is None:
         weight = torch.ones_like(bias)  # for its dtype, which dbias has
+    how_ = kind, size, own, momentum, eps, exact
+    if spread_out(input, weight, bias, how_):
+        return normalize_included(input, *joined(weight, bias), running, how_, where)
     if where is not None:
-        return normalize_included(input, weight, bias, running, (kind, size, own, momentum, eps, exact), where)
+        return normalize_included(input, weight, bias, running, how_, where)
     y, _, _, *updated = call(normalize, input, weight, bias, *running, kind, list(size), own, momentum, eps, exact)
     if own:
         for old, new in zip(running[:2], updated, strict=True):
