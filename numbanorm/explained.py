@@ -8,8 +8,9 @@ from functools import partial
 from typing import Any
 
 from . import functional, gradients
-from .backends import dispatch
+from .backends import dispatch, host
 from .execute import backward, forward, offset
+from .execute.moved import moved
 from .moments import moments
 from .spec import checks, plan, spread
 from .spec.call import Which
@@ -56,6 +57,8 @@ def explain(function: Any, *args: Any, **kwargs: Any) -> str:
         raise TypeError(f"explain wants one of the norms: got {got}; write explain(layer_norm, x, 768)")
     bound = inspect.signature(function).bind(*args, **kwargs)
     bound.apply_defaults()
+    if bound.arguments.get("axis") is not None:
+        bound.arguments |= over_last(bound.arguments)
     asked = (of_norm if function in FUNCTIONS else of_gradients)(name, bound.arguments)
     if asked.call.plan.size == 0:
         return "nothing: x is empty"
@@ -84,6 +87,15 @@ def of_gradients(name: str, a: dict[str, Any]) -> backward.Asked:
     x, needs = space.array("x", a["x"]), checks.needs(a["needs"], 1 + len(row.parameters))
     how = needs, checks.flag("exact", a["exact"]), a["out"], None, a["where"]
     return backward.check(name, space, (a["dy"], a["x"], x), which, a["stats"], weight_of(name, a), how, own)
+
+
+def over_last(a: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a norm over axes that are named, with these last, as it is computed."""
+    m = moved(a["x"], a["normalized_shape"], a["axis"], a["backend"])
+    if m.straight:
+        return {}
+    last = {"x": m.there(m.x), "where": m.mask(a["where"]), "out": None}
+    return last | ({"dy": m.there(host.like("dy", a["dy"], m.x))} if "dy" in a else {})
 
 
 def weight_of(name: str, a: dict[str, Any]) -> Any:

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 from .execute import offset
 from .execute.forward import forward
+from .execute.moved import forward_moved
 from .spec import checks, plan
 from .spec.call import Stats as Stats
 from .spec.checks import Array
@@ -36,6 +37,7 @@ def layer_norm(
     where: Array | None = None,
     fill: float | None = None,
     weight_offset: float = 0.0,
+    axis: int | tuple[int, ...] | None = None,
     backend: str | None = None,
 ) -> Result:
     """Normalize over the last axes: y = (x - mean) / sqrt(var + eps) * weight + bias.
@@ -74,6 +76,9 @@ def layer_norm(
     weight_offset : float
         Added to the weight in float64: 1.0 for weights that say by how much they differ from 1, as Gemma's do. Where elements
         have weights of their own and are computed in float32, the sum is rounded to that, and y is within 4 ulp.
+    axis : int or tuple of int, optional
+        The axes that normalized_shape names, from first to last; by default the last ones. Others are moved to the end by a
+        copy of x, and y back by another one. Statistics have the shape of the axes that are kept.
     backend : {None, "cpu", "cuda"}
         None: where x lies. "cuda" carries NumPy arrays to the device and the results back.
 
@@ -93,9 +98,11 @@ def layer_norm(
     >>> layer_norm(np.array([[1.0, 2.0, 3.0]]), 3, eps=0.0).round(4)
     array([[-1.2247,  0.    ,  1.2247]])
     """
+    weight = weight if weight_offset == 0.0 else offset.added(weight, weight_offset, x, exact, True)
+    if axis is not None:
+        how = method, exact, out, return_stats, backend
+        return forward_moved("layer_norm", x, normalized_shape, axis, (weight, bias, eps), how, where, fill)
     which = plan.as_shape("normalized_shape", normalized_shape), 0
-    if weight_offset != 0.0:
-        weight = offset.added(weight, weight_offset, x, exact, True)
     return forward("layer_norm", x, which, (weight, bias, eps), (method, exact, out, return_stats, backend), None, where, fill)
 
 
@@ -112,6 +119,7 @@ def rms_norm(
     where: Array | None = None,
     fill: float | None = None,
     weight_offset: float = 0.0,
+    axis: int | tuple[int, ...] | None = None,
     backend: str | None = None,
 ) -> Result:
     """Scale the last axes to a root mean square of 1: y = x / sqrt(mean(x**2) + eps) * weight.
@@ -129,7 +137,7 @@ def rms_norm(
         Added to the mean square; by default the machine epsilon of float32, or float64's for float64: as in torch.
     method : {None, "two_pass", "welford"}
         All are one, for there is no mean to take first.
-    exact, out, return_stats, where, fill, weight_offset, backend
+    exact, out, return_stats, where, fill, weight_offset, axis, backend
         As for `layer_norm`.
 
     Returns
@@ -148,9 +156,11 @@ def rms_norm(
     >>> rms_norm(np.array([[3.0, 4.0]]), 2).round(4)
     array([[0.8485, 1.1314]])
     """
+    weight = weight if weight_offset == 0.0 else offset.added(weight, weight_offset, x, exact, True)
+    if axis is not None:
+        how = method, exact, out, return_stats, backend
+        return forward_moved("rms_norm", x, normalized_shape, axis, (weight, None, eps), how, where, fill)
     which = plan.as_shape("normalized_shape", normalized_shape), 0
-    if weight_offset != 0.0:
-        weight = offset.added(weight, weight_offset, x, exact, True)
     return forward("rms_norm", x, which, (weight, None, eps), (method, exact, out, return_stats, backend), None, where, fill)
 
 
@@ -217,8 +227,7 @@ def group_norm(
             [ 0.   ,  1.604]]])
     """
     which = (plan.as_int("num_groups", num_groups),), *plan.channels_at(channel_axis, batch_axis)
-    if weight_offset != 0.0:
-        weight = offset.added(weight, weight_offset, x, exact, False)
+    weight = weight if weight_offset == 0.0 else offset.added(weight, weight_offset, x, exact, False)
     return forward("group_norm", x, which, (weight, bias, eps), (method, exact, out, return_stats, backend), None, where, fill)
 
 
@@ -296,8 +305,7 @@ def instance_norm(
     """
     which, own = ((), *plan.channels_at(channel_axis, batch_axis)), checks.flag("use_input_stats", use_input_stats)
     running = running_mean, running_var, momentum, num_batches_tracked, convention, own
-    if weight_offset != 0.0:
-        weight = offset.added(weight, weight_offset, x, exact, False)
+    weight = weight if weight_offset == 0.0 else offset.added(weight, weight_offset, x, exact, False)
     return forward(
         "instance_norm", x, which, (weight, bias, eps), (method, exact, out, return_stats, backend), running, where, fill
     )
@@ -381,8 +389,7 @@ def batch_norm(
     """
     which, own = ((), plan.as_int("channel_axis", channel_axis)), checks.flag("training", training)
     running = running_mean, running_var, momentum, num_batches_tracked, convention, own
-    if weight_offset != 0.0:
-        weight = offset.added(weight, weight_offset, x, exact, False)
+    weight = weight if weight_offset == 0.0 else offset.added(weight, weight_offset, x, exact, False)
     return forward(
         "batch_norm", x, which, (weight, bias, eps), (method, exact, out, return_stats, backend), running, where, fill
     )

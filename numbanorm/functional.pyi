@@ -24,6 +24,11 @@ class How(TypedDict, total=False):
     weight_offset: float
     backend: str | None
 
+class Rows(How, total=False):
+    """Options of norms over axes that are named."""
+
+    axis: Shape | None
+
 class Channels(How, total=False):
     """Options of norms with channels."""
 
@@ -52,7 +57,7 @@ def layer_norm(
     eps: float = ...,
     *,
     return_stats: Literal[False] = False,
-    **how: Unpack[How],
+    **how: Unpack[Rows],
 ) -> Array: ...
 @overload
 def layer_norm(
@@ -63,7 +68,7 @@ def layer_norm(
     eps: float = ...,
     *,
     return_stats: Literal[True],
-    **how: Unpack[How],
+    **how: Unpack[Rows],
 ) -> Both: ...
 @overload
 def layer_norm(
@@ -74,7 +79,7 @@ def layer_norm(
     eps: float = ...,
     *,
     return_stats: bool,
-    **how: Unpack[How],
+    **how: Unpack[Rows],
 ) -> Result: ...
 @overload
 def rms_norm(
@@ -84,7 +89,7 @@ def rms_norm(
     eps: float | None = ...,
     *,
     return_stats: Literal[False] = False,
-    **how: Unpack[How],
+    **how: Unpack[Rows],
 ) -> Array: ...
 @overload
 def rms_norm(
@@ -94,7 +99,7 @@ def rms_norm(
     eps: float | None = ...,
     *,
     return_stats: Literal[True],
-    **how: Unpack[How],
+    **how: Unpack[Rows],
 ) -> Both: ...
 @overload
 def rms_norm(
@@ -104,7 +109,7 @@ def rms_norm(
     eps: float | None = ...,
     *,
     return_stats: bool,
-    **how: Unpack[How],
+    **how: Unpack[Rows],
 ) -> Result: ...
 @overload
 def group_norm(

@@ -20,6 +20,7 @@ from typing import TypeAlias
 
 from .execute import offset
 from .execute.backward import backward
+from .execute.moved import backward_moved
 from .spec import checks, plan
 from .spec.checks import Array
 
@@ -38,6 +39,7 @@ def layer_norm_backward(
     out: Array | None = None,
     where: Array | None = None,
     weight_offset: float = 0.0,
+    axis: int | tuple[int, ...] | None = None,
     backend: str | None = None,
 ) -> Gradients:
     """Gradients of `layer_norm`.
@@ -67,6 +69,8 @@ def layer_norm_backward(
         As it was given to `layer_norm`: dx is exactly 0 where it is not set, and neither x nor dy matters there, be it nan.
     weight_offset : float
         As it was given to `layer_norm`; the gradient of the weight is that of the sum.
+    axis : int or tuple of int, optional
+        As it was given to `layer_norm`.
     backend : {None, "cpu", "cuda"}
         None: where x lies. "cuda" carries NumPy arrays to the device and the results back.
 
@@ -91,9 +95,12 @@ def layer_norm_backward(
     >>> dweight.round(4)
     array([-1.069 , -0.2673,  1.3363])
     """
-    which = plan.as_shape("normalized_shape", normalized_shape), 0
     scaled = weight if weight_offset == 0.0 else offset.added(weight, weight_offset, x, exact, True)
-    gradients = backward("layer_norm", dy, x, which, stats, scaled, (needs, exact, out, backend, where))
+    how = needs, exact, out, backend, where
+    if axis is not None:
+        gradients = backward_moved("layer_norm", dy, x, normalized_shape, axis, stats, scaled, how)
+    else:
+        gradients = backward("layer_norm", dy, x, (plan.as_shape("normalized_shape", normalized_shape), 0), stats, scaled, how)
     return gradients if scaled is weight else offset.rounded(gradients, weight)
 
 
@@ -109,13 +116,14 @@ def rms_norm_backward(
     out: Array | None = None,
     where: Array | None = None,
     weight_offset: float = 0.0,
+    axis: int | tuple[int, ...] | None = None,
     backend: str | None = None,
 ) -> Gradients:
     """Gradients of `rms_norm`.
 
     Parameters
     ----------
-    dy, x, normalized_shape, weight, exact, out, where, weight_offset, backend
+    dy, x, normalized_shape, weight, exact, out, where, weight_offset, axis, backend
         As for `layer_norm_backward`.
     stats : Stats
         As `rms_norm` returned them: the mean is None.
@@ -142,9 +150,12 @@ def rms_norm_backward(
     >>> dweight.round(4)
     array([0.8485, 1.1314])
     """
-    which = plan.as_shape("normalized_shape", normalized_shape), 0
     scaled = weight if weight_offset == 0.0 else offset.added(weight, weight_offset, x, exact, True)
-    gradients = backward("rms_norm", dy, x, which, stats, scaled, (needs, exact, out, backend, where))
+    how = needs, exact, out, backend, where
+    if axis is not None:
+        gradients = backward_moved("rms_norm", dy, x, normalized_shape, axis, stats, scaled, how)
+    else:
+        gradients = backward("rms_norm", dy, x, (plan.as_shape("normalized_shape", normalized_shape), 0), stats, scaled, how)
     return gradients if scaled is weight else offset.rounded(gradients, weight)
 
 

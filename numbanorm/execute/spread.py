@@ -26,13 +26,14 @@ LOW, RSTD = 1, 3  # rows of the statistics
 def parameter(space: Any, name: str, value: Any, p: Plan, lead: Shape) -> Any:
     """A weight or bias, checked: of the norm's own shape, or in host memory of one that broadcasts to (*lead, *own)."""
     if value is None or space is not host:
-        own = getattr(value, "shape", p.weight_shape)
-        if own != p.weight_shape and checks.broadcasts(tuple(own), (*lead, *p.weight_shape)):
-            raise ValueError(f"{name} must have shape {p.weight_shape} on a CUDA device, where all samples share parameters: got "
-                             f"{tuple(own)}; copy the arrays to the host, or multiply and add after the norm")  # fmt: skip
+        own = tuple(getattr(value, "shape", ()))
+        if len(own) > len(p.weight_shape) and checks.broadcasts(own, (*lead, *p.weight_shape)):
+            raise ValueError(f"{name} must have shape {p.weight_shape} on a CUDA device, where all samples have the same: got "
+                             f"{own}; copy the arrays to the host, or multiply and add after the norm")  # fmt: skip
         return space.parameter(name, value, p.weight_shape)
     w = checks.array(name, value)
-    if w.shape != p.weight_shape and not (w.ndim and checks.broadcasts(w.shape, (*lead, *p.weight_shape))):
+    more = w.ndim > len(p.weight_shape)
+    if w.shape != p.weight_shape and not (more and checks.broadcasts(w.shape, (*lead, *p.weight_shape))):
         checks.fits_parameter(name, w, p.weight_shape, lead)
     return w
 
@@ -64,7 +65,7 @@ def normalize(
     call: Call, arrays: tuple[Array, Array], affine: tuple[Array | None, Array | None], eps: float, known: Known, where: Any,
     lead: Shape, shape: Shape,
 ) -> Array:  # fmt: skip
-    """As `Backend.normalize`, of arrays x and y; affine: weight and bias that broadcast to (*lead, *own); shape: x's own."""
+    """As `Backend.normalize`, of arrays x and y; affine: weight and bias that broadcast to (*lead, *own)."""
     (x, y), p = arrays, call.plan
     if shared(call, lead):
         return normalize_shared(call, arrays, affine, eps, known, where, lead, shape)

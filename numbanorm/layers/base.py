@@ -24,7 +24,7 @@ RUNNING = ("running_mean", "running_var")
 COUNTER = "num_batches_tracked"
 # the arguments that torch does not have; repr shows those that differ
 EXTRA = {"channel_axis": 1, "batch_axis": 0, "weight_offset": 0.0, "convention": "torch", "method": None, "exact": False}
-EXTRA |= {"backend": None}
+EXTRA |= {"backend": None, "axis": None}
 
 # what Keras and Flax call these arrays
 KERAS = {"gamma": "weight", "scale": "weight", "beta": "bias", "moving_mean": "running_mean", "mean": "running_mean"}

@@ -86,6 +86,8 @@ class GroupNorm(Layer):
 class _Trailing(Layer):
     """Layer and RMS norm."""
 
+    axis: int | tuple[int, ...] | None = None  # of the class for layers that were pickled when there was no choice
+
     def _over(self, normalized_shape: Any, elementwise_affine: bool) -> None:
         """Take the arguments that both have."""
         self.normalized_shape = plan.as_shape("normalized_shape", normalized_shape)
@@ -93,7 +95,8 @@ class _Trailing(Layer):
         self.elementwise_affine = checks.flag("elementwise_affine", elementwise_affine)
 
     def _arguments(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        return {"normalized_shape": self.normalized_shape}, {}
+        shared: dict[str, Any] = {"normalized_shape": self.normalized_shape}
+        return shared if self.axis is None else shared | {"axis": self.axis}, {}
 
 
 class LayerNorm(_Trailing):
@@ -111,7 +114,7 @@ class LayerNorm(_Trailing):
         Of the parameters, by default float32; x may be of another.
     weight_offset : float
         Added to the weight, which begins at 1 less that.
-    method, exact, backend
+    axis, method, exact, backend
         As for `numbanorm.layer_norm`.
 
     Raises
@@ -144,6 +147,7 @@ class LayerNorm(_Trailing):
         dtype: DTypeLike | None = None,
         *,
         weight_offset: float = 0.0,
+        axis: int | tuple[int, ...] | None = None,
         method: str | None = None,
         exact: bool = False,
         backend: str | None = None,
@@ -151,6 +155,7 @@ class LayerNorm(_Trailing):
         super().__init__(eps, method, exact, backend)
         self._over(normalized_shape, elementwise_affine)
         self.weight_offset = offset.checked(weight_offset)
+        self.axis = None if axis is None else plan.as_shape("axis", axis)
         self._hold(affine_parameters(self.elementwise_affine, bias), self.normalized_shape, dtype)
 
 
@@ -169,7 +174,7 @@ class RMSNorm(_Trailing):
         Of the weight, by default float32; x may be of another.
     weight_offset : float
         Added to the weight, which begins at 1 less that.
-    method, exact, backend
+    axis, method, exact, backend
         As for `numbanorm.layer_norm`.
 
     Raises
@@ -196,6 +201,7 @@ class RMSNorm(_Trailing):
         dtype: DTypeLike | None = None,
         *,
         weight_offset: float = 0.0,
+        axis: int | tuple[int, ...] | None = None,
         method: str | None = None,
         exact: bool = False,
         backend: str | None = None,
@@ -204,4 +210,5 @@ class RMSNorm(_Trailing):
         self.eps = eps
         self._over(normalized_shape, elementwise_affine)
         self.weight_offset = offset.checked(weight_offset)
+        self.axis = None if axis is None else plan.as_shape("axis", axis)
         self._hold({"weight": self.elementwise_affine}, self.normalized_shape, dtype)

@@ -219,7 +219,7 @@ PARAMETERS = [
         for norm, n in [(norm, S if norm in ROWS else C) for norm in where.split()]
         for shape, remedy in [
             *(((k,), f"{name} needs one element for each of the {n}") for k in (n + 1, 1, 0, 3)),
-            *((s, f"write {name}.reshape(({n},))") for s in ((1, n), (n, 1), (1, n, 1))),
+            *((s, f"write {name}.reshape(({n},))") for s in ((n, 1), (1, n, 1))),
             ((), f"{name} needs one element for each"),
         ]
     ),

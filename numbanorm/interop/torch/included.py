@@ -1,4 +1,4 @@
-"""Norms with a mask, or with parameters of samples or rows, as functions of tensors: plain ones on the CPU, in eager mode, and their first derivatives."""
+"""Norms with a mask, or with parameters of samples or rows, of plain tensors on the CPU, in eager mode; first derivatives."""
 
 from __future__ import annotations
 
