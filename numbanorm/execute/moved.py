@@ -1,5 +1,4 @@
-"""Layer and RMS norm over any axes: where these are not the last, x is copied with them last, and y, or dx, copied back.
-
+"""Layer and RMS norm over any axes: where these are not the last, x is copied with them last, and what is computed back."""
 
 from __future__ import annotations
 

@@ -77,6 +77,6 @@ def test_what_is_refused() -> None:
     ):
         with pytest.raises(error, match=words):
             numbanorm.layer_norm(x, shape, axis=axis)
+    out = np.ones((2, 4, 7), np.float32)
     with pytest.raises(ValueError, match="out must not overlap weight"):
-        out = np.ones((2, 4, 7), np.float32)
         numbanorm.layer_norm(x, 4, out.reshape(-1)[:4], axis=1, out=out)
