@@ -62,6 +62,8 @@ def explain(function: Any, *args: Any, **kwargs: Any) -> str:
     asked = (of_norm if function in FUNCTIONS else of_gradients)(name, bound.arguments)
     if asked.call.plan.size == 0:
         return "nothing: x is empty"
+    if bound.arguments.get("weights") is not None:
+        return "cpu, weighted sums by NumPy and the kernels of moments; results by those for given statistics, or in NumPy"
     text = asked.space.backend().describe(asked.call, asked.x)
     return text if asked.lead is None else text + spread.told(asked.lead, asked.weight, getattr(asked, "bias", None))
 

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 from .execute import offset
 from .execute.forward import forward
 from .execute.moved import forward_moved
+from .execute.weights import forward_weighted
 from .spec import checks, plan
 from .spec.call import Stats as Stats
 from .spec.checks import Array
@@ -331,6 +332,7 @@ def batch_norm(
     where: Array | None = None,
     fill: float | None = None,
     weight_offset: float = 0.0,
+    weights: Array | None = None,
     backend: str | None = None,
 ) -> Result:
     """Normalize each channel over the batch: y = (x - mean) / sqrt(var + eps) * weight + bias.
@@ -361,6 +363,8 @@ def batch_norm(
         running variance is that of the biased batch variance; "torch" takes the unbiased one.
     return_stats : bool
         Also return `Stats(mean, rstd)`, float64 of shape (C,).
+    weights : array of numbers >= 0 that broadcasts to x's shape, optional
+        How often each element counts in training's statistics, as in `moments`; `running_var` takes their sum for n.
     method, exact, out, where, fill, weight_offset, backend
         As for `layer_norm`.
 
@@ -390,6 +394,7 @@ def batch_norm(
     which, own = ((), plan.as_int("channel_axis", channel_axis)), checks.flag("training", training)
     running = running_mean, running_var, momentum, num_batches_tracked, convention, own
     weight = weight if weight_offset == 0.0 else offset.added(weight, weight_offset, x, exact, False)
-    return forward(
-        "batch_norm", x, which, (weight, bias, eps), (method, exact, out, return_stats, backend), running, where, fill
-    )
+    affine, how = (weight, bias, eps), (method, exact, out, return_stats, backend)
+    if weights is not None:
+        return forward_weighted(x, which, affine, how, running, weights, where, fill)
+    return forward("batch_norm", x, which, affine, how, running, where, fill)

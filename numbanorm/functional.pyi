@@ -45,6 +45,11 @@ class Running(Channels, total=False):
     num_batches_tracked: Optional
     convention: str
 
+class RunningOfBatch(Running, total=False):
+    """Options of batch norm."""
+
+    weights: Optional
+
 class RunningOfSamples(Running, OfSamples, total=False):
     """Options of instance norm."""
 
@@ -198,7 +203,7 @@ def batch_norm(
     eps: float = ...,
     *,
     return_stats: Literal[False] = False,
-    **how: Unpack[Running],
+    **how: Unpack[RunningOfBatch],
 ) -> Array: ...
 @overload
 def batch_norm(
@@ -212,7 +217,7 @@ def batch_norm(
     eps: float = ...,
     *,
     return_stats: Literal[True],
-    **how: Unpack[Running],
+    **how: Unpack[RunningOfBatch],
 ) -> Both: ...
 @overload
 def batch_norm(
@@ -226,5 +231,5 @@ def batch_norm(
     eps: float = ...,
     *,
     return_stats: bool,
-    **how: Unpack[Running],
+    **how: Unpack[RunningOfBatch],
 ) -> Result: ...

@@ -21,6 +21,7 @@ from typing import TypeAlias
 from .execute import offset
 from .execute.backward import backward
 from .execute.moved import backward_moved
+from .execute.weights import backward_weighted
 from .spec import checks, plan
 from .spec.checks import Array
 
@@ -290,6 +291,7 @@ def batch_norm_backward(
     out: Array | None = None,
     where: Array | None = None,
     weight_offset: float = 0.0,
+    weights: Array | None = None,
     backend: str | None = None,
 ) -> Gradients:
     """Gradients of `batch_norm`.
@@ -304,6 +306,8 @@ def batch_norm_backward(
         Any axis.
     training : bool
         As it was given to `batch_norm`: False for running statistics, which do not depend on x.
+    weights : array, optional
+        As it was given to `batch_norm`; gradients are then float64 numbers rounded once.
     needs, exact, out, where, weight_offset, backend
         As for `layer_norm_backward`.
 
@@ -329,5 +333,9 @@ def batch_norm_backward(
     """
     which, own = ((), plan.as_int("channel_axis", channel_axis)), checks.flag("training", training)
     scaled = weight if weight_offset == 0.0 else offset.added(weight, weight_offset, x, exact, False)
-    gradients = backward("batch_norm", dy, x, which, stats, scaled, (needs, exact, out, backend, where), own)
+    how = needs, exact, out, backend, where
+    if weights is not None:
+        gradients = backward_weighted(dy, x, which, stats, scaled, how, weights, own)
+    else:
+        gradients = backward("batch_norm", dy, x, which, stats, scaled, how, own)
     return gradients if scaled is weight else offset.rounded(gradients, weight)

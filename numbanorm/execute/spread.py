@@ -148,8 +148,9 @@ def differentiate(
     along."""
     own = call.plan.weight_shape
     if arrays[0].size == 0:
-        found, laid = np.zeros((2, prod(lead), prod(own))), lead
-    elif shared(call, lead):
+        nothing = (np.zeros(weight.shape, weight.dtype) if w else None for w in (call.weight, call.bias))
+        return next(nothing), next(nothing)
+    if shared(call, lead):
         found, laid = differentiate_shared(call, arrays, weight, stats, where, lead, shape), lead
     else:
         blocks = cut_for(call, lead, (weight,))

@@ -26,7 +26,7 @@ FLOORS = (
     {"cpu", "cuda"},
     {"backends"},
     {"execute"},
-    {"functional", "gradients", "reference", "weighted"},
+    {"functional", "gradients", "reference"},
     {"moments"},
     {"standardize"},
     {"explained", "interop", "layers", "precompile", "versions"},
