@@ -11,6 +11,8 @@ from . import functional, gradients
 from .backends import dispatch, host
 from .execute import backward, forward, offset
 from .execute.moved import moved
+from .execute.weighted import weights_of
+from .execute.weights import on_host
 from .moments import moments
 from .spec import checks, plan, spread
 from .spec.call import Which
@@ -62,7 +64,9 @@ def explain(function: Any, *args: Any, **kwargs: Any) -> str:
     asked = (of_norm if function in FUNCTIONS else of_gradients)(name, bound.arguments)
     if asked.call.plan.size == 0:
         return "nothing: x is empty"
-    if bound.arguments.get("weights") is not None:
+    if (w := bound.arguments.get("weights")) is not None:
+        on_host(asked.x, bound.arguments["training"], bound.arguments.get("method"), bound.arguments["backend"])
+        weights_of(w, asked.x.shape)
         return "cpu, weighted sums by NumPy and the kernels of moments; results by those for given statistics, or in NumPy"
     text = asked.space.backend().describe(asked.call, asked.x)
     return text if asked.lead is None else text + spread.told(asked.lead, asked.weight, getattr(asked, "bias", None))

@@ -50,7 +50,7 @@ def moved(x: Any, normalized_shape: Any, axis: Any, backend: Any) -> Moved:
     space = dispatch.space(x, backend)
     x_ = space.array("x", x)
     named, shape = as_shape("axis", axis), tuple(x_.shape)
-    axes, own = as_axes(named, x_.shape), as_shape("normalized_shape", normalized_shape)
+    axes, own = as_axes(axis, shape), as_shape("normalized_shape", normalized_shape)
     if tuple(a % len(x_.shape) for a in named) != axes:
         raise ValueError(f"axis must name axes from first to last, as weight has them: got {named}; write {axes}")
     if own != tuple(x_.shape[a] for a in axes):

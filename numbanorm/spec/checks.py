@@ -97,8 +97,8 @@ def fits_parameter(name: str, w: Any, shape: tuple[int, ...], lead: tuple[int, .
         remedy = f"{name} needs one element for each of the {math.prod(shape)} places that share a parameter"
         if w.size == math.prod(shape):
             remedy = f"write {name}.reshape({shape})"
-        also = f", or one that broadcasts to {(*lead, *shape)}" if lead else ""
-        raise ValueError(f"{name} must have shape {shape}{also}: got {w.shape}; {remedy}")
+        also = f", or a shape that broadcasts to {(*lead, *shape)}" if lead else ""
+        raise ValueError(f"{name} must have shape {shape}: got {w.shape}; {remedy}{also}")
 
 
 def eps(value: Any) -> float:

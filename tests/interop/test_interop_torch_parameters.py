@@ -43,7 +43,7 @@ def test_what_is_refused() -> None:
     x = torch.randn(3, 4, 5)
     with pytest.raises(ValueError, match="want plain tensors on the CPU"):
         torch.func.vmap(lambda v: ours.layer_norm(v, (5,), torch.ones(4, 5)))(torch.randn(2, 3, 4, 5))
-    with pytest.raises(ValueError, match="or one that broadcasts to"):
+    with pytest.raises(ValueError, match="a shape that broadcasts to"):
         ours.layer_norm(x, (5,), torch.ones(2, 4, 5))
     with pytest.raises(ValueError, match="weight_offset is added to weight"):
         ours.layer_norm(x, (5,), weight_offset=1.0)

@@ -250,9 +250,9 @@ def test_samples_of_what_a_mask_lets_in(rng: np.random.Generator) -> None:
 def test_spread_parameters_that_are_refused_and_explained() -> None:
     x = np.ones(SHAPE, np.float32)
     for shape in ((4, 5), (3, 1, 5), (4, 6, 4)):
-        with pytest.raises(ValueError, match=r"weight must have shape \(5,\), or one that broadcasts to \(4, 6, 5\)"):
+        with pytest.raises(ValueError, match=r"weight must have shape \(5,\): .* a shape that broadcasts to \(4, 6, 5\)"):
             numbanorm.layer_norm(x, 5, np.ones(shape))
-    with pytest.raises(ValueError, match=r"bias must have shape \(6,\), or one that broadcasts to \(4, 6\)"):
+    with pytest.raises(ValueError, match=r"bias must have shape \(6,\): .* a shape that broadcasts to \(4, 6\)"):
         numbanorm.group_norm(x, 2, None, np.ones((4, 5)))
     text = numbanorm.explain(numbanorm.layer_norm, x, 5, np.ones((4, 1, 5)))
     assert "parameters of shape (4, 1, 5) spread over rows or samples (4, 6)" in text
