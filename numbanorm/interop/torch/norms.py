@@ -365,7 +365,7 @@ def _apply(
     if bias is not None and weight is None:
         weight = torch.ones_like(bias)  # for its dtype, which dbias has
     how_ = kind, size, own, momentum, eps, exact
-    if spread_out(input, weight, bias, how_):
+    if spread_out(weight, bias, how_):
         return normalize_included(input, *joined(weight, bias), running, how_, where)
     if where is not None:
         return normalize_included(input, weight, bias, running, how_, where)

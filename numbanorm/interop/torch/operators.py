@@ -199,10 +199,10 @@ def _stats(stats: Any) -> tuple[Any, Any]:
     return stats_of(host, *stats, None) if type(stats) is Table else stats
 
 
-def spread_out(x: Tensor, weight: Tensor | None, bias: Tensor | None, how: How) -> bool:
-    """Whether a parameter is of another shape than the norm's own."""
-    own = x.shape[1:2] if NORMS[how[0]].channels else tuple(how[1])
-    return any(isinstance(p, Tensor) and p.shape != own for p in (weight, bias))
+def spread_out(weight: Tensor | None, bias: Tensor | None, how: How) -> bool:
+    """Whether a parameter has more axes than the norm's own, and so may be one of samples or rows."""
+    own = 1 if NORMS[how[0]].channels else len(how[1])
+    return any(isinstance(p, Tensor) and p.dim() > own for p in (weight, bias))
 
 
 def normalize_unseen(x: Tensor, weight: Tensor | None, bias: Tensor | None, running: Running, how: How) -> Tensor | None:
@@ -221,7 +221,7 @@ def normalize_unseen(x: Tensor, weight: Tensor | None, bias: Tensor | None, runn
     try:
         args = x, weight, bias, running, how, records
         found = normalized_at(*args)
-        if found is None and spread_out(x, weight, bias, how):
+        if found is None and spread_out(weight, bias, how):
             return None
         y, stats = found or normalized(*args)
     except (TypeError, ValueError):
