@@ -41,7 +41,7 @@ def test_channels_last_and_parameters_of_two_shapes() -> None:
 
 def test_what_is_refused() -> None:
     x = torch.randn(3, 4, 5)
-    with pytest.raises(ValueError, match="want plain tensors on the CPU"):
+    with pytest.raises(ValueError, match="wants plain tensors on the CPU, as parameters of samples do"):
         torch.func.vmap(lambda v: ours.layer_norm(v, (5,), torch.ones(4, 5)))(torch.randn(2, 3, 4, 5))
     with pytest.raises(ValueError, match="a shape that broadcasts to"):
         ours.layer_norm(x, (5,), torch.ones(2, 4, 5))

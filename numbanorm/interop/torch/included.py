@@ -36,9 +36,9 @@ def refuse_unless_plain(name: str, x: Tensor, *others: Tensor | None) -> None:
     """Raise if torch wants to see the operations that are no operators of its own."""
     if not unseen(x, *others):
         raise ValueError(
-            f"where, and parameters of samples, want plain tensors on the CPU, and neither compiler, transform nor tracer: got "
-            f"{name} of type {type(x).__name__} on {x.device}; leave them out, or call from a function under "
-            f"torch.compiler.disable"
+            f"where wants plain tensors on the CPU, as parameters of samples do, and neither compiler, transform nor tracer: "
+            f"got {name} of type {type(x).__name__} on {x.device}; leave where out, or such parameters, or call from a function "
+            f"under torch.compiler.disable"
         )
 
 
