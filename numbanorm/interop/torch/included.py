@@ -37,8 +37,8 @@ def refuse_unless_plain(name: str, x: Tensor, *others: Tensor | None) -> None:
     if not unseen(x, *others):
         raise ValueError(
             f"where wants plain tensors on the CPU, as parameters of samples do, and neither compiler, transform nor tracer: "
-            f"got {name} of type {type(x).__name__} on {x.device}; leave where out, or such parameters, or call from a function "
-            f"under torch.compiler.disable"
+            f"got {name} of type {type(x).__name__} on {x.device}; leave where out, or such parameters, or call from a "
+            f"function under torch.compiler.disable"
         )
 
 
