@@ -16,6 +16,7 @@ from .plan import Plan, Shape
 from .sources import GIVEN, OWN, RSTD
 
 LEAST_BLOCK = 8192  # elements from which on a block is worth a call of its own: less takes copies of parameters instead
+TOGETHER = 1 << 15  # elements of a call for such blocks
 
 
 class Cut(NamedTuple):
@@ -51,7 +52,7 @@ def cut(lead: Shape, varies: tuple[bool, ...], each: int, beside: bool) -> Cut:
         samples *= lead[axes.pop()]
     outer, rows = prod(lead[k] for k in axes), samples * inner
     if beside and outer > 1 and rows * each < LEAST_BLOCK:
-        return Cut(lead, prod(lead), max(1, LEAST_BLOCK // (rows * each)) * rows, 1)
+        return Cut(lead, prod(lead), max(1, TOGETHER // (rows * each)) * rows, 1)
     shape = tuple(n if k in axes or varies[k] else 1 for k, n in enumerate(lead))
     return Cut(shape, prod(lead), rows, samples)
 
