@@ -8,11 +8,14 @@ from functools import partial
 from typing import Any
 
 from . import functional, gradients
-from .backends import dispatch
+from .backends import dispatch, host
 from .communicators import gather_of
-from .execute import backward, forward
+from .execute import backward, forward, offset
+from .execute.moved import moved
+from .execute.weighted import weights_of
+from .execute.weights import on_host
 from .moments import moments
-from .spec import checks, plan
+from .spec import checks, plan, spread
 from .spec.call import Which
 from .spec.norms import NORMS, Norm
 from .spec.shown import shown
@@ -61,10 +64,17 @@ def explain(function: Any, *args: Any, **kwargs: Any) -> str:
         gather_of(bound.arguments["comm"])  # what is none, is refused as the call refuses it
         raise ValueError(f"comm must be None to explain a call, for what a rank runs depends on nobody else: got "
                          f"{shown(bound.arguments['comm'])}; leave it out")  # fmt: skip
+    if bound.arguments.get("axis") is not None:
+        bound.arguments |= over_last(bound.arguments)
     asked = (of_norm if function in FUNCTIONS else of_gradients)(name, bound.arguments)
     if asked.call.plan.size == 0:
         return "nothing: x is empty"
-    return asked.space.backend().describe(asked.call, asked.x)
+    if (w := bound.arguments.get("weights")) is not None:
+        on_host(asked.x, bound.arguments["training"], bound.arguments.get("method"), bound.arguments["backend"])
+        weights_of(w, asked.x.shape)
+        return "cpu, weighted sums by NumPy and the kernels of moments; results by those for given statistics, or in NumPy"
+    text = asked.space.backend().describe(asked.call, asked.x)
+    return text if asked.lead is None else text + spread.told(asked.lead, asked.weight, getattr(asked, "bias", None))
 
 
 def of_norm(name: str, a: dict[str, Any]) -> forward.Asked:
@@ -76,7 +86,7 @@ def of_norm(name: str, a: dict[str, Any]) -> forward.Asked:
     which, space = which_of(row, a), dispatch.space(a["x"], a["backend"], computes=False)
     x = space.array("x", a["x"])
     checks.flag("return_stats", a["return_stats"])
-    affine, how = (a["weight"], a.get("bias"), a["eps"]), (a["method"], a["exact"], a["out"], a["return_stats"], None)
+    affine, how = (weight_of(name, a), a.get("bias"), a["eps"]), (a["method"], a["exact"], a["out"], a["return_stats"], None)
     data = a["x"], x, a["where"], a["fill"]
     around = a.get("residual"), a.get("return_residual", False), a["addend"], a["activation"]
     if all(a is b for a, b in zip(around, forward.ALONE[1:], strict=True)):
@@ -92,9 +102,24 @@ def of_gradients(name: str, a: dict[str, Any]) -> backward.Asked:
     x, needs = space.array("x", a["x"]), checks.needs(a["needs"], 1 + len(row.parameters))
     how = needs, checks.flag("exact", a["exact"]), a["out"], None, a["where"]
     arrays, around = (a["dy"], a["x"], x), (a["y"], a["activation"], a.get("dresidual"), a["return_daddend"])
+    weight = weight_of(name, a)
     if around[0] is around[1] is around[2] is None and around[3] is False:
-        return backward.check(name, space, arrays, which, a["stats"], a["weight"], how, own)
-    return backward.check_joined(name, space, arrays, which, a["stats"], a["weight"], (*how, *around), own)
+        return backward.check(name, space, arrays, which, a["stats"], weight, how, own)
+    return backward.check_joined(name, space, arrays, which, a["stats"], weight, (*how, *around), own)
+
+
+def over_last(a: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a norm over axes that are named, with these last, as it is computed."""
+    m = moved(a["x"], a["normalized_shape"], a["axis"], a["backend"])
+    if m.straight:
+        return {}
+    last = {"x": m.there(m.x), "where": m.mask(a["where"]), "out": None}
+    return last | ({"dy": m.there(host.like("dy", a["dy"], m.x))} if "dy" in a else {})
+
+
+def weight_of(name: str, a: dict[str, Any]) -> Any:
+    """The weight of a call, with what is added to it."""
+    return offset.added(a["weight"], a["weight_offset"], a["x"], a["exact"], not NORMS[name].channels)
 
 
 def which_of(row: Norm, a: dict[str, Any]) -> Which:

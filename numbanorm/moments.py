@@ -11,13 +11,13 @@ import numpy as np
 
 from .backends import dispatch
 from .execute.standardize import Asked, Given, asked, forward, roots
+from .execute.weighted import included, weighted
 from .pairs import array, fresh, library, product, quick_two_sum, ratio, root, split, two_sum, units, unscaled
 from .saved import Path, read, write
 from .spec import checks, plan
 from .spec.call import moments_call, with_mask
 from .spec.checks import Array
 from .spec.standardized import spread
-from .weighted import included, weighted
 
 Axes = int | tuple[int, ...] | None
 

@@ -18,6 +18,7 @@ from .execute.running import Running, RunningArguments
 from .execute.standardize import Asked, Given
 from .moments import Moments, given_by, made, moments
 from .spec import checks
+from .spec.around import refuse_around
 from .spec.call import Stats
 from .spec.checks import Array
 from .spec.norms import NORMS
@@ -83,7 +84,7 @@ def check(
 ) -> Part:
     """Check all arguments, as one process does, but for the size of the batch; see `forward`."""
     (weight, bias, eps), (method, exact, out, with_stats, backend), (fill, *around) = affine, how, beside
-    alone(around)
+    refuse_around("comm", around)
     asked = of_channels(x, channel_axis, backend)
     checks.method(method)
     checks.flag("return_stats", with_stats)
@@ -95,13 +96,6 @@ def check(
         host.output(out, asked.x, (*others, *tracked.arrays()))
     host.apart(tracked.arrays(), others)
     return Part(asked, w, b, checks.eps(eps), checks.flag("exact", exact), tracked, kept, value)
-
-
-def alone(around: list[Any]) -> None:
-    """Refuse what stands around a norm."""
-    if any(a is not None and a is not False for a in around):
-        raise ValueError("comm must be None beside addend, activation and their gradients, which are not in the same passes "
-                         "then: got both; add and activate apart")  # fmt: skip
 
 
 def of_channels(x: Any, channel_axis: int, backend: Any) -> Asked:
@@ -204,7 +198,7 @@ class PartBackward(NamedTuple):
 def check_backward(dy: Any, x: Any, channel_axis: int, stats: Any, weight: Any, how: How) -> PartBackward:
     """Check all arguments, as one process does."""
     needs, exact, out, backend, where, *around = how
-    alone(around)
+    refuse_around("comm", around)
     asked = of_channels(x, channel_axis, backend)
     wanted, dy_ = checks.needs(needs, 3), host.like("dy", dy, asked.x)
     known: Any = host.stats(stats, asked.kept, True)

@@ -285,7 +285,7 @@ def differentiate_by_sums(
 
 @in_default_environment
 def slant(
-    call: Call, x: Array, dy: Array, dx: Array, stats: tuple[Array, Array | None, Array], weight: Array, *sums: Array
+    call: Call, x: Array, dy: Array, dx: Array, stats: tuple[Array, Array | None, Array], weight: Array, *sums: Any
 ) -> None:
     """Write dx (which may be x or dy) for sums over all elements that share statistics, which may be more than those of x.
 
@@ -295,9 +295,9 @@ def slant(
     x, dy, dx : C-contiguous arrays of the plan's size and one dtype.
     stats : mean, its low part (or None) and rstd, float64 of G elements.
     weight : float64 of G elements.
-    *sums : of dy, of dy * normalized x, and the number of elements, float64 of G elements.
+    *sums : of dy, of dy * normalized x, and the number of elements, float64 of G elements; True if dy is weighted there.
     """
-    table = tables(stats, weight, (sums[0], sums[1], sums[2]), not call.exact)
+    table = tables(stats, weight, (sums[0], sums[1], sums[2]), not call.exact, *sums[3:])
     groups = np.empty(0, int) if call.exact else without_room(table)
     if groups.size:
         fine = np.empty_like(x)

@@ -33,10 +33,17 @@ def cut_slant(plan: Plan, itemsize: int, flags: int, threads: int) -> Schedule:
     return replace(s, steps=(Step(APPLY, flags, pieces, min(slots, pieces)),))
 
 
-def tables(stats: tuple[Array, Array | None, Array], weight: Array, sums: tuple[Array, Array, Array], single: bool) -> Array:
+def tables(
+    stats: tuple[Array, Array | None, Array],
+    weight: Array,
+    sums: tuple[Array, Array, Array],
+    single: bool,
+    weighted: bool = False,
+) -> Array:
     """What the kernels take for each unit, float64 (units, UNIT), see `layout`.
 
-    stats: mean, its low part and rstd; sums: of dy, of dy * normalized x, and how many elements; all (units,).
+    stats: mean, its low part and rstd; sums: of dy, of dy * normalized x, and how many elements; all (units,). weighted:
+    whether dy is times the weight in the sums already.
     """
     (mean, low, rstd), (of_dy, of_product, count) = stats, sums
     table = np.zeros((len(mean), UNIT))
@@ -44,9 +51,10 @@ def tables(stats: tuple[Array, Array | None, Array], weight: Array, sums: tuple[
         delta = mean - mean.astype(np.float32) if single else np.zeros_like(mean)
         delta = delta if low is None else delta + low
         scale, n = rstd * weight, np.where(count > 0, count, np.inf)  # nothing was summed of none
-        slope = -(of_product / n * rstd) * scale
+        of_sums = rstd if weighted else scale
+        slope = -(of_product / n * rstd) * of_sums
         table[:, ANCHOR], table[:, ROOT], table[:, SLOPE] = mean, scale, slope
-        table[:, SHIFT] = -(of_dy / n) * scale - delta * slope
+        table[:, SHIFT] = -(of_dy / n) * of_sums - delta * slope
         if single:
             table[:, SINGLES:].view(np.float32)[:, :SINGLES] = table[:, :SINGLES]
     return table

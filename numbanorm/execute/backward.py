@@ -11,7 +11,10 @@ from ..spec import checks
 from ..spec.around import AroundGradients, activation_of
 from ..spec.call import Call, Which, backward_call, with_around, with_mask
 from ..spec.norms import NORMS
+from ..spec.plan import Shape
 from ..spec.sources import GIVEN, OWN
+from ..spec.spread import leading
+from . import spread
 
 How = tuple[Any, ...]  # needs, exact, out, backend, where; and around the norm: y, activation, dresidual, return_daddend
 
@@ -46,6 +49,7 @@ class Asked(NamedTuple):
     out: Any
     needs: tuple[bool, ...]
     where: Any
+    lead: Shape | None  # as in `forward`
     around: AroundGradients | None = None
 
 
@@ -58,7 +62,8 @@ def check(
     call = call_of(False)
     dy_ = space.like("dy", dy, x_)
     mean, rstd = space.stats(stats, call.plan.stats_shape, call.center)
-    w = space.parameter("weight", weight, call.plan.weight_shape)
+    lead = leading(norm, call.plan, x_.shape, which)
+    w = spread.parameter(space, "weight", weight, call.plan, lead)
     if weight is None and getattr(stats, "weighted", False):
         raise ValueError("weight must be given, for the forward call had one: got None; pass the same weight")
     if out is not None:
@@ -69,7 +74,8 @@ def check(
     kept = space.mask(where, x_.shape)
     target = None if out is None else space.target(out, x_, dy_)
     call = call_of(target is not None and (target is x_ or target is dy_))
-    return Asked(space, call if kept is None else with_mask(call), x_, dy_, w, (mean, rstd), out, needs, kept)
+    call, spanned = call if kept is None else with_mask(call), lead if spread.differs(call.plan, w) else None
+    return Asked(space, call, x_, dy_, w, (mean, rstd), out, needs, kept, spanned)
 
 
 def joined(norm: str, dy: Any, x: Any, which: Which, stats: Any, weight: Any, how: How, own: bool) -> tuple[Any, ...]:
@@ -114,6 +120,7 @@ def check_joined(
         raise ValueError(f"dresidual is added to dx: got needs={how[0]}; leave dresidual away, or ask for dx")
     kept = [None if a is None else checks.beside(name, a, x_) for name, a in (("y", y), ("dresidual", dresidual))]
     asked = check(norm, space, arrays, which, stats, weight, how[:5], own)
+    spread.refuse_around(asked.lead)
     if out is not None:
         space.output(out, x_, (("y", y), ("dresidual", dresidual)))
     y_, r = (None if a is None else space.contiguous(a) for a in kept)
@@ -123,7 +130,7 @@ def check_joined(
 
 def run(asked: Asked) -> tuple[Any, ...]:
     """The gradients that are wanted, None for the others."""
-    space, call, x, dy, weight, (mean, rstd), out, needs, where, around = asked
+    space, call, x, dy, weight, (mean, rstd), out, needs, where, lead, around = asked
     x_, dy_ = space.contiguous(x), space.contiguous(dy)
     weight, mean, rstd = space.ready(weight, mean, rstd)
     dx = None
@@ -131,5 +138,8 @@ def run(asked: Asked) -> tuple[Any, ...]:
         dx = None if out is None else space.target(out, x_, dy_)
         dx = space.empty_like(x) if dx is None else dx
     extra = () if around is None else (around,)
-    grads = space.differentiate(call, x_, dy_, dx, weight, (mean, rstd), where, *extra)
+    if lead is None:
+        grads = space.differentiate(call, x_, dy_, dx, weight, (mean, rstd), where, *extra)
+    else:
+        grads = spread.differentiate(call, (x_, dy_, dx), weight, (mean, rstd), where, lead, x.shape)
     return (space.written(out, dx) if call.write else None, *grads[: len(needs) - 1])

@@ -17,7 +17,10 @@ from ..spec import checks
 from ..spec.around import Around, activation_of
 from ..spec.call import NOTHING, Call, Known, Stats, Which, forward_call, with_around, with_mask, without_x
 from ..spec.norms import NORMS
+from ..spec.plan import Shape
 from ..spec.sources import GIVEN, OWN, TRACKED
+from ..spec.spread import leading
+from . import spread
 from .running import Running, RunningArguments, plain
 
 Affine = tuple[Any, Any, Any]  # weight, bias, eps
@@ -81,6 +84,7 @@ class Asked(NamedTuple):
     running: Running | None
     where: Any
     fill: float | None
+    lead: Shape | None  # of axes along which parameters may differ, if one has not the norm's own shape
     around: Around | None = None
 
 
@@ -102,8 +106,8 @@ def check(
     plan = call.plan
     tracked = None if running is None else Running(space, running, plan.G, NORMS[norm].own)
     number = epsilon(call, eps)
-    w = space.parameter("weight", weight, plan.weight_shape)
-    b = space.parameter("bias", bias, plan.weight_shape)
+    lead = leading(norm, plan, x_.shape, which)
+    w, b = (spread.parameter(space, name, p, plan, lead) for name, p in (("weight", weight), ("bias", bias)))
     kept, value = space.mask(where, x_.shape), checks.fill(fill, where)
     if kept is not None:
         with_mask(call)
@@ -117,7 +121,8 @@ def check(
         space.apart(updated, others)
     in_place = out is not None and space.target(out, x_) is x_
     call = call_of((*present, in_place))
-    return Asked(space, call if kept is None else with_mask(call), x_, w, b, number, out, tracked, kept, value)
+    call, spanned = call if kept is None else with_mask(call), lead if spread.differs(plan, w, b) else None
+    return Asked(space, call, x_, w, b, number, out, tracked, kept, value, spanned)
 
 
 def joined(
@@ -162,6 +167,7 @@ def check_joined(
         raise ValueError("return_residual returns x + residual: got residual=None; pass one, or leave return_residual out")
     arrays = [None if a is None else checks.beside(name, a, x_) for name, a in (("residual", residual), ("addend", addend))]
     asked = check(norm, space, data, which, affine, how, running)
+    spread.refuse_around(asked.lead)
     if out is not None:
         space.output(out, x_, (("residual", residual), ("addend", addend)))
     r, z = (None if a is None else space.contiguous(a) for a in arrays)
@@ -171,7 +177,7 @@ def check_joined(
 
 def run(asked: Asked, with_stats: bool) -> tuple[Any, Any]:
     """y and the statistics (4, B * G), of each sample if they are wanted; running statistics are updated."""
-    space, call, x, weight, bias, eps, out, running, where, fill, around = asked
+    space, call, x, weight, bias, eps, out, running, where, fill, lead, around = asked
     backend: Any = space.backend()
     source, (weight, bias) = space.contiguous(x), space.ready(weight, bias)
     known = NOTHING if running is None or running.own else (*space.ready(running.mean, running.var), None, None)
@@ -179,9 +185,11 @@ def run(asked: Asked, with_stats: bool) -> tuple[Any, Any]:
     y = space.empty_like(x) if y is None else y
     if call.plan.size:
         mask = None if where is None else backend.mask_of(call, where, x.shape)
-        stats = backend.normalize(
-            call, source, y, weight, bias, eps, known, *([mask] if call.where else [around] if around else [])
-        )
+        if lead is not None:
+            stats = spread.normalize(call, (source, y), (weight, bias), eps, known, where, lead, x.shape)
+        else:
+            beside = [mask] if call.where else [around] if around else []
+            stats = backend.normalize(call, source, y, weight, bias, eps, known, *beside)
         if mask is not None and fill is not None:
             backend.fill(y, mask, fill)
     if not call.plan.size or (with_stats and call.plan.units < math.prod(call.plan.stats_shape)):

@@ -25,8 +25,8 @@ PARAMETERS = ("weight", "bias")
 RUNNING = ("running_mean", "running_var")
 COUNTER = "num_batches_tracked"
 # the arguments that torch does not have; repr shows those that differ
-EXTRA = {"channel_axis": 1, "batch_axis": 0, "convention": "torch", "method": None, "exact": False, "activation": None,
-         "backend": None}  # fmt: skip
+EXTRA = {"channel_axis": 1, "batch_axis": 0, "weight_offset": 0.0, "convention": "torch", "method": None, "exact": False}
+EXTRA |= {"activation": None, "backend": None, "axis": None}
 
 # what Keras and Flax call these arrays
 KERAS = {"gamma": "weight", "scale": "weight", "beta": "bias", "moving_mean": "running_mean", "mean": "running_mean"}
@@ -65,6 +65,7 @@ class Layer:
     _shown: ClassVar[str]  # extra_repr, as torch writes it
     exact: bool = False  # of the class for layers that were pickled when there was no choice
     activation: Named | None = None  # likewise
+    weight_offset: float = 0.0  # likewise; the weight begins at what makes it 1
 
     def __init__(self, eps: float | None, method: str | None, exact: bool, backend: str | None, activation: Any) -> None:
         checks.eps(eps)
@@ -82,6 +83,12 @@ class Layer:
         for name, is_wanted in wanted.items():
             array = np.array(0) if name == COUNTER else np.full(shape, INITIAL[name], kind)
             setattr(self, name, array if is_wanted else None)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Make the weight, which is as all arrays are at first, that of no scaling."""
+        if self.weight is not None and self.weight_offset:
+            self.weight -= self.weight_offset
 
     def _fits(self, shape: tuple[int, ...]) -> None:
         """Raise unless x may have this shape, as far as the functions do not."""
@@ -108,6 +115,8 @@ class Layer:
         """y, what was normalized, and what makes gradients of dy."""
         shared, extra = self._arguments()
         shared |= self._batch(ndim) | {"exact": self.exact, "where": where, "backend": self.backend}
+        if self.weight_offset and self.weight is not None:
+            shared["weight_offset"] = self.weight_offset
         parameters = {name: getattr(self, name) for name in PARAMETERS if hasattr(self, name)}
         before = {} if around.residual is None else {"residual": around.residual, "return_residual": True}
         after = {"addend": around.addend, "activation": self.activation}
@@ -285,6 +294,7 @@ class Layer:
     def reset_parameters(self) -> None:
         """Fill the layer's arrays, running statistics too, with what they held at first."""
         refill(self.state_dict())
+        self._begin()
 
     def extra_repr(self) -> str:
         """Text that repr shows in brackets: torch's words, then the extra arguments that are not the default."""

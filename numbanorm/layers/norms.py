@@ -6,6 +6,7 @@ from typing import Any
 
 from numpy.typing import DTypeLike
 
+from ..execute import offset
 from ..spec import checks, plan
 from ..spec.checks import Array
 from .base import Layer, affine_parameters
@@ -86,6 +87,8 @@ class GroupNorm(Layer):
 class _Trailing(Layer):
     """Layer and RMS norm."""
 
+    axis: int | tuple[int, ...] | None = None  # of the class for layers that were pickled when there was no choice
+
     def _over(self, normalized_shape: Any, elementwise_affine: bool) -> None:
         """Take the arguments that both have."""
         self.normalized_shape = plan.as_shape("normalized_shape", normalized_shape)
@@ -93,7 +96,8 @@ class _Trailing(Layer):
         self.elementwise_affine = checks.flag("elementwise_affine", elementwise_affine)
 
     def _arguments(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        return {"normalized_shape": self.normalized_shape}, {}
+        shared: dict[str, Any] = {"normalized_shape": self.normalized_shape}
+        return shared if self.axis is None else shared | {"axis": self.axis}, {}
 
 
 class LayerNorm(_Trailing):
@@ -109,7 +113,9 @@ class LayerNorm(_Trailing):
         Whether there is a weight, and with it a bias, of shape normalized_shape.
     dtype : NumPy dtype, optional
         Of the parameters, by default float32; x may be of another.
-    method, exact, activation, backend
+    weight_offset : float
+        Added to the weight, which begins at 1 less that.
+    axis, method, exact, activation, backend
         As for `numbanorm.layer_norm`.
 
     Raises
@@ -141,6 +147,8 @@ class LayerNorm(_Trailing):
         bias: bool = True,
         dtype: DTypeLike | None = None,
         *,
+        weight_offset: float = 0.0,
+        axis: int | tuple[int, ...] | None = None,
         method: str | None = None,
         exact: bool = False,
         activation: str | tuple[str, float] | None = None,
@@ -148,6 +156,8 @@ class LayerNorm(_Trailing):
     ) -> None:
         super().__init__(eps, method, exact, backend, activation)
         self._over(normalized_shape, elementwise_affine)
+        self.weight_offset = offset.checked(weight_offset)
+        self.axis = None if axis is None else plan.as_shape("axis", axis)
         self._hold(affine_parameters(self.elementwise_affine, bias), self.normalized_shape, dtype)
 
 
@@ -164,7 +174,9 @@ class RMSNorm(_Trailing):
         Whether there is a weight, of shape normalized_shape.
     dtype : NumPy dtype, optional
         Of the weight, by default float32; x may be of another.
-    method, exact, activation, backend
+    weight_offset : float
+        Added to the weight, which begins at 1 less that.
+    axis, method, exact, activation, backend
         As for `numbanorm.layer_norm`.
 
     Raises
@@ -190,6 +202,8 @@ class RMSNorm(_Trailing):
         elementwise_affine: bool = True,
         dtype: DTypeLike | None = None,
         *,
+        weight_offset: float = 0.0,
+        axis: int | tuple[int, ...] | None = None,
         method: str | None = None,
         exact: bool = False,
         activation: str | tuple[str, float] | None = None,
@@ -198,4 +212,6 @@ class RMSNorm(_Trailing):
         super().__init__(0.0 if eps is None else eps, method, exact, backend, activation)
         self.eps = eps
         self._over(normalized_shape, elementwise_affine)
+        self.weight_offset = offset.checked(weight_offset)
+        self.axis = None if axis is None else plan.as_shape("axis", axis)
         self._hold({"weight": self.elementwise_affine}, self.normalized_shape, dtype)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from ..spec.plan import Plan
+from ..spec.rounding import narrow as narrow
 from ..spec.tree import by_columns
 from .numbers import Array, fma, fma32, single
 from .statistics import Statistics
@@ -21,18 +20,6 @@ def parameter(plan: Plan, values: Array | None, absent: float) -> Array:
     if values is None:
         return np.full((plan.G, plan.K, 1), absent)
     return values.astype(np.float64).reshape(plan.G, plan.K, 1)
-
-
-def narrow(values: Array, dtype: np.dtype[Any]) -> Array:
-    """float64 rounded once to another type; bfloat16 by way of float32, rounded to odd."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        if dtype.name != "bfloat16":
-            return values.astype(dtype)
-        single = values.astype(np.float32)
-        bits, lost = single.view(np.int32), values - single
-        towards = np.copysign(np.float32(np.inf), lost).astype(np.float32)
-        odd = np.where((lost != 0) & (bits & 1 == 0) & np.isfinite(single), np.nextafter(single, towards), single)
-        return odd.astype(dtype)
 
 
 def of_group(a: Array) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from .checks import real
@@ -39,6 +40,13 @@ def activation_of(value: Any) -> Activation | None:
         raise ValueError(f"activation must have a slope in [0, 1), for gradients go by the sign of y: got {number}; "
                          f"write ('leaky_relu', 0.01)")  # fmt: skip
     return known._replace(slope=number)
+
+
+def refuse_around(name: str, around: Iterable[Any]) -> None:
+    """Refuse what stands around a norm beside an option that has no pass for it."""
+    if any(a is not None and a is not False for a in around):
+        raise ValueError(f"{name} must be left out beside residual, addend, activation and their gradients: got both; add and "
+                         f"activate apart")  # fmt: skip
 
 
 class Around(NamedTuple):

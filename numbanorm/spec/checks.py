@@ -91,13 +91,14 @@ def parameter(name: str, w: Any, shape: tuple[int, ...]) -> Array | None:
     return w  # type: ignore[no-any-return]
 
 
-def fits_parameter(name: str, w: Any, shape: tuple[int, ...]) -> None:
-    """A weight or bias, wherever it lies, has an element for each place."""
+def fits_parameter(name: str, w: Any, shape: tuple[int, ...], lead: tuple[int, ...] = ()) -> None:
+    """A weight or bias, wherever it lies, has an element for each place; lead: axes of samples that it may have, too."""
     if w.shape != shape:
         remedy = f"{name} needs one element for each of the {math.prod(shape)} places that share a parameter"
         if w.size == math.prod(shape):
             remedy = f"write {name}.reshape({shape})"
-        raise ValueError(f"{name} must have shape {shape}: got {w.shape}; {remedy}")
+        also = f", or a shape that broadcasts to {(*lead, *shape)}" if lead else ""
+        raise ValueError(f"{name} must have shape {shape}: got {w.shape}; {remedy}{also}")
 
 
 def eps(value: Any) -> float:

@@ -46,12 +46,13 @@ def test_unchanged_arguments_are_taken(name: str) -> None:
 
 @pytest.mark.parametrize("name", list(FUNCTIONS))
 def test_arguments_are_named(name: str) -> None:
-    """In one order everywhere; needs, exact, out, where and backend by keyword only."""
+    """In one order everywhere; needs, exact, out, where, what some have, and backend by keyword only."""
     parameters = inspect.signature(FUNCTIONS[name]).parameters
     positional = [p.name for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
     own = {"layer": ["normalized_shape"], "rms": ["normalized_shape"], "group": ["num_groups"]}.get(name, [])
     assert positional == ["dy", "x", *own, "stats", "weight"]
-    assert list(parameters)[-5:] == ["needs", "exact", "out", "where", "backend"]
+    named = [p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY and p.name not in ("axis", "weights")]
+    assert named[-6:] == ["needs", "exact", "out", "where", "weight_offset", "backend"]
     with pytest.raises(TypeError, match=re.escape("positional argument")):
         FUNCTIONS[name](*(good(name)[k] for k in positional), good(name)["needs"])
 

@@ -26,7 +26,7 @@ FLOORS = (
     {"cpu", "cuda"},
     {"backends"},
     {"execute"},
-    {"reference", "weighted"},
+    {"reference"},
     {"moments"},
     {"synchronized"},
     {"functional", "gradients", "standardize"},

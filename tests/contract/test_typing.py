@@ -14,7 +14,7 @@ import pytest
 import numbanorm
 from numbanorm.spec.norms import NORMS
 
-STUB = Path(numbanorm.__file__).with_name("functional.pyi")
+STUB = Path(numbanorm.__file__).with_name("functional") / "__init__.pyi"
 CALLS = """
 from typing import assert_type
 import numpy as np

@@ -83,8 +83,12 @@ def test_default_eps_of_rms_norm_is_that_of_torch(dtype: str) -> None:
 
 @pytest.mark.parametrize("name", ["layer_norm", "rms_norm", "group_norm", "instance_norm", "batch_norm"])
 def test_signatures_are_those_of_torch(name: str) -> None:
-    """And `exact` and `where`, by name."""
-    (*a, exact, where), b = (inspect.signature(getattr(f, name)).parameters.values() for f in (ours, theirs))
+    """And `exact` and `where`, by name; and `weight_offset` where elements have weights of their own."""
+    a, b = (list(inspect.signature(getattr(f, name)).parameters.values()) for f in (ours, theirs))
+    if name in ("layer_norm", "rms_norm"):
+        offset = a.pop()
+        assert (offset.name, offset.default, offset.kind) == ("weight_offset", 0.0, offset.KEYWORD_ONLY)
+    *a, exact, where = a
     assert (exact.name, exact.default, exact.kind) == ("exact", False, exact.KEYWORD_ONLY)
     assert (where.name, where.default, where.kind) == ("where", None, where.KEYWORD_ONLY)
     assert [(p.name, p.default, p.kind) for p in a] == [(p.name, p.default, p.kind) for p in b]

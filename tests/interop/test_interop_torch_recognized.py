@@ -178,7 +178,7 @@ def test_exact(cls: Any) -> None:
     assert "(," not in repr(layer)
     assert str(ours.report(layer)).startswith(f"(itself)  {cls.__name__}  numbanorm, exact\n")
     x = torch.randn(SHAPE)
-    weight = {"GemmaRMSNorm": lambda: 1 + layer.weight, "Llama4TextL2Norm": lambda: None}.get(
+    weight = {"GemmaRMSNorm": lambda: 1 + layer.weight.double(), "Llama4TextL2Norm": lambda: None}.get(
         cls.__name__, lambda: layer.weight
     )()
     assert same(layer(x), ours.rms_norm(x, (SIZE,), weight, 1e-5, exact=True))

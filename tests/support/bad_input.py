@@ -219,7 +219,7 @@ PARAMETERS = [
         for norm, n in [(norm, S if norm in ROWS else C) for norm in where.split()]
         for shape, remedy in [
             *(((k,), f"{name} needs one element for each of the {n}") for k in (n + 1, 1, 0, 3)),
-            *((s, f"write {name}.reshape(({n},))") for s in ((1, n), (n, 1), (1, n, 1))),
+            *((s, f"write {name}.reshape(({n},))") for s in ((n, 1), (1, n, 1))),
             ((), f"{name} needs one element for each"),
         ]
     ),
@@ -357,8 +357,30 @@ MASKS = [
       for name in ("running_mean", "running_var")),
 ]  # fmt: skip
 
+# what is added to weights, axes that are named, and weights of elements
+OTHERS = [
+    *each(wrong, NORMS, "weight_offset", "weight_offset must be finite", "1.0 is that of Gemma", np.nan, np.inf),
+    *each(alien, NORMS, "weight_offset", "weight_offset must be a number", "write float(", "1", None, True, [1.0]),
+    wrong(NORMS, "weight_offset without a weight", {"weight": None, "weight_offset": 1.0}, "weight_offset is added to weight",
+          "weight=None", "pass a weight"),
+    *each(wrong, ROWS, "axis", "axis must name axes of x", "use -1 for", 3, -4, got="{} for shape (4, 6, 5)"),
+    wrong(ROWS, "axis twice", {"axis": (1, 1)}, "axis must name each axis once", "(1, 1)", "leave out"),
+    wrong(ROWS, "axis from last to first", {"axis": (2, 1)}, "axis must name axes from first to last", "(2, 1)", "write (1,"),
+    wrong(ROWS, "axis of another size", {"axis": 1}, "have the sizes of the axes that axis names, (6,)", "(5,)", "x.shape"),
+    *each(alien, ROWS, "axis", "axis must be an integer", "write", "1", 1.0, got="got "),
+    *each(alien, "batch", "weights", "weights must be a NumPy array of numbers", "write np.asarray(weights", [1.0], 1.0,
+          got="got "),
+    *each(wrong, "batch", "weights", "weights must broadcast to the shape of x, (4, 6, 5)", "a weight of each row", np.ones(4),
+          got="got {0.shape}"),
+    *each(wrong, "batch", "weights", "weights must be finite, and 0 or more", "use 0", np.full(5, -1.0), got="got "),
+    wrong("batch", "weights of given statistics", {"weights": np.ones(5), "training": False}, "weights must be None with",
+          "got an array", "leave it out"),
+]  # fmt: skip
+
 TABLE = [
-    (name, row) for row in X + SHAPES + PARAMETERS + NUMBERS + RUNNING + OUT + MERGEABLE + MASKS for name in row.where.split()
+    (name, row)
+    for row in X + SHAPES + PARAMETERS + NUMBERS + RUNNING + OUT + MERGEABLE + MASKS + OTHERS
+    for name in row.where.split()
 ]
 IDS = [f"{name}: {row.what}" for name, row in TABLE]
 

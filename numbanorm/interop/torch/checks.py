@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...backends import dispatch
+from ...execute.offset import checked
 from ...spec import checks
 from ...spec.dtypes import DTYPES
 from .operators import no_tangent
@@ -51,3 +52,14 @@ def check_tensors(**tensors: Any) -> None:
     weight, bias = tensors["weight"], tensors["bias"]
     if weight is not None and bias is not None and weight.dtype != bias.dtype:
         raise TypeError(f"bias must have the dtype of weight, {weight.dtype}: got {bias.dtype}; write bias.to(weight.dtype)")
+
+
+def with_offset(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, offset: float, exact: bool
+) -> tuple[Tensor, Tensor | None]:
+    """weight + offset as float32, or float64 where results are; and the bias in the same type, as torch wants them."""
+    if weight is None:
+        raise ValueError(f"weight_offset is added to weight: got weight_offset={offset} and weight=None; pass a weight")
+    check_tensors(input=x, weight=weight, bias=bias)
+    kind = torch.float64 if exact or x.dtype == torch.float64 else torch.float32
+    return weight.to(kind) + checked(offset), None if bias is None else bias.to(kind)

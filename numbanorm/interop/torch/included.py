@@ -1,4 +1,4 @@
-"""Norms of what a mask lets in, as functions of tensors: plain ones on the CPU, in eager mode, and their first derivatives."""
+"""Norms with a mask, or with parameters of samples or rows, of plain tensors on the CPU, in eager mode; first derivatives."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Included(torch.autograd.Function):
     """What was computed with a mask, for autograd; as `operators.Numbanorm`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Any, bias: Any, where: Tensor, made: tuple[Tensor, Any, How]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Any, bias: Any, where: Any, made: tuple[Tensor, Any, How]) -> Tensor:
         y, ctx.stats, (ctx.kind, ctx.size, ctx.own, _, _, ctx.exact) = made
         needs_x, needs_weight = ctx.needs_input_grad[:2]
         ctx.save_for_backward(x if needs_weight or (needs_x and ctx.own) else None, weight, where)
@@ -36,16 +36,17 @@ def refuse_unless_plain(name: str, x: Tensor, *others: Tensor | None) -> None:
     """Raise if torch wants to see the operations that are no operators of its own."""
     if not unseen(x, *others):
         raise ValueError(
-            f"where wants plain tensors on the CPU, and neither compiler, transform nor tracer: got {name} of type "
-            f"{type(x).__name__} on {x.device}; leave where out, or call from a function under torch.compiler.disable"
+            f"where wants plain tensors on the CPU, as parameters of samples do, and neither compiler, transform nor tracer: "
+            f"got {name} of type {type(x).__name__} on {x.device}; leave where out, or such parameters, or call from a "
+            f"function under torch.compiler.disable"
         )
 
 
 def normalize_included(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, running: Running, how: How, where: Tensor
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, running: Running, how: How, where: Tensor | None
 ) -> Tensor:
     """y of tensors that were checked but for the mask; running statistics are updated where they lie."""
-    if not isinstance(where, Tensor) or where.dtype != torch.bool:
+    if where is not None and (not isinstance(where, Tensor) or where.dtype != torch.bool):
         got = where.dtype if isinstance(where, Tensor) else type(where).__name__
         raise TypeError(f"where must be a tensor of bool: got {got}; write where.bool(), or where != 0")
     refuse_unless_plain("an input", x, weight, bias, *running, where)
@@ -57,3 +58,12 @@ def normalize_included(
     for t in updated:
         torch.autograd.graph.increment_version(t)
     return Included.apply(x, weight, bias, where, (y, stats, how)) if records else y
+
+
+def joined(weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """Weight and bias of one shape, which the gradients of both have; as they are if none will do."""
+    try:
+        one, two = torch.broadcast_tensors(weight, bias)
+    except (RuntimeError, TypeError):
+        return weight, bias
+    return one, two

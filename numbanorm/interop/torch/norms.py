@@ -12,10 +12,10 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from ...spec import checks
-from .checks import check_tensors
+from .checks import check_tensors, with_offset
 from .convert import register
-from .included import normalize_included
-from .operators import NO_RUNNING, Running, call, normalize, normalize_unseen
+from .included import joined, normalize_included
+from .operators import NO_RUNNING, Running, call, normalize, normalize_unseen, spread_out
 
 
 def layer_norm(
@@ -27,6 +27,7 @@ def layer_norm(
     *,
     exact: bool = False,
     where: Tensor | None = None,
+    weight_offset: float = 0.0,
 ) -> Tensor:
     """`torch.nn.functional.layer_norm`, computed by `numbanorm.layer_norm`.
 
@@ -36,12 +37,15 @@ def layer_norm(
         Copied first unless it is contiguous.
     normalized_shape : sequence of int
     weight, bias : tensor of shape normalized_shape, optional
-        Both of one float type, not necessarily the input's.
+        Both of one float type, not necessarily the input's. Of any shape that broadcasts to the input's: plain tensors on the
+        CPU, in eager mode, and first derivatives.
     eps : float
     exact : bool
         As for `numbanorm.layer_norm`.
     where : bool tensor that broadcasts to the input's shape, optional
         As for `numbanorm.layer_norm`: plain tensors on the CPU, in eager mode, and first derivatives.
+    weight_offset : float
+        As for `numbanorm.layer_norm`: added by torch, in float32, or in float64 with exact and for a float64 input.
 
     Returns
     -------
@@ -53,8 +57,10 @@ def layer_norm(
         For arguments that do not fit, before anything is computed.
     """
     if has_torch_function_variadic(input, weight, bias):
-        tensors, how = (input, weight, bias), {"exact": exact, "where": where}
+        tensors, how = (input, weight, bias), {"exact": exact, "where": where, "weight_offset": weight_offset}
         return handle_torch_function(layer_norm, tensors, input, normalized_shape, weight, bias, eps, **how)
+    if weight_offset != 0.0:
+        weight, bias = with_offset(input, weight, bias, weight_offset, exact)
     return _apply("layer_norm", input, normalized_shape, (weight, bias), (eps, exact, where))
 
 
@@ -66,6 +72,7 @@ def rms_norm(
     *,
     exact: bool = False,
     where: Tensor | None = None,
+    weight_offset: float = 0.0,
 ) -> Tensor:
     """`torch.nn.functional.rms_norm`, computed by `numbanorm.rms_norm`.
 
@@ -78,7 +85,7 @@ def rms_norm(
         Of any of these float types.
     eps : float, optional
         By default the machine epsilon of float32, or that of float64 for a float64 input: what torch computes with.
-    exact, where
+    exact, where, weight_offset
         As for `layer_norm`.
 
     Returns
@@ -91,8 +98,10 @@ def rms_norm(
         For arguments that do not fit, before anything is computed.
     """
     if has_torch_function_variadic(input, weight):
-        how = {"exact": exact, "where": where}
+        how = {"exact": exact, "where": where, "weight_offset": weight_offset}
         return handle_torch_function(rms_norm, (input, weight), input, normalized_shape, weight, eps, **how)
+    if weight_offset != 0.0:
+        weight, _ = with_offset(input, weight, None, weight_offset, exact)
     return _apply("rms_norm", input, normalized_shape, (weight, None), (eps, exact, where))
 
 
@@ -370,8 +379,11 @@ def _apply(
         eps = torch.finfo(torch.float64 if input.dtype == torch.float64 else torch.float32).eps
     if bias is not None and weight is None:
         weight = torch.ones_like(bias)  # for its dtype, which dbias has
+    how_ = kind, size, own, momentum, eps, exact
+    if spread_out(weight, bias, how_):
+        return normalize_included(input, *joined(weight, bias), running, how_, where)
     if where is not None:
-        return normalize_included(input, weight, bias, running, (kind, size, own, momentum, eps, exact), where)
+        return normalize_included(input, weight, bias, running, how_, where)
     y, _, _, *updated = call(normalize, input, weight, bias, *running, kind, list(size), own, momentum, eps, exact)
     if own:
         for old, new in zip(running[:2], updated, strict=True):

@@ -199,6 +199,12 @@ def _stats(stats: Any) -> tuple[Any, Any]:
     return stats_of(host, *stats, None) if type(stats) is Table else stats
 
 
+def spread_out(weight: Tensor | None, bias: Tensor | None, how: How) -> bool:
+    """Whether a parameter has more axes than the norm's own, and so may be one of samples or rows."""
+    own = 1 if NORMS[how[0]].channels else len(how[1])
+    return any(isinstance(p, Tensor) and p.dim() > own for p in (weight, bias))
+
+
 def normalize_unseen(x: Tensor, weight: Tensor | None, bias: Tensor | None, running: Running, how: How) -> Tensor | None:
     """y of plain tensors that torch need not see; None if it must, or for the operator's way to say what is wrong."""
     others = (weight, bias) if running is NO_RUNNING else (weight, bias, *running)
@@ -215,7 +221,10 @@ def normalize_unseen(x: Tensor, weight: Tensor | None, bias: Tensor | None, runn
     records = recorded(x, weight, bias)
     try:
         args = x, weight, bias, running, how, records
-        y, stats = normalized_at(*args) or normalized(*args)
+        found = normalized_at(*args)
+        if found is None and spread_out(weight, bias, how):
+            return None
+        y, stats = found or normalized(*args)
     except (TypeError, ValueError):
         return None
     for t in updated:

@@ -31,7 +31,7 @@ def _once(module: Any, x: Tensor, eps: float) -> Tensor:
 
 def _once_centered(module: Any, x: Tensor, eps: float) -> Tensor:
     """Rounded once; the weight is what is added to 1."""
-    return rms_norm(x, x.shape[-1:], 1.0 + module.weight.float(), eps, exact=module.exact)
+    return rms_norm(x, x.shape[-1:], module.weight, eps, exact=module.exact, weight_offset=1.0)
 
 
 def _unweighted(module: Any, x: Tensor, eps: float) -> Tensor:

@@ -1,12 +1,12 @@
 """Types of the norms: without return_stats an array, with it (array, Stats).
 
-`tests/contract/test_typing.py` compares the arguments with those of functional.py.
+`tests/contract/test_typing.py` compares the arguments with those of this package.
 """
 
 from typing import Any, Literal, TypeAlias, TypedDict, Unpack, overload
 
-from .spec.call import Stats as Stats
-from .spec.checks import Array
+from ..spec.call import Stats as Stats
+from ..spec.checks import Array
 
 Optional: TypeAlias = Array | None
 Shape: TypeAlias = int | tuple[int, ...]
@@ -25,12 +25,18 @@ class How(TypedDict, total=False):
     fill: float | None
     addend: Optional
     activation: str | tuple[str, float] | None
+    weight_offset: float
     backend: str | None
 
 class Summed(How, total=False):
     """Options of norms of x + residual."""
 
     residual: Optional
+
+class Rows(Summed, total=False):
+    """Options of norms over axes that are named."""
+
+    axis: Shape | None
 
 class Channels(How, total=False):
     """Options of norms with channels."""
@@ -48,9 +54,10 @@ class Running(Channels, total=False):
     num_batches_tracked: Optional
     convention: str
 
-class OfProcesses(Running, total=False):
+class OfBatch(Running, total=False):
     """Options of batch norm."""
 
+    weights: Optional
     comm: Any
 
 class SummedOfSamples(Summed, OfSamples, total=False):
@@ -69,7 +76,7 @@ def layer_norm(
     *,
     return_stats: Literal[False] = False,
     return_residual: Literal[False] = False,
-    **how: Unpack[Summed],
+    **how: Unpack[Rows],
 ) -> Array: ...
 @overload
 def layer_norm(
@@ -81,7 +88,7 @@ def layer_norm(
     *,
     return_stats: Literal[True],
     return_residual: Literal[False] = False,
-    **how: Unpack[Summed],
+    **how: Unpack[Rows],
 ) -> Both: ...
 @overload
 def layer_norm(
@@ -93,7 +100,7 @@ def layer_norm(
     *,
     return_stats: Literal[False] = False,
     return_residual: Literal[True],
-    **how: Unpack[Summed],
+    **how: Unpack[Rows],
 ) -> WithSum: ...
 @overload
 def layer_norm(
@@ -105,7 +112,7 @@ def layer_norm(
     *,
     return_stats: Literal[True],
     return_residual: Literal[True],
-    **how: Unpack[Summed],
+    **how: Unpack[Rows],
 ) -> All: ...
 @overload
 def layer_norm(
@@ -117,7 +124,7 @@ def layer_norm(
     *,
     return_stats: bool = ...,
     return_residual: bool = ...,
-    **how: Unpack[Summed],
+    **how: Unpack[Rows],
 ) -> Result | WithSum | All: ...
 @overload
 def rms_norm(
@@ -128,7 +135,7 @@ def rms_norm(
     *,
     return_stats: Literal[False] = False,
     return_residual: Literal[False] = False,
-    **how: Unpack[Summed],
+    **how: Unpack[Rows],
 ) -> Array: ...
 @overload
 def rms_norm(
@@ -139,7 +146,7 @@ def rms_norm(
     *,
     return_stats: Literal[True],
     return_residual: Literal[False] = False,
-    **how: Unpack[Summed],
+    **how: Unpack[Rows],
 ) -> Both: ...
 @overload
 def rms_norm(
@@ -150,7 +157,7 @@ def rms_norm(
     *,
     return_stats: Literal[False] = False,
     return_residual: Literal[True],
-    **how: Unpack[Summed],
+    **how: Unpack[Rows],
 ) -> WithSum: ...
 @overload
 def rms_norm(
@@ -161,7 +168,7 @@ def rms_norm(
     *,
     return_stats: Literal[True],
     return_residual: Literal[True],
-    **how: Unpack[Summed],
+    **how: Unpack[Rows],
 ) -> All: ...
 @overload
 def rms_norm(
@@ -172,7 +179,7 @@ def rms_norm(
     *,
     return_stats: bool = ...,
     return_residual: bool = ...,
-    **how: Unpack[Summed],
+    **how: Unpack[Rows],
 ) -> Result | WithSum | All: ...
 @overload
 def group_norm(
@@ -288,7 +295,7 @@ def batch_norm(
     eps: float = ...,
     *,
     return_stats: Literal[False] = False,
-    **how: Unpack[OfProcesses],
+    **how: Unpack[OfBatch],
 ) -> Array: ...
 @overload
 def batch_norm(
@@ -302,7 +309,7 @@ def batch_norm(
     eps: float = ...,
     *,
     return_stats: Literal[True],
-    **how: Unpack[OfProcesses],
+    **how: Unpack[OfBatch],
 ) -> Both: ...
 @overload
 def batch_norm(
@@ -316,5 +323,5 @@ def batch_norm(
     eps: float = ...,
     *,
     return_stats: bool,
-    **how: Unpack[OfProcesses],
+    **how: Unpack[OfBatch],
 ) -> Result: ...

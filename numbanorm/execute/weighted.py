@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from .backends import host
-from .pairs import product, quick_two_sum
-from .spec import checks
-from .spec.call import moments_call
-from .spec.plan import Shape
-from .spec.shown import shown
+from ..backends import host
+from ..pairs import product, quick_two_sum
+from ..spec import checks
+from ..spec.call import moments_call
+from ..spec.plan import Shape
+from ..spec.shown import shown
 
 Array = np.ndarray[Any, Any]
 

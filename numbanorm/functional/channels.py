@@ -1,167 +1,17 @@
-"""The norms as functions.
-
-Names, order and defaults are those of torch.nn.functional; everything after `eps` is keyword-only. `x` may be any NumPy
-array of float16, bfloat16 (ml_dtypes), float32 or float64. It is read where it lies if it is C-contiguous; any other
-layout (Fortran order, strides, unaligned memory, foreign byte order) is copied first. The result is C-contiguous and has
-x's dtype, in native byte order.
-
-Arrays on a CUDA device (of CuPy, torch or Numba) are computed where they lie, and their results are arrays of the same
-library; all arrays of a call must be there. See docs/cuda.md.
-"""
+"""Norms of channels: group, instance and batch norm."""
 
 from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from . import synchronized
-from .execute.forward import forward
-from .spec import checks, plan
-from .spec.call import Stats as Stats
-from .spec.checks import Array
+from .. import synchronized
+from ..execute import offset
+from ..execute.forward import forward
+from ..execute.weights import forward_weighted
+from ..spec import checks, plan
+from ..spec.checks import Array
 
-Result: TypeAlias = Any  # an array; with return_stats=True (array, Stats): functional.pyi says so to those who check types
-
-
-def layer_norm(
-    x: Array,
-    normalized_shape: int | tuple[int, ...],
-    weight: Array | None = None,
-    bias: Array | None = None,
-    eps: float = 1e-5,
-    *,
-    method: str | None = None,
-    exact: bool = False,
-    out: Array | None = None,
-    return_stats: bool = False,
-    where: Array | None = None,
-    fill: float | None = None,
-    residual: Array | None = None,
-    return_residual: bool = False,
-    addend: Array | None = None,
-    activation: str | tuple[str, float] | None = None,
-    backend: str | None = None,
-) -> Result:
-    """Normalize over the last axes: y = (x - mean) / sqrt(var + eps) * weight + bias.
-
-    J. L. Ba, J. R. Kiros, G. E. Hinton, "Layer normalization", 2016.
-
-    Parameters
-    ----------
-    x : array of shape (..., *normalized_shape), float16, bfloat16, float32 or float64
-        Copied first unless it is C-contiguous.
-    normalized_shape : int or tuple of int
-        The last axes of x: they share a mean and a (biased) variance.
-    weight, bias : array of shape normalized_shape, optional
-        Any of x's float types, not necessarily x's own.
-    eps : float
-        Added to the variance.
-    method : {None, "two_pass", "welford"}
-        How the statistics are taken. "two_pass": the mean first, then the squares about it. "welford": in one read of x,
-        whose tiles are merged as in Chan, Golub and LeVeque 1979. None: sums and squares in one read of x, accepted where
-        a bound says that at least 42 bits of the variance remain, any other group by two_pass; float64: two_pass.
-    exact : bool
-        Whether the result is the true value computed in float64 and rounded once. If not, float32, float16 and bfloat16
-        are computed in float32 from the same float64 statistics: within 3 ulp of the largest of its terms (0.51 ulp of the
-        type for float16 and bfloat16). For float64 it makes no difference.
-    out : array like x, optional
-        Where to write the result; may be x. One that is not C-contiguous costs a copy.
-    return_stats : bool
-        Also return `Stats(mean, rstd)`, float64 of shape x.shape[:-len(normalized_shape)].
-    where : bool array that broadcasts to x's shape, optional
-        The elements that are measured, on the CPU: statistics are those of these alone, whatever is elsewhere, be it nan. y of
-        the others is computed like that of all, unless `fill` is given. It is read as it lies and is broadcast: to leave out
-        positions of (N, L, D) costs N * L bytes. `Stats.count` (int64) says how many there were; a group without any has
-        mean and rstd 0, and its y is the bias. Where statistics are given, it matters for `fill` alone.
-    fill : float, optional
-        What y is where `where` is not set.
-    residual : array like x, optional
-        h = x + residual, rounded to x's dtype, is normalized in place of x, in the same pass. CPU only, and without `where`, as
-        are the three that follow; results have the bits of calls one after the other. `layer_norm_backward` takes h for x.
-    return_residual : bool
-        Also return h: (y, h), or (y, h, Stats).
-    addend : array like x, optional
-        Added to the result, rounded to x's dtype before and after.
-    activation : {None, "relu", "relu6", "leaky_relu"} or ("leaky_relu", slope)
-        Applied to that; the slope, by default 0.01, is in [0, 1). nan stays.
-    backend : {None, "cpu", "cuda"}
-        None: where x lies. "cuda" carries NumPy arrays to the device and the results back.
-
-    Returns
-    -------
-    array
-        Of x's shape and dtype, C-contiguous; with return_stats=True (array, Stats).
-
-    Raises
-    ------
-    TypeError, ValueError
-        For arguments that do not fit, before anything is computed.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> layer_norm(np.array([[1.0, 2.0, 3.0]]), 3, eps=0.0).round(4)
-    array([[-1.2247,  0.    ,  1.2247]])
-    """
-    which = plan.as_shape("normalized_shape", normalized_shape), 0
-    how, beside = (method, exact, out, return_stats, backend), (fill, residual, return_residual, addend, activation)
-    return forward("layer_norm", x, which, (weight, bias, eps), how, None, where, beside)
-
-
-def rms_norm(
-    x: Array,
-    normalized_shape: int | tuple[int, ...],
-    weight: Array | None = None,
-    eps: float | None = None,
-    *,
-    method: str | None = None,
-    exact: bool = False,
-    out: Array | None = None,
-    return_stats: bool = False,
-    where: Array | None = None,
-    fill: float | None = None,
-    residual: Array | None = None,
-    return_residual: bool = False,
-    addend: Array | None = None,
-    activation: str | tuple[str, float] | None = None,
-    backend: str | None = None,
-) -> Result:
-    """Scale the last axes to a root mean square of 1: y = x / sqrt(mean(x**2) + eps) * weight.
-
-    B. Zhang, R. Sennrich, "Root mean square layer normalization", 2019.
-
-    Parameters
-    ----------
-    x : array of shape (..., *normalized_shape), float16, bfloat16, float32 or float64
-        Copied first unless it is C-contiguous.
-    normalized_shape : int or tuple of int
-        The last axes of x: they share a mean square.
-    weight : array of shape normalized_shape, optional
-    eps : float, optional
-        Added to the mean square; by default the machine epsilon of float32, or float64's for float64: as in torch.
-    method : {None, "two_pass", "welford"}
-        All are one, for there is no mean to take first.
-    exact, out, return_stats, where, fill, residual, return_residual, addend, activation, backend
-        As for `layer_norm`.
-
-    Returns
-    -------
-    array
-        Of x's shape and dtype, C-contiguous; with return_stats=True (array, Stats), in which Stats.mean is None.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For arguments that do not fit, before anything is computed.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> rms_norm(np.array([[3.0, 4.0]]), 2).round(4)
-    array([[0.8485, 1.1314]])
-    """
-    which = plan.as_shape("normalized_shape", normalized_shape), 0
-    how, beside = (method, exact, out, return_stats, backend), (fill, residual, return_residual, addend, activation)
-    return forward("rms_norm", x, which, (weight, None, eps), how, None, where, beside)
+Result: TypeAlias = Any  # an array; with return_stats=True (array, Stats): __init__.pyi says so to those who check types
 
 
 def group_norm(
@@ -179,6 +29,7 @@ def group_norm(
     return_stats: bool = False,
     where: Array | None = None,
     fill: float | None = None,
+    weight_offset: float = 0.0,
     residual: Array | None = None,
     return_residual: bool = False,
     addend: Array | None = None,
@@ -205,7 +56,7 @@ def group_norm(
         x[None], whose result this is.
     return_stats : bool
         Also return `Stats(mean, rstd)`, float64 of shape (N, num_groups), without a batch axis (num_groups,).
-    method, exact, out, where, fill, residual, return_residual, addend, activation, backend
+    method, exact, out, where, fill, weight_offset, residual, return_residual, addend, activation, backend
         As for `layer_norm`.
 
     Returns
@@ -230,6 +81,7 @@ def group_norm(
             [ 0.   ,  1.604]]])
     """
     which = (plan.as_int("num_groups", num_groups),), *plan.channels_at(channel_axis, batch_axis)
+    weight = weight if weight_offset == 0.0 else offset.added(weight, weight_offset, x, exact, False)
     how, beside = (method, exact, out, return_stats, backend), (fill, residual, return_residual, addend, activation)
     return forward("group_norm", x, which, (weight, bias, eps), how, None, where, beside)
 
@@ -254,6 +106,7 @@ def instance_norm(
     return_stats: bool = False,
     where: Array | None = None,
     fill: float | None = None,
+    weight_offset: float = 0.0,
     addend: Array | None = None,
     activation: str | tuple[str, float] | None = None,
     backend: str | None = None,
@@ -282,7 +135,7 @@ def instance_norm(
         x[None], whose result this is.
     return_stats : bool
         Also return `Stats(mean, rstd)`, float64 of shape (N, C), without a batch axis (C,).
-    method, exact, out, where, fill, addend, activation, backend
+    method, exact, out, where, fill, weight_offset, addend, activation, backend
         As for `layer_norm`.
 
     Returns
@@ -309,6 +162,7 @@ def instance_norm(
     """
     which, own = ((), *plan.channels_at(channel_axis, batch_axis)), checks.flag("use_input_stats", use_input_stats)
     running = running_mean, running_var, momentum, num_batches_tracked, convention, own
+    weight = weight if weight_offset == 0.0 else offset.added(weight, weight_offset, x, exact, False)
     how, beside = (method, exact, out, return_stats, backend), (fill, None, False, addend, activation)
     return forward("instance_norm", x, which, (weight, bias, eps), how, running, where, beside)
 
@@ -332,6 +186,8 @@ def batch_norm(
     return_stats: bool = False,
     where: Array | None = None,
     fill: float | None = None,
+    weight_offset: float = 0.0,
+    weights: Array | None = None,
     addend: Array | None = None,
     activation: str | tuple[str, float] | None = None,
     comm: Any = None,
@@ -365,8 +221,10 @@ def batch_norm(
         running variance is that of the biased batch variance; "torch" takes the unbiased one.
     return_stats : bool
         Also return `Stats(mean, rstd)`, float64 of shape (C,).
-    method, exact, out, where, fill, addend, activation, backend
+    method, exact, out, where, fill, weight_offset, addend, activation, backend
         As for `layer_norm`.
+    weights : array of numbers >= 0 that broadcasts to x's shape, optional
+        How often each element counts in training's statistics, as in `moments`; `running_var` takes their sum for n.
     comm : communicator, optional
         In training, the processes that the batch is spread over: a communicator of mpi4py, a process group of
         torch.distributed, or a function that takes an array of each rank to (ranks, ...). All of them must make the call, one
@@ -400,7 +258,11 @@ def batch_norm(
     """
     which, own = ((), plan.as_int("channel_axis", channel_axis)), checks.flag("training", training)
     running = running_mean, running_var, momentum, num_batches_tracked, convention, own
+    weight = weight if weight_offset == 0.0 else offset.added(weight, weight_offset, x, exact, False)
+    affine = weight, bias, eps
     how, beside = (method, exact, out, return_stats, backend), (fill, None, False, addend, activation)
+    if weights is not None:
+        return forward_weighted(x, which, affine, how, running, (weights, comm), where, beside)
     if comm is not None and own:
-        return synchronized.forward(x, which[1], (weight, bias, eps), how, running, where, beside, comm)
-    return forward("batch_norm", x, which, (weight, bias, eps), how, running, where, beside)
+        return synchronized.forward(x, which[1], affine, how, running, where, beside, comm)
+    return forward("batch_norm", x, which, affine, how, running, where, beside)

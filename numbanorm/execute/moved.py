@@ -1,0 +1,111 @@
+"""Layer and RMS norm over any axes: where these are not the last, x is copied with them last, and what is computed back."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..backends import dispatch, host
+from ..spec import checks
+from ..spec.around import refuse_around
+from ..spec.call import Stats
+from ..spec.plan import Shape, as_axes, as_shape
+from ..spec.shown import shown
+from .backward import backward
+from .forward import forward
+
+
+class Moved(NamedTuple):
+    """x of a known dtype, what `normalized_shape` says, and the order of axes in which those that share a mean are last."""
+
+    x: Any
+    own: Shape
+    order: Shape
+
+    @property
+    def straight(self) -> bool:
+        """Whether the axes are the last ones."""
+        return self.order == tuple(range(len(self.order)))
+
+    def there(self, a: Any) -> Any:
+        """An array like x in that order."""
+        return a.transpose(self.order)
+
+    def mask(self, where: Any) -> Any:
+        """A mask in that order; None as it is."""
+        kept = checks.mask(where, self.x.shape)
+        return None if kept is None else self.there(np.broadcast_to(kept, self.x.shape))
+
+    def back(self, a: Any, out: Any) -> Any:
+        """What was computed in that order, in the caller's."""
+        result = a.transpose(np.argsort(self.order))
+        if out is None:
+            return host.contiguous(result)
+        out[...] = result
+        return out
+
+
+def moved(x: Any, normalized_shape: Any, axis: Any, backend: Any) -> Moved:
+    """What is asked for, checked as far as it is said by x, normalized_shape and axis."""
+    space = dispatch.space(x, backend)
+    x_ = space.array("x", x)
+    named, shape = as_shape("axis", axis), tuple(x_.shape)
+    axes, own = as_axes(axis, shape), as_shape("normalized_shape", normalized_shape)
+    if tuple(a % len(x_.shape) for a in named) != axes:
+        raise ValueError(f"axis must name axes from first to last, as weight has them: got {named}; write {axes}")
+    if own != tuple(x_.shape[a] for a in axes):
+        raise ValueError(f"normalized_shape must have the sizes of the axes that axis names, {tuple(shape[a] for a in axes)}: "
+                         f"got {own} for x of shape {shape} and axis={named}; take them from x.shape")  # fmt: skip
+    found = Moved(x_, own, (*(k for k in range(len(x_.shape)) if k not in axes), *axes))
+    if space is not host and not found.straight:
+        raise ValueError(f"axis must name the last axes of x on a CUDA device: got {shown(named)} for {len(x_.shape)} axes; "
+                         f"move them to the end")  # fmt: skip
+    return found
+
+
+def forward_moved(
+    norm: str,
+    x: Any,
+    normalized_shape: Any,
+    axis: Any,
+    affine: tuple[Any, Any, Any],
+    how: Any,
+    where: Any,
+    beside: tuple[Any, ...],
+) -> Any:
+    """As `forward`, over these axes."""
+    method, exact, out, return_stats, backend = how
+    m = moved(x, normalized_shape, axis, backend)
+    if m.straight:
+        return forward(norm, x, (m.own, 0), affine, how, None, where, beside)
+    refuse_around("axis", beside[1:])
+    if out is not None:
+        host.output(out, m.x, (("x", x), ("weight", affine[0]), ("bias", affine[1]), ("where", where)))
+    given = method, exact, None, return_stats, None
+    result = forward(norm, m.there(m.x), (m.own, 0), affine, given, None, m.mask(where), beside)
+    if return_stats:
+        y, stats = result
+        return m.back(y, out), stats
+    return m.back(result, out)
+
+
+def backward_moved(
+    norm: str, dy: Any, x: Any, normalized_shape: Any, axis: Any, stats: Stats | tuple[Any, Any], weight: Any, how: Any
+) -> Any:
+    """As `backward`, over these axes."""
+    needs, exact, out, backend, where, *around = how
+    m = moved(x, normalized_shape, axis, backend)
+    if m.straight:
+        return backward(norm, dy, x, (m.own, 0), stats, weight, how)
+    refuse_around("axis", around)
+    upstream = host.like("dy", dy, m.x)
+    if out is not None:
+        mean, rstd = checks.pair(stats, norm == "layer_norm")
+        others = (("x", x), ("dy", dy), ("weight", weight), ("mean", mean), ("rstd", rstd), ("where", where))
+        host.output(out, m.x, others, may_be=("x", "dy"))
+    given = needs, exact, None, None, m.mask(where)
+    dx, *rest = backward(norm, m.there(upstream), m.there(m.x), (m.own, 0), stats, weight, given)
+    if out is not None and dx is None:
+        raise ValueError(f"out is where dx is written: got needs={needs}; leave out away, or ask for dx")
+    return None if dx is None else m.back(dx, out), *rest
