@@ -14,8 +14,10 @@ import numbanorm
 @pytest.mark.parametrize(
     "name",
     [
-        "numbanorm.functional",
-        "numbanorm.gradients",
+        "numbanorm.functional.rows",
+        "numbanorm.functional.channels",
+        "numbanorm.gradients.rows",
+        "numbanorm.gradients.channels",
         "numbanorm.moments",
         "numbanorm.standardize",
         "numbanorm.layers.norms",
