@@ -88,7 +88,7 @@ class Backward(NamedTuple):
         """`GradientKernels`."""
         fine = [self.family(name, self.exact) for name in ("columns", "rows", "runs")]
         exact = [0 if self.exact else self.family(name, True) for name in ("columns", "rows", "runs")]
-        scaling = Forward(("runs", "columns"), self.storage, True, True, False).words()[:3] if self.given else [0, 0, 0]
+        scaling = Forward(("runs", "columns"), self.storage, self.exact, True, False).words()[:3] if self.given else [0, 0, 0]
         run = machine_code(run_backward, *BACKWARD)
         return list(GradientKernels._make([run, *fine, *exact, int(self.exact), *scaling]))
 

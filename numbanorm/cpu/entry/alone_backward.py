@@ -244,9 +244,9 @@ def scale(kernels, p, asked):
         p.B, p.M, p.G, p.K, p.T, int64(WRITE | STREAM), int64(RSTD), int64(1), asked.itemsize, asked.dy, asked.dx, asked.w,
         none, none, asked.rstd, none, none, none, codes, none,
     )  # fmt: skip
-    own = Kernels(kernels.scale_run, kernels.scale_runs, kernels.scale_columns, none, none, int64(1))
+    own = Kernels(kernels.scale_run, kernels.scale_runs, kernels.scale_columns, none, none, kernels.exact)
     at = (asked.dy, asked.dx, asked.w, none, none, asked.rstd, none)
-    return run_once(own, p, forward, at, True, True, 0.0, 0.0, 0.0, 0.0)
+    return run_once(own, p, forward, at, kernels.exact != 0, True, 0.0, 0.0, 0.0, 0.0)
 
 
 @device(inline=False)
