@@ -434,7 +434,7 @@ def test_key_changes_with(change: str, tmp_path: Path, monkeypatch: pytest.Monke
 
 # what kernels see lies in their folder or one of the first three; all else that is imported there is Python's business alone
 OUTSIDE = {"spec.dtypes", "spec.sources", "spec.tree", "spec.call", "spec.plan", "spec.masks"}
-OUTSIDE |= {"runtime.cache", "runtime.uninterrupted"}
+OUTSIDE |= {"runtime.cache", "runtime.uninterrupted", "spec.around"}
 
 
 @pytest.mark.parametrize("part", ["cpu", "cuda"])

@@ -61,7 +61,7 @@ def compiled() -> dict[str, int]:
     """How many versions there are of every function of the package that Numba compiles."""
     found: dict[str, int] = {}
     for thing in gc.get_objects():
-        if issubclass(type(thing), Dispatcher) and thing.py_func.__module__.startswith("numbanorm."):
+        if issubclass(type(thing), Dispatcher) and (thing.py_func.__module__ or "").startswith("numbanorm."):
             found[thing.py_func.__name__] = found.get(thing.py_func.__name__, 0) + len(thing.overloads)
     return {name: n for name, n in found.items() if n}
 
