@@ -193,14 +193,12 @@ def test_one_function(name: str, told: dict[tuple[str, ...], Any]) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize(("dtype", "mode"), WARMED)
 def test_all_functions(dtype: str, mode: str, told: dict[tuple[str, ...], Any]) -> None:
-    """Which is every kernel family, once; beside the fast one the exact, for gradients of given statistics, and beside the one
-    that reads once one that reads twice, for `moments`."""
+    """Which is every kernel family, once; and beside the one that reads once one that reads twice, for `moments`."""
     if dtype not in DTYPES:
         pytest.skip("ml_dtypes, which has bfloat16, is not installed")
     one = told[dtype, mode, *NAMES]
     nothing_left(one)
-    of_gradients, more = 1 if mode == EXACT or dtype == "float64" else 2, dtype != "float64"
-    expected = {family: of_gradients + (more and family not in BACKWARD) for family in KERNELS}
+    expected = {family: 1 + (dtype != "float64" and family not in BACKWARD) for family in KERNELS}
     assert {family: one["before"][family] for family in KERNELS} == expected
 
 

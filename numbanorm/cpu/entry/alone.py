@@ -139,7 +139,7 @@ def run_once(kernels, p, asked, at, exact, checked, eps, n, old, new):
         array_at(at[3], code_at(codes, 3), ids, parameters),
         array_at(at[4], code_at(codes, 4), ids, parameters),
         array_at(at[5], code_at(codes, 5), ids, parameters),
-        array_at(at[6], int64(FLOAT64), ids, of_stats),
+        array_at(at[6], int64(FLOAT64) if at[6] != 0 else int64(0), ids, of_stats),
         array_at(program, int64(FLOAT64), ids, of_stats),
     )
     status = status_of(kernels.run, (*args, checked, eps, n, old, new))
