@@ -57,8 +57,8 @@ def compiled(key: Key, results: dict[Key, Future[Compiled]]) -> Compiled:
 
 #: subroutines of ptxas: slow paths of IEEE operations on float64, and integer divisions of more than 32 bits
 SUBROUTINES = r"__cuda_sm20_(div_rn_f64_full|dblrcp_rn_slowpath_v3|dsqrt_rn_f64_mediumpath_v1|(div|rem)_[us]64)"
-#: before sm_90, of an exchange behind a branch, of which ptxas does not know that the warp takes it together
-SUBROUTINES += "|__cuda_sm70_shflsync_bfly_p"
+#: before sm_90, of an exchange or a vote behind a branch, of which ptxas does not know that the warp takes it together
+SUBROUTINES += "|__cuda_sm70_(shflsync_(bfly|idx)_p|votesync_any)"
 
 
 def no_local_memory(c: Compiled) -> None:
