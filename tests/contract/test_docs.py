@@ -40,7 +40,7 @@ def anchors(text: str) -> set[str]:
 def test_snippets_run_as_printed(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In their order, as one program; those that want a library of the extras only where it is."""
     monkeypatch.chdir(tmp_path)
-    namespace: dict[str, Any] = {}
+    namespace: dict[str, Any] = {"__name__": "__main__"}  # as Python runs it: what Numba keeps of it asks for that module
     for line, code in snippets(page):
         wanted = [name for name in OPTIONAL if re.search(rf"import {name}|interop\.{name}", code)]
         if any(importlib.util.find_spec(name) is None for name in wanted):
