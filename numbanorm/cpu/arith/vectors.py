@@ -185,14 +185,3 @@ def named(tc: Any, p: Any, layout: Any) -> Any:
         return ctx.make_tuple(b, result, [b.load(b.gep(a[0], [integer(k)])) for k in range(len(fields))])
 
     return result(p, layout), codegen
-
-
-@intrinsic(prefer_literal=True)
-def unpacked(tc: Any, dims: Any, n: Any) -> Any:
-    """n integers as a tuple."""
-    result = types.UniTuple(types.intp, n.literal_value)
-
-    def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
-        return ctx.make_tuple(b, result, [b.load(b.gep(a[0], [integer(k)])) for k in range(result.count)])
-
-    return result(dims, n), codegen
