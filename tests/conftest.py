@@ -76,9 +76,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     full, rest = config.getoption("--full"), config.getoption("--rest")
     if (rest or not full) and not any("::" in argument for argument in config.args):  # a test that is named
         first = set(sample(items))
-        kept = [item for item in items if (item in first) is not full]
-        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
-        items[:] = kept
+        config.hook.pytest_deselected(items=[item for item in items if (item in first) is full])
+        items[:] = [item for item in items if (item in first) is not full]
     for item in items:
         mark = item.get_closest_marker("slow")
         if mark is None or os.environ.get(SLOW) == "1":
