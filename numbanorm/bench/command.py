@@ -23,10 +23,12 @@ from .cases import NORMS, ROWS, Case, chosen, memory_free, memory_needed
 from .contenders import contenders
 from .jobs import COPY, EXACT, FRESH, OURS, STREAMED, Contender
 from .measure import Figure, Result, accuracy, measure, steady
-from .workers import Worker
+from .workers import OverError, Worker
 
 ALWAYS = (COPY, STREAMED, OURS, FRESH, EXACT)
+BRIEFLY = (COPY, OURS, FRESH)  # of them, what a few lines show
 BUSY = 0.3  # of the cores: parallel calls of microseconds then take as long as the scheduler lets a thread wait
+BOX = 50.0  # seconds of a quick run, however busy the machine is: with the imports before it, a minute
 QUICK = ("layer", "rms", "batch", "group")
 QUICK_PEERS = ("torch", "onnxruntime", "numpy")
 MEANS = tuple(10.0**k for k in range(9))
@@ -81,7 +83,8 @@ def run(options: Options, stream: TextIO | None = None) -> None:
     cases, rounds, threads, every = resolved(options)
     done = Run(brief=options.quick and not options.scaling, stream=stream)
     say = done.say
-    there = [c for c in every if not c.missing()]
+    there = [c for c in every if not c.missing() and (not done.brief or options.out or c.name in BRIEFLY or c.peer)]
+    until = time.monotonic() + BOX if done.brief else None
     facts = machine(threads)
     where = f"numbanorm {nn.__version__} on {facts['processor']}, {threads} of {facts['cores']} cores"
     say(f"# {where}\n")
@@ -101,7 +104,7 @@ def run(options: Options, stream: TextIO | None = None) -> None:
         if options.scaling:
             scale(cases, rounds, threads, there, done, say)
         else:
-            compare(cases, rounds, threads, there, done, say)
+            compare(cases, rounds, threads, there, done, say, until)
     except KeyboardInterrupt as error:
         interrupted = error
         say("\nInterrupted: what there is so far.")
@@ -170,25 +173,27 @@ def within_memory(cases: Sequence[Case], count: int, say: Any) -> Iterator[Case]
 
 
 @contextmanager
-def team(members: Sequence[Contender], threads: int) -> Iterator[dict[str, Worker]]:
+def team(members: Sequence[Contender], threads: int, until: float | None = None) -> Iterator[dict[str, Worker]]:
     """A process each, all ended on the way out."""
     workers: dict[str, Worker] = {}
     try:
         for member in members:
-            workers[member.name] = Worker(member, threads)
+            workers[member.name] = Worker(member, threads, until)
         yield workers
     finally:
         for worker in workers.values():
             worker.close()
 
 
-def compare(cases: list[Case], rounds: int, threads: int, members: list[Contender], done: Run, say: Any) -> None:
-    """The errors, which are soon known; then the table of the cases, each line as soon as it is there."""
+def compare(
+    cases: list[Case], rounds: int, threads: int, members: list[Contender], done: Run, say: Any, until: float | None = None
+) -> None:
+    """The errors, which are soon known; then each line of the table as soon as it is there, `until` the time is over."""
     computing = [c for c in members if c.name not in (COPY, STREAMED)]
     layer = "layer" in {c.norm for c in cases if not c.backward}
     means = [m for m in MEANS if layer and not done.brief and (m <= 1e4 or cases[0].dtype != "float16")]  # which ends at 65504
     progress = Progress(len(cases) + len(means))
-    with team(members, threads) as workers, team([] if done.brief else computing, 1) as single:
+    with team(members, threads, until) as workers, team([] if done.brief else computing, 1) as single:
         for mean in means:
             progress.show(f"error at mean / std {mean:.0e}")
             case = Case("layer", (64, 1024), dtype=cases[0].dtype, mean=mean)
@@ -196,12 +201,18 @@ def compare(cases: list[Case], rounds: int, threads: int, members: list[Contende
         progress.clear()
         say(report.table(report.SUMMARY, ()))
         done.tell(report.brief_row(None))
-        for case in cases:
-            progress.show(case.name)
-            done.results.append(steady(lambda c=case: measure(c, workers, single, rounds)))  # type: ignore[misc]
+        try:
+            for case in cases:
+                progress.show(case.name)
+                done.results.append(steady(lambda c=case: measure(c, workers, single, rounds)))  # type: ignore[misc]
+                progress.clear()
+                say(report.line(report.summary_row(done.results[-1])))
+                done.tell(report.brief_row(done.results[-1]))
+        except OverError:
             progress.clear()
-            say(report.line(report.summary_row(done.results[-1])))
-            done.tell(report.brief_row(done.results[-1]))
+            over = report.over(len(done.results), len(cases), BOX)
+            say(over)
+            done.tell(over)
     progress.clear()
 
 

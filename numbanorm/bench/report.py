@@ -101,6 +101,12 @@ def brief_closing(results: Sequence[Result]) -> str:
     return "".join(words) + "."
 
 
+def over(measured: int, wanted: int, seconds: float) -> str:
+    """What a run says that ended before its last case."""
+    return (f"The {seconds:.0f} seconds of a quick run are over after {measured} of {wanted} cases: run again, for what was "
+            f"compiled is kept, or leave --quick out")  # fmt: skip
+
+
 def doubtful(results: Sequence[Result]) -> list[str]:
     """Cases whose rounds disagreed twice."""
     found = [f"{r.case.name} ({', '.join(names)})" for r in results if (names := r.unsteady())]

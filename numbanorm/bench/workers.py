@@ -28,6 +28,10 @@ class FailedError(Exception):
     """A contender has no figure for a case; the message says why."""
 
 
+class OverError(Exception):
+    """The time of the run is over."""
+
+
 class Prepared(NamedTuple):
     """Answer of a process whose case is ready."""
 
@@ -37,10 +41,13 @@ class Prepared(NamedTuple):
 
 
 class Worker:
-    """The parent's end: `prepare` a case, `time` it as often as needed, `release` its memory."""
+    """The parent's end: `prepare` a case, `time` it as often as needed, `release` its memory.
 
-    def __init__(self, contender: Contender, threads: int) -> None:
-        self.contender, self.threads = contender, threads
+    Nothing is waited for beyond `until`, of `time.monotonic`.
+    """
+
+    def __init__(self, contender: Contender, threads: int, until: float | None = None) -> None:
+        self.contender, self.threads, self.until = contender, threads, until
         self._start()
 
     def _start(self) -> None:
@@ -54,6 +61,8 @@ class Worker:
     def _ask(self, *message: Any) -> Any:
         try:
             self.pipe.send(message)
+            if not self.pipe.poll(None if self.until is None else max(0.0, self.until - time.monotonic())):
+                raise OverError
             kind, answer = self.pipe.recv()
         except (EOFError, OSError):
             self.close()

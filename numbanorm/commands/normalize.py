@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import glob
 import math
 import os
 import secrets
@@ -74,6 +75,8 @@ def run(options: argparse.Namespace) -> None:
         arguments.setdefault("normalized_shape", x.shape[-1:])
     dtype = _output_dtype(options, x)
     nbytes = x.size * dtype.itemsize
+    for line in _left_behind(options.output.resolve()):
+        print(f"numbanorm: {line}", file=sys.stderr)
     _check_output(options, nbytes)
     start = time.perf_counter()
     replacing = stores.replacing if stores.named(options.output) else _replacing
@@ -162,6 +165,15 @@ def _check_output(options: argparse.Namespace, nbytes: int) -> None:
     free = shutil.disk_usage(out.resolve().parent).free
     if nbytes > free:
         raise CommandError(f"OUT needs {nbytes / 1e6:,.0f} MB: got {free / 1e6:,.0f} MB of free space; make room")
+
+
+def _left_behind(path: Path) -> Iterator[str]:
+    """What a run that was killed, and so could not tidy up, has left beside OUT, and what to do with it."""
+    for found in sorted(path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.*")):
+        if found.name.endswith((".tmp", f".tmp{stores.SUFFIX}")):
+            yield f"{found} is what a killed run had written so far; unless a run is writing it now, delete it"
+        elif found.name.endswith(f".old{stores.SUFFIX}"):
+            yield f"{found} is {path.name} as it was before a killed run; rename it to have it back, or delete it"
 
 
 @contextlib.contextmanager

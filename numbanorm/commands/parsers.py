@@ -87,7 +87,9 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     bench.add_argument("--peers", type=_words, metavar="NAME,...", help="compare with these only, or with none")
     bench.add_argument("--rounds", type=int, metavar="N", help="a figure is the median of so many (default: 15; quick: 5)")
     bench.add_argument("--threads", type=int, metavar="N", help="for every contender (default: one for each core)")
-    bench.add_argument("--quick", action="store_true", help="a minute, a few lines: one size, few rounds; --out has the rest")
+    bench.add_argument(
+        "--quick", action="store_true", help="at most a minute, a few lines: one size, few rounds; --out has the rest"
+    )
     bench.add_argument("--scaling", action="store_true", help="time against threads in place of all else, at 1e7 elements")
     bench.add_argument("--out", type=Path, metavar="DIR", help="also write bench.md, bench.json and bench.png there")
 

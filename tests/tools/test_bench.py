@@ -426,6 +426,59 @@ def test_a_quick_run_is_short(tmp_path: Path) -> None:
     assert COLUMNS in (tmp_path / "new" / "bench.md").read_text()
 
 
+@dataclass
+class SlowPipe:
+    """The far end of a worker on a busy machine: each answer takes so long, by a clock of its own."""
+
+    clock: list[float]
+    takes: float
+    asked: str = ""
+
+    def send(self, message: tuple[Any, ...]) -> None:
+        self.asked = message[0]
+
+    def poll(self, timeout: float) -> bool:
+        self.clock[0] += min(self.takes, timeout)
+        return self.takes <= timeout
+
+    def recv(self) -> tuple[str, Any]:
+        return "done", {"prepare": (1e-3, "", []), "time": 1e-3}.get(self.asked)
+
+    def close(self) -> None:
+        pass
+
+
+class NoProcess:
+    pid = None
+
+    def terminate(self) -> None:
+        pass
+
+    join = terminate
+
+
+@pytest.mark.parametrize(("takes", "measured"), [(0.0, 8), (0.3, range(1, 8)), (20.0, 0), (math.inf, 0)])
+def test_a_quick_run_has_a_minute_however_long_answers_take(
+    takes: float, measured: int | range, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, out = [100.0], io.StringIO()
+
+    def start(worker: Worker) -> None:
+        worker.pipe, worker.process = SlowPipe(clock, takes), NoProcess()
+
+    monkeypatch.setattr(Worker, "_start", start)
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    command.run(command.Options(quick=True), out)
+    lines = out.getvalue().splitlines()
+    assert clock[0] - 100 <= command.BOX <= 50, "ten seconds are left for imports and processes that end"
+    assert len(lines) <= 15
+    rows = [line for line in lines if line.startswith(command.QUICK)]
+    assert len(rows) == measured if isinstance(measured, int) else len(rows) in measured
+    assert [line for line in lines if "seconds of a quick run are over" in line] == (
+        [] if len(rows) == 8 else [report.over(len(rows), 8, command.BOX)]
+    )
+
+
 def one(times: dict[str, list[float]]) -> Result:
     return Result(Case("layer", (16, 64)), {name: Figure(EVERY[name], some) for name, some in times.items()})
 
@@ -486,7 +539,7 @@ def faked(monkeypatch: pytest.MonkeyPatch) -> list[Fake]:
     """The command with workers that do not compute."""
     made: list[Fake] = []
 
-    def worker(contender: Contender, threads: int) -> Fake:
+    def worker(contender: Contender, threads: int, until: float | None = None) -> Fake:
         made.append(Fake(contender, SECONDS.get(contender.name, 1.0) / threads))
         return made[-1]
 

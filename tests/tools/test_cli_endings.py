@@ -110,6 +110,54 @@ def test_a_link_stays_a_link(tmp_path: Path, source: str) -> None:
     assert np.load(out).shape == (1000, 16)
 
 
+# --- killed on the way ---
+
+KILLED = """
+import os, signal, sys
+import numbanorm
+from numbanorm import cli
+from numbanorm.commands import normalize
+normalize.CHUNK_BYTES, direct, calls = 1000, numbanorm.layer_norm, []
+def spy(x, **options):
+    calls.append(x.shape)
+    if len(calls) == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return direct(x, **options)
+numbanorm.layer_norm = spy
+cli.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no signal that nobody can catch")
+def test_after_a_kill_nothing_is_lost(tmp_path: Path, source: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """IN and OUT are what they were; the next run is complete, and says what the killed one left."""
+    out, before = tmp_path / "out.npy", Path(source).read_bytes()
+    out.write_text("old")
+    typed = ["normalize", source, str(out), "--norm", "layer", "--overwrite"]
+    assert subprocess.run([sys.executable, "-c", KILLED, *typed], timeout=120).returncode == -signal.SIGKILL
+    (left,) = tmp_path.glob(".out.npy.*.tmp")
+    assert (out.read_text(), Path(source).read_bytes()) == ("old", before)
+    assert cli.main(typed) == 0
+    assert (
+        f"{left} is what a killed run had written so far; unless a run is writing it now, delete it" in capsys.readouterr().err
+    )
+    assert np.array_equal(np.load(out), numbanorm.layer_norm(np.load(source), 16))
+    left.unlink()
+    assert cli.main(typed) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_what_was_before_a_killed_run_is_named(tmp_path: Path, source: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A zarr array is put aside before the new one takes its place."""
+    old = tmp_path / ".out[1].npy.0123abcd.old.zarr"
+    old.mkdir()
+    (tmp_path / ".out[1].npy.mine.tmp").write_text("of somebody else")
+    assert cli.main(["normalize", source, str(tmp_path / "out[1].npy"), "--norm", "layer"]) == 0
+    assert capsys.readouterr().err == (
+        f"numbanorm: {old} is out[1].npy as it was before a killed run; rename it to have it back, or delete it\n"
+    )
+
+
 # --- signals on the way ---
 
 
