@@ -42,23 +42,24 @@ def has_home() -> bool:
     return os.access(folder, os.W_OK)
 
 
-MOST = 10  # cases of one test that the plain run takes: a property is not shown by thousands that are alike
+MOST = 10  # a property is not shown by thousands that are alike
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--full", action="store_true", help=f"long tests too, and all cases; else {MOST} of each test")
+    parser.addoption("--full", action="store_true", help="long tests too, and all cases of each test")
+    parser.addoption("--most", type=int, default=MOST, help="cases of one test that a run without --full takes: %(default)s")
     parser.addoption("--rest", action="store_true", help="with --full: only what a run without it leaves out")
 
 
-def sample(items: list[pytest.Item]) -> list[pytest.Item]:
-    """At most MOST cases of each test that are not long: by their names, so that every value of a short axis comes up."""
+def sample(items: list[pytest.Item], most: int) -> list[pytest.Item]:
+    """At most so many cases of each test that are not long: by their names, so that every value of a short axis comes up."""
     of_test: dict[str, list[pytest.Item]] = {}
     for item in items:
         if item.get_closest_marker("long") is None:
             of_test.setdefault(item.nodeid.partition("[")[0], []).append(item)
     chosen = set[pytest.Item]()
     for cases in of_test.values():
-        chosen.update(sorted(cases, key=lambda case: zlib.crc32(case.nodeid.encode()))[:MOST])
+        chosen.update(sorted(cases, key=lambda case: zlib.crc32(case.nodeid.encode()))[:most])
     return [item for item in items if item in chosen]
 
 
@@ -75,7 +76,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """A slow test runs when it is asked for by NUMBANORM_SLOW=1, or where the memory it names is free."""
     full, rest = config.getoption("--full"), config.getoption("--rest")
     if (rest or not full) and not any("::" in argument for argument in config.args):  # a test that is named
-        first = set(sample(items))
+        first = set(sample(items, config.getoption("--most")))
         config.hook.pytest_deselected(items=[item for item in items if (item in first) is full])
         items[:] = [item for item in items if (item in first) is not full]
     for item in items:
