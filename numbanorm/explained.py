@@ -13,9 +13,10 @@ from .communicators import gather_of
 from .execute import backward, forward, offset
 from .execute.moved import moved
 from .execute.weighted import weights_of
-from .execute.weights import on_host
+from .execute.weights import alone, on_host
 from .moments import moments
 from .spec import checks, plan, spread
+from .spec.around import refuse_around
 from .spec.call import Which
 from .spec.norms import NORMS, Norm
 from .spec.shown import shown
@@ -60,6 +61,9 @@ def explain(function: Any, *args: Any, **kwargs: Any) -> str:
         raise TypeError(f"explain wants one of the norms: got {got}; write explain(layer_norm, x, 768)")
     bound = inspect.signature(function).bind(*args, **kwargs)
     bound.apply_defaults()
+    if bound.arguments.get("weights") is not None:
+        refuse_around("weights", around_of(bound.arguments))
+        alone(bound.arguments["comm"])
     if bound.arguments.get("comm") is not None:
         gather_of(bound.arguments["comm"])  # what is none, is refused as the call refuses it
         raise ValueError(f"comm must be None to explain a call, for what a rank runs depends on nobody else: got "
@@ -88,7 +92,8 @@ def of_norm(name: str, a: dict[str, Any]) -> forward.Asked:
     checks.flag("return_stats", a["return_stats"])
     affine, how = (weight_of(name, a), a.get("bias"), a["eps"]), (a["method"], a["exact"], a["out"], a["return_stats"], None)
     data = a["x"], x, a["where"], a["fill"]
-    around = a.get("residual"), a.get("return_residual", False), a["addend"], a["activation"]
+    around = around_of(a)
+    checks.flag("return_residual", around[1])
     if all(a is b for a, b in zip(around, forward.ALONE[1:], strict=True)):
         return forward.check(name, space, data, which, affine, how, running)
     return forward.check_joined(name, space, data, which, affine, how, running, around)
@@ -101,11 +106,18 @@ def of_gradients(name: str, a: dict[str, Any]) -> backward.Asked:
     which, space = which_of(row, a), dispatch.space(a["x"], a["backend"], computes=False)
     x, needs = space.array("x", a["x"]), checks.needs(a["needs"], 1 + len(row.parameters))
     how = needs, checks.flag("exact", a["exact"]), a["out"], None, a["where"]
-    arrays, around = (a["dy"], a["x"], x), (a["y"], a["activation"], a.get("dresidual"), a["return_daddend"])
-    weight = weight_of(name, a)
+    arrays, around, weight = (a["dy"], a["x"], x), around_of(a), weight_of(name, a)
+    checks.flag("return_daddend", around[3])
     if around[0] is around[1] is around[2] is None and around[3] is False:
         return backward.check(name, space, arrays, which, a["stats"], weight, how, own)
     return backward.check_joined(name, space, arrays, which, a["stats"], weight, (*how, *around), own)
+
+
+def around_of(a: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
+    """What stands around a norm, or around its gradients."""
+    if "dy" in a:
+        return a["y"], a["activation"], a.get("dresidual"), a["return_daddend"]
+    return a.get("residual"), a.get("return_residual", False), a["addend"], a["activation"]
 
 
 def over_last(a: dict[str, Any]) -> dict[str, Any]:
@@ -113,6 +125,7 @@ def over_last(a: dict[str, Any]) -> dict[str, Any]:
     m = moved(a["x"], a["normalized_shape"], a["axis"], a["backend"])
     if m.straight:
         return {}
+    refuse_around("axis", around_of(a))
     last = {"x": m.there(m.x), "where": m.mask(a["where"]), "out": None}
     return last | ({"dy": m.there(host.like("dy", a["dy"], m.x))} if "dy" in a else {})
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..backends import dispatch, host
 from ..spec import checks
-from ..spec.around import refuse_around
+from ..spec.around import refuse_around, refuse_beside
 from ..spec.call import Stats, Which
 from ..spec.checks import Array
 from ..spec.plan import Shape
@@ -86,9 +86,8 @@ def forward_weighted(
 
 def alone(comm: Any) -> None:
     """Refuse a communicator."""
-    if comm is not None:
-        raise ValueError(f"comm must be None with weights, whose moments are not exchanged: got {shown(comm)}; merge "
-                         f"`moments(x, axis, weights=weights)` of all ranks, and call `standardize`")  # fmt: skip
+    refuse_beside("comm", "weights, whose moments are not exchanged", [comm],
+                  "merge `moments(x, axis, weights=weights)` of all ranks, and call `standardize`")  # fmt: skip
 
 
 def by_channel(a: Array, axis: int, ndim: int) -> Array:

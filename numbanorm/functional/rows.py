@@ -81,7 +81,8 @@ def layer_norm(
     addend : array like x, optional
         Added to the result, rounded to x's dtype before and after.
     activation : {None, "relu", "relu6", "leaky_relu"} or ("leaky_relu", slope)
-        Applied to that; the slope, by default 0.01, is in [0, 1). nan stays.
+        Applied to that; the slope, by default 0.01, is in [0, 1). nan stays. SiLU and GELU are left out: their gradients
+        need what they were given, which the result does not tell; call them on it.
     backend : {None, "cpu", "cuda"}
         None: where x lies. "cuda" carries NumPy arrays to the device and the results back.
 

@@ -42,11 +42,15 @@ def activation_of(value: Any) -> Activation | None:
     return known._replace(slope=number)
 
 
+def refuse_beside(name: str, what: str, others: Iterable[Any], remedy: str) -> None:
+    """Refuse an option that is given beside others, which are None or False where they are not."""
+    if any(a is not None and a is not False for a in others):
+        raise ValueError(f"{name} must be left out beside {what}: got both; {remedy}")
+
+
 def refuse_around(name: str, around: Iterable[Any]) -> None:
     """Refuse what stands around a norm beside an option that has no pass for it."""
-    if any(a is not None and a is not False for a in around):
-        raise ValueError(f"{name} must be left out beside residual, addend, activation and their gradients: got both; add and "
-                         f"activate apart")  # fmt: skip
+    refuse_beside(name, "residual, addend, activation and their gradients", around, "add and activate apart")
 
 
 class Around(NamedTuple):

@@ -122,3 +122,26 @@ def test_other_tensors_take_torchs_operations() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)  # the functions differ in an ulp or two
     with pytest.raises(ValueError, match="activation must be None"):
         ours.BatchNormAct2d(6, activation="mish")
+
+
+class Block(torch.nn.Module):
+    """All three, one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.activated, self.rows, self.rms = ours.BatchNormAct2d(6), ours.FusedAddLayerNorm(4), ours.FusedAddRMSNorm(4)
+
+    def forward(self, x: Any, r: Any) -> Any:
+        y, h = self.rows(self.activated(x, addend=r), r)
+        return self.rms(y, h)
+
+
+def test_fx_does_not_trace_what_is_inside() -> None:
+    """Traced as other norms are, each a call of the module with all that it was given; and `report` knows them."""
+    block, (x, r) = Block().eval(), (numbers(2, 6, 4, 4, seed=k) for k in (3, 4))
+    traced = torch.fx.symbolic_trace(block)
+    assert [str(n.target) for n in traced.graph.nodes if n.op == "call_module"] == ["activated", "rows", "rms"]
+    assert not any(n.op == "call_function" and "getitem" not in str(n.target) for n in traced.graph.nodes)
+    for a, b in zip(traced(x, r), block(x, r), strict=True):
+        assert torch.equal(a, b)
+    assert [layer.why for layer in ours.report(block)] == [""] * 3

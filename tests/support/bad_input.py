@@ -377,9 +377,38 @@ OTHERS = [
           "got an array", "leave it out"),
 ]  # fmt: skip
 
+SUMMED = "layer rms group"  # norms that take x + residual
+RELU = {"activation": "relu"}
+
+# what stands around a norm
+AROUND = [
+    *(wrong(where, f"{name} of other shape", {name: np.ones(shape, np.float32)}, f"{name} must have the shape of x, (4, 6, 5)",
+            f"got {shape}", "") for where, name in ((SUMMED, "residual"), (NORMS, "addend")) for shape in ((1, 6, 5), (5,))),
+    *(alien(where, f"{name} float64", {name: np.ones((N, C, S))}, f"{name} must have the dtype of x, float32", "got float64",
+            f"write {name}.astype(x.dtype)") for where, name in ((SUMMED, "residual"), (NORMS, "addend"))),
+    *(wrong(where, f"out over {name}", lambda a, n=name: {n: a["out"]}, f"out must not overlap {name}", "share memory", "copy")
+      for where, name in ((SUMMED, "residual"), (NORMS, "addend"))),
+    *each(wrong, NORMS, "activation", "activation must be None, one of 'relu'", "call others on the result", "gelu", "silu", 1,
+          ("relu", 0.5), got="got "),
+    *each(wrong, NORMS, "activation", "activation must have a slope in [0, 1)", "write ('leaky_relu', 0.01)",
+          ("leaky_relu", -0.5), ("leaky_relu", 1), got="got "),
+    alien(NORMS, "slope no number", {"activation": ("leaky_relu", "0.1")}, "activation must be a number", "got '0.1'", "write"),
+    wrong(SUMMED, "nothing to return", {"return_residual": True}, "return_residual returns x + residual", "residual=None",
+          "pass one"),
+    alien(SUMMED, "return_residual 1", {"return_residual": 1}, "return_residual must be", "got 1", ""),
+    wrong(NORMS, "fill around", {**RELU, "where": np.ones(S, bool), "fill": 0.0}, "where and fill must be None with residual",
+          "got a mask", "add and activate apart"),
+    wrong(ROWS, "axis around", {**RELU, "axis": 1, "normalized_shape": 6}, "axis must be left out beside residual", "got both",
+          "add and activate apart"),
+    wrong("batch", "weights around", {**RELU, "weights": np.ones(5)}, "weights must be left out beside residual", "got both",
+          "add and activate apart"),
+    wrong("batch", "weights and comm", {"comm": 5, "weights": np.ones(5)}, "comm must be left out beside weights", "got both",
+          "call `standardize`"),
+]  # fmt: skip
+
 TABLE = [
     (name, row)
-    for row in X + SHAPES + PARAMETERS + NUMBERS + RUNNING + OUT + MERGEABLE + MASKS + OTHERS
+    for row in X + SHAPES + PARAMETERS + NUMBERS + RUNNING + OUT + MERGEABLE + MASKS + OTHERS + AROUND
     for name in row.where.split()
 ]
 IDS = [f"{name}: {row.what}" for name, row in TABLE]

@@ -30,7 +30,7 @@ Where they are not like torch's:
 - Where torch has to see through the modules (ONNX export, jagged tensors, per-sample gradients) torch computes: docs/torch.md.
 """
 
-from .around import BatchNormAct2d, FusedAddLayerNorm, FusedAddRMSNorm
+from .around import AROUND, BatchNormAct2d, FusedAddLayerNorm, FusedAddRMSNorm
 from .convert import RECOGNIZERS, convert, revert
 from .norms import (
     MODULES,
@@ -80,6 +80,6 @@ __all__ = [
 ]
 
 convert_sync_batchnorm = SyncBatchNorm.convert_sync_batchnorm
-for _module in (*MODULES, SyncBatchNorm, BatchNormAct2d, FusedAddLayerNorm, FusedAddRMSNorm):
+for _module in (*MODULES, SyncBatchNorm, *AROUND):
     _module.__module__ = __name__  # where users know them: pickles of whole modules name it
 RECOGNIZERS.extend((recognize, recognize_timm))

@@ -16,6 +16,7 @@ from ...execute.forward import forward
 from ...spec.around import activation_of
 from ...spec.norms import NORMS
 from .addresses import layout_of
+from .convert import leaf
 from .eager import recorded, unseen
 from .norms import BatchNorm2d, LayerNorm, RMSNorm, affine_of, running_of, state_of
 from .operators import NO_RUNNING, How, Running, _array, tensor_of
@@ -148,6 +149,7 @@ class BatchNormAct2d(BatchNorm2d):
         activation_of(activation)  # raises for what is none
         self.activation = activation
 
+    @leaf
     def forward(self, input: Tensor, addend: Tensor | None = None) -> Tensor:
         tensors = addend, *affine_of(self), *state_of(self)
         if fits(input, *tensors):
@@ -162,7 +164,8 @@ class BatchNormAct2d(BatchNorm2d):
 class FusedAddLayerNorm(LayerNorm):
     """`LayerNorm` of a sum, in one pass: forward(input, residual) gives norm(input + residual), and input + residual."""
 
-    def forward(self, input: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    @leaf
+    def forward(self, input: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         weight, bias = affine_of(self)
         if fits(input, residual, weight, bias):
             how = "layer_norm", tuple(self.normalized_shape), True, 0.0, self.eps, self.exact
@@ -176,7 +179,8 @@ class FusedAddLayerNorm(LayerNorm):
 class FusedAddRMSNorm(RMSNorm):
     """`RMSNorm` of a sum, in one pass: forward(x, residual) gives norm(x + residual), and x + residual."""
 
-    def forward(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    @leaf
+    def forward(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         weight, _ = affine_of(self)
         if fits(x, residual, weight):
             how = "rms_norm", tuple(self.normalized_shape), True, 0.0, self.eps, self.exact
@@ -185,3 +189,6 @@ class FusedAddRMSNorm(RMSNorm):
             return y, h
         total = x + residual
         return super().forward(total), total
+
+
+AROUND = BatchNormAct2d, FusedAddLayerNorm, FusedAddRMSNorm

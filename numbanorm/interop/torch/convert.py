@@ -169,6 +169,19 @@ def _forward(ours: Callable[..., Any], theirs: Callable[..., Any]) -> Callable[.
     return forward
 
 
+def leaf(ours: Callable[..., Any]) -> Callable[..., Any]:
+    """A forward whose inside torch.fx does not trace, of a module that convert does not make."""
+
+    @functools.wraps(ours)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        for x in (*args, *kwargs.values()):
+            if isinstance(x, torch.fx.Proxy) and (path := _path(self, x.tracer)):
+                return x.tracer.create_proxy("call_module", path, args, kwargs)
+        return ours(self, *args, **kwargs)
+
+    return forward
+
+
 def _nested(ours: Callable[..., Any], theirs: Callable[..., Any], module: Any, x: Any) -> Any:
     """One call for all parts of a nested tensor, as TransformerEncoder makes them; torch's forward for other kinds."""
     shape = getattr(module, "normalized_shape", ())

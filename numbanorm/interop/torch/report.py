@@ -10,6 +10,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import is_parametrized
 
 from ...backends import dispatch
+from .around import AROUND
 from .convert import THEIRS, fused_norms, ours_of
 from .recognized import TRANSFORMERS
 
@@ -89,7 +90,7 @@ def _looks_like_a_norm(m: Any) -> bool:
 def _why_not(m: Any) -> str:
     """Why a layer's own class does not compute with numbanorm; empty if it does."""
     cls: Any = type(m)
-    ours = next((base for base in cls.__mro__ if base in THEIRS), None)
+    ours = next((base for base in cls.__mro__ if base in THEIRS or base in AROUND), None)
     known = _known(cls)
     if isinstance(m, torch.jit.ScriptModule):
         return "compiled by TorchScript"
