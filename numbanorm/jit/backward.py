@@ -9,6 +9,7 @@ import numpy as np
 from numba.core.errors import TypingError
 
 from .. import gradients
+from ..cpu.arith.vectors import keep
 from ..cpu.backend import flags_of
 from ..cpu.compile import types
 from ..cpu.entry.addresses import status_of
@@ -20,7 +21,7 @@ from ..spec.norms import NORMS
 from ..spec.sources import GIVEN, OWN
 from .arguments import arguments, checked, constant, defined, flag, floats, given, unknown, written
 from .forward import UNSTALE, lying, measured, numbers, planned
-from .recipes import integers, place, recipe, sizes_by, words
+from .recipes import integers, kept, place, recipe, sizes_by, words
 from .symbols import Backward, Entry, address_of_symbol
 
 
@@ -39,7 +40,7 @@ def implementation(norm: str, args: tuple[Any, ...]) -> Any:
     p = call.plan
     space = {
         "np": np, "words": words, "place": place, "integers": integers, "status_of": status_of, "REFUSED": REFUSED,
-        "STALE": STALE, "sizes": sizes_by(recipe((p.B, p.M, p.G, p.K, p.T), shape), channels),
+        "STALE": STALE, "keep": keep, "sizes": sizes_by(recipe((p.B, p.M, p.G, p.K, p.T), shape), channels),
         "own_shape": sizes_by(recipe(p.weight_shape, shape), channels),
         "of_stats": sizes_by(recipe(p.stats_shape, shape), channels), "code": address_of_symbol(Entry("differentiate")),
         "table": address_of_symbol(kernels_of(call)), "codes": numbers(x, a["weight"], weight),
@@ -95,9 +96,11 @@ def run(a: dict[str, Any], call: Call) -> Iterator[str]:
     if not (call.write or call.affine):
         return
     yield "if x.size:"
-    arrays = ", ".join(f"place({n})" for n in ("own_x", "own_dy", "dx", "own_weight", "mean", "rstd", "grads"))
+    names = "own_x", "own_dy", "dx", "own_weight", "mean", "rstd", "grads"
+    arrays = ", ".join(f"place({n})" for n in names)
     yield f"    asked = words((B, M, G, K, T, *facts, {arrays}, codes))"
     yield "    status = status_of(code(), (table(), asked, 0.0, 0.0))"
+    yield kept(names)
     yield "    if status == REFUSED:"
     yield "        raise ValueError('out must not overlap what is read, unless it is x or dy itself; pass a copy')"
     yield from UNSTALE

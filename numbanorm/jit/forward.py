@@ -10,6 +10,7 @@ import numpy as np
 from numba.core.errors import TypingError
 
 from .. import functional
+from ..cpu.arith.vectors import keep
 from ..cpu.backend import flags_of
 from ..cpu.compile import types
 from ..cpu.entry.addresses import BITS, status_of
@@ -23,7 +24,7 @@ from ..spec.norms import NORMS, Norm
 from ..spec.plan import channels_at
 from ..spec.sources import GIVEN, OWN, TRACKED
 from .arguments import arguments, checked, constant, defined, flag, floats, given, unknown, written
-from .recipes import GROUPS, integers, place, recipe, shape_of_primes, sizes_by, words
+from .recipes import GROUPS, integers, kept, place, recipe, shape_of_primes, sizes_by, words
 from .symbols import Entry, Forward, address_of_symbol
 
 NUMBERS = {getattr(types, name): 1 + k for k, name in enumerate(DTYPES) if name in ("float32", "float64")}
@@ -122,7 +123,7 @@ def implementation(norm: str, args: tuple[Any, ...]) -> Any:
     facts = flags_of(call), call.source, int(call.affine), call.dtype.itemsize
     space = {
         "np": np, "inf": inf, "nan": nan, "words": words, "place": place, "integers": integers, "status_of": status_of,
-        "REFUSED": REFUSED, "STALE": STALE,
+        "REFUSED": REFUSED, "STALE": STALE, "keep": keep,
         "Stats": Stats, "sizes": sizes_by(recipe((p.B, p.M, p.G, p.K, p.T), shape), channels),
         "own_shape": sizes_by(recipe(p.weight_shape, shape), channels),
         "of_stats": sizes_by(recipe(p.stats_shape, shape), channels),
@@ -191,6 +192,7 @@ def run(a: dict[str, Any], x: Any, call: Call, with_stats: bool) -> Iterator[str
     arrays = ", ".join(f"place({name})" for name in names)
     yield f"    asked = words((B, M, G, K, T, *facts, {arrays}, 0, place({counter}), codes, biased))"
     yield "    status = status_of(code(), (table(), asked, number, share))"
+    yield kept(names)
     yield "    if status == REFUSED:"
     yield "        raise ValueError('out must not overlap what is read, unless it is x itself; pass a copy')"
     yield from UNSTALE

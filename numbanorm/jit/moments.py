@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..cpu.arith.vectors import keep
 from ..cpu.backend import flags_of
 from ..cpu.compile import jitable
 from ..cpu.entry.addresses import status_of
@@ -18,7 +19,7 @@ from ..spec.call import Call, moments_call
 from ..spec.plan import as_axes, four_sizes
 from .arguments import arguments, checked, constant, defined, floats, unknown
 from .forward import UNSTALE, lying, numbers
-from .recipes import place, shape_of_primes, sizes_by, words
+from .recipes import kept, place, shape_of_primes, sizes_by, words
 from .symbols import Entry, Forward, address_of_symbol
 
 jitable(four_sizes)
@@ -43,12 +44,12 @@ def implementation(args: tuple[Any, ...]) -> Any:
     axes = checked(as_axes, constant("axis", a["axis"]), shape)
     call, _ = moments_call(shape, np.dtype(x.dtype.name), axes, method)
     reduced = tuple(k in axes for k in range(x.ndim))
-    kept = tuple((k,) for k in range(x.ndim) if k not in axes)
+    of_stats = tuple((k,) for k in range(x.ndim) if k not in axes)
     order = tuple(k for k in range(x.ndim) if k not in axes) + axes
     kernels = Forward(("runs", "columns"), call.dtype.name, True, call.method == "one_read", False)
     space = {
         "np": np, "words": words, "place": place, "status_of": status_of, "four_sizes": four_sizes, "Measured": Measured,
-        "STALE": STALE, "kept": sizes_by(kept, None), "reduced": reduced, "order": order,
+        "STALE": STALE, "keep": keep, "of_stats": sizes_by(of_stats, None), "reduced": reduced, "order": order,
         "code": address_of_symbol(Entry("normalize")), "table": address_of_symbol(kernels), "codes": numbers(x, x),
         "facts": (flags_of(call), call.source, 0, call.dtype.itemsize),
     }  # fmt: skip
@@ -67,8 +68,9 @@ def lines(x: Any, call: Call, reduced: tuple[bool, ...]) -> Iterator[str]:
     arrays = "place(own), place(own), 0, 0, 0, 0, place(stats), place(scale), 0"
     yield f"    asked = words((B, M, G, 1, T, *facts, {arrays}, codes, 0))"
     yield "    status = status_of(code(), (table(), asked, 0.0, 0.0))"
+    yield kept(["own"])
     yield from UNSTALE
-    yield "shape = kept(x.shape, ())"
+    yield "shape = of_stats(x.shape, ())"
     mean, squares, low = (f"stats[{row}]" for row in (MEAN, M2, LOW))
     counts = "M * T if x.size else 0"
     fields = f"{mean}.copy()", f"{squares} * scale * scale", f"{low} * scale"

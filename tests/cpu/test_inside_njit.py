@@ -226,9 +226,9 @@ if __name__ == "__main__":
 """
 
 
-def user(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The program above, in a process of its own."""
-    (folder / "user.py").write_text(USER)
+def user(folder: Path, program: str = USER, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A program in a process of its own."""
+    (folder / "user.py").write_text(program)
     own = {"NUMBA_NUM_THREADS": "2", **environment}
     options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 480, "check": False}
     return subprocess.run([sys.executable, "user.py"], cwd=folder, env={**os.environ, **own}, **options)
@@ -257,6 +257,41 @@ def test_an_upgrade_never_serves_what_was_compiled_before(tmp_path: Path) -> Non
     edited.write_text(edited.read_text() + "\n# another version\n")
     assert printed(user(tmp_path)).startswith("[0, 0]")
     assert printed(user(tmp_path)).startswith("[1, 1]")
+
+
+COPIED = """
+from dataclasses import replace
+
+import numba, numpy as np
+
+import cases, inside, numbanorm
+from cases import Case
+
+def apart(v):
+    room = np.empty(2 * v.size, v.dtype)[::2]
+    room[...] = v
+    return room
+
+@numba.njit
+def squares(x):
+    return numbanorm.moments(x, (1,)).m2
+
+for case in (Case("layer", (13, 70)), Case("rms", (13, 70)), Case("batch", (9, 70)), Case("batch", (9, 70), training=False),
+             Case("instance", (5, 3, 40)), Case("group", (5, 6, 40), groups=2)):
+    a, dy = cases.arguments(case, cases.FLOAT32), np.asfortranarray(cases.upstream(case, cases.FLOAT32))
+    a = replace(a, x=np.asfortranarray(a.x), weight=apart(a.weight), bias=None if a.bias is None else apart(a.bias))
+    y, stats = cases.call(case, a, return_stats=True)
+    found = inside.norm(case, a, ", return_stats=True" * case.training)
+    assert inside.same(found, (y, stats) if case.training else y), case
+    assert inside.same(inside.gradients(case, a, dy, stats), cases.call_backward(case, a, dy, stats)), case
+assert inside.same(squares(a.x[:, 0]), numbanorm.moments(a.x[:, 0], (1,)).m2)
+"""
+
+
+@pytest.mark.long
+def test_copies_live_until_the_kernels_have_read_them(tmp_path: Path) -> None:
+    """Kernels take addresses, which Numba does not see: glibc is told to overwrite what is freed, where there is glibc."""
+    assert printed(user(tmp_path, COPIED, MALLOC_PERTURB_="165")) == ""
 
 
 @pytest.mark.long
