@@ -42,12 +42,10 @@ def has_home() -> bool:
     return os.access(folder, os.W_OK)
 
 
-MOST = 10  # a property is not shown by thousands that are alike
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="long tests too, and all cases of each test")
-    parser.addoption("--most", type=int, default=MOST, help="cases of one test that a run without --full takes: %(default)s")
+    # a property is not shown by thousands of cases that are alike
+    parser.addoption("--most", type=int, default=10, help="cases of one test that a run without --full takes: %(default)s")
     parser.addoption("--rest", action="store_true", help="with --full: only what a run without it leaves out")
 
 

@@ -33,7 +33,8 @@ def layouts(case: Case, dtype: np.dtype[Any]) -> Iterator[str]:
 @pytest.mark.parametrize("case", cases.TABLE, ids=lambda c: c.name)
 def test_is_its_definition(case: Case, dtype: np.dtype[Any], method: str | None, exact: bool) -> None:
     """From x of any layout: the layouts in one test, for a test of pytest's takes longer than a call."""
-    a, plain = cases.arguments(case, dtype), call(case, cases.arguments(case, dtype), method=method, exact=exact)
+    a = cases.arguments(case, dtype)
+    plain = call(case, a, method=method, exact=exact)
     assert (plain.shape, plain.dtype) == (case.shape, dtype)
     check_mode(plain, cases.truth(case, dtype), exact, plain=not case.affine)
     for layout in layouts(case, dtype):

@@ -160,8 +160,7 @@ def _forward(ours: Callable[..., Any], theirs: Callable[..., Any]) -> Callable[.
                         )
                     return _nested(ours, theirs, self, x)
             elif isinstance(x, torch.fx.Proxy):
-                path = _path(self, x.tracer)
-                return x.tracer.create_proxy("call_module", path, args, kwargs) if path else ours(self, *args, **kwargs)
+                return _traced(ours, self, x.tracer, args, kwargs)
         if _per_sample(self) or _in_onnx_export():
             return theirs(self, *args, **kwargs)
         return ours(self, *args, **kwargs)
@@ -175,11 +174,17 @@ def leaf(ours: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(ours)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         for x in (*args, *kwargs.values()):
-            if isinstance(x, torch.fx.Proxy) and (path := _path(self, x.tracer)):
-                return x.tracer.create_proxy("call_module", path, args, kwargs)
+            if isinstance(x, torch.fx.Proxy):
+                return _traced(ours, self, x.tracer, args, kwargs)
         return ours(self, *args, **kwargs)
 
     return forward
+
+
+def _traced(ours: Callable[..., Any], module: Any, tracer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A call of the module in the graph, or of `ours` where the tracer does not find the module."""
+    path = _path(module, tracer)
+    return tracer.create_proxy("call_module", path, args, kwargs) if path else ours(module, *args, **kwargs)
 
 
 def _nested(ours: Callable[..., Any], theirs: Callable[..., Any], module: Any, x: Any) -> Any:
