@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hatchling.metadata.core import ProjectMetadata
+from hatchling.plugin.manager import PluginManager
 
 import numbanorm
 from numbanorm.commands.parsers import parser
@@ -81,6 +83,20 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert os.path.exists(file), f"{page.name} links to {link}"
         if anchor and file.suffix == ".md" and "api" not in file.parts:
             assert anchor in anchors(file.read_text(encoding="utf-8")), f"{page.name} links to {link}"
+
+
+def test_the_description_on_an_index_links_to_nothing_beside_it() -> None:
+    """The metadata of a wheel, as its build makes it: pages of the repository are named there, pictures are left out."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    described = ProjectMetadata(str(ROOT), PluginManager()).core
+    assert described.readme_content_type == "text/markdown"
+    beside = re.compile(r"(!?)\[[^]]*\]\((?!https://)([^)#]*)[^)]*\)")
+    assert len(beside.findall(readme)) > 20
+    assert beside.search(described.readme) is None
+    for picture, page in beside.findall(readme):
+        assert picture == "" or page not in described.readme
+        assert picture == "!" or page in described.readme
+    assert described.readme.count("\n## ") == readme.count("\n## ")
 
 
 def test_the_reference_has_every_public_name() -> None:
