@@ -169,10 +169,14 @@ def _check_output(options: argparse.Namespace, nbytes: int) -> None:
 
 def _left_behind(path: Path) -> Iterator[str]:
     """What a run that was killed, and so could not tidy up, has left beside OUT, and what to do with it."""
+    new, old = f".tmp{stores.SUFFIX}", f".old{stores.SUFFIX}"
     for found in sorted(path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.*")):
-        if found.name.endswith((".tmp", f".tmp{stores.SUFFIX}")):
+        stem = found.name.removesuffix(new)
+        if stem != found.name and found.with_name(stem + old).exists():  # killed between two renames
+            yield f"{found} is the whole result of a run that was killed just before its end; rename it to have it or delete it"
+        elif found.name.endswith((".tmp", new)):
             yield f"{found} is what a killed run had written so far; unless a run is writing it now, delete it"
-        elif found.name.endswith(f".old{stores.SUFFIX}"):
+        elif found.name.endswith(old):
             yield f"{found} is {path.name} as it was before a killed run; rename it to have it back, or delete it"
 
 

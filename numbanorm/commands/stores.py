@@ -68,12 +68,12 @@ def replacing(path: Path) -> Iterator[Path]:
     with unwinding():
         try:
             yield temporary
-            if path.exists():
-                os.rename(path, before)  # a folder takes the place of an empty one only
             try:
+                if path.exists():
+                    os.rename(path, before)  # a folder takes the place of an empty one only
                 os.rename(temporary, path)
-            except OSError:
-                if before.exists():
+            except BaseException:  # signals, too
+                if before.exists() and not path.exists():
                     os.rename(before, path)
                 raise
         finally:

@@ -18,7 +18,7 @@ import pytest
 import numbanorm
 from numbanorm import cli
 from numbanorm.commands import normalize as normalize_file
-from numbanorm.commands import quiet, signals
+from numbanorm.commands import quiet, signals, stores
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals, modes and pipes are those of POSIX")
 
@@ -156,6 +156,38 @@ def test_what_was_before_a_killed_run_is_named(tmp_path: Path, source: str, caps
     assert capsys.readouterr().err == (
         f"numbanorm: {old} is out[1].npy as it was before a killed run; rename it to have it back, or delete it\n"
     )
+
+
+def test_a_finished_result_is_not_called_unfinished(tmp_path: Path, source: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run killed between its two renames: OUT is missing, and both what it was and what it was to be are there."""
+    new, old, half = (tmp_path / f".out.npy.{name}.zarr" for name in ("0123abcd.tmp", "0123abcd.old", "89abcdef.tmp"))
+    for folder in (new, old, half):
+        folder.mkdir()
+        (folder / "zarr.json").write_text(folder.name)
+    assert cli.main(["normalize", source, str(tmp_path / "out.npy"), "--norm", "layer"]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        f"numbanorm: {old} is out.npy as it was before a killed run; rename it to have it back, or delete it",
+        f"numbanorm: {new} is the whole result of a run that was killed just before its end; rename it to have it or delete it",
+        f"numbanorm: {half} is what a killed run had written so far; unless a run is writing it now, delete it",
+    ]
+    assert [(folder / "zarr.json").read_text() for folder in (new, old, half)] == [new.name, old.name, half.name]
+
+
+def test_a_signal_between_two_renames_puts_the_old_one_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, rename = tmp_path / "out.zarr", os.rename
+    out.mkdir()
+    (out / "zarr.json").write_text("old")
+
+    def renamed(old: Path, new: Path) -> None:
+        rename(old, new)
+        if new.name.endswith(".old.zarr"):
+            raise SystemExit(143)  # as the handler of SIGTERM does
+
+    monkeypatch.setattr(os, "rename", renamed)
+    with pytest.raises(SystemExit), stores.replacing(out) as temporary:
+        temporary.mkdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["out.zarr"]
+    assert (out / "zarr.json").read_text() == "old"
 
 
 # --- signals on the way ---
