@@ -17,8 +17,8 @@ copy", to one with non-temporal stores "of nt copy". "{FRESH}" makes a new array
 the first with exact=True. A peer is compared with whichever of the two does as it does; the "best peer" is the one beside
 which numbanorm looks worst, "of best peer" the share of its time; below 1 means that numbanorm is faster. "ulp": largest
 distance from the result in long double, in units of the last place of the dtype, at the scale of the largest term where the
-result is smaller; rounded once is 0.5. Of large arrays about two million elements are checked, in whole groups. "same bits":
-one thread gives those of all."""
+result is smaller (of dx: the largest of its group; of dweight and dbias: all terms together); rounded once is 0.5.
+Of large arrays about two million elements are checked, in whole groups. "same bits": one thread gives those of all."""
 
 SUMMARY = (
     *("case", "MB", "copy", "nt copy", OURS, "of copy", "of nt copy", "new array", "best peer", "its time", "of best peer"),

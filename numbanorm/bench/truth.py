@@ -18,7 +18,8 @@ Long = np.longdouble
 
 
 class Truth(NamedTuple):
-    """A result, and the scale below which its rounding does not get smaller: that of the largest of its terms."""
+    """A result, and the scale below which its rounding does not get smaller: that of the largest of its terms; of dx the
+    largest of its group's, of dweight and dbias that of all terms together."""
 
     value: Array
     floor: Array
@@ -91,9 +92,12 @@ def _gradients(case: Case, numbers: Data) -> list[Truth]:
         terms.append(-xh * (_over_group(u * xh) / n))
         if case.norm != "rms":
             terms.append(np.broadcast_to(-_over_group(u) / n, u.shape))
-    dx = Truth(sum(terms[1:], terms[0]) * rstd, np.max(np.abs(terms), axis=0) * rstd)
+    largest = np.max(np.abs(terms), axis=0)
+    if case.norm != "eval":  # where there is a group
+        largest = np.broadcast_to(largest.max(axis=(2, 3), keepdims=True), largest.shape)
+    dx = Truth(sum(terms[1:], terms[0]) * rstd, largest * rstd)
     sums = [dy * xh] if case.norm == "rms" else [dy * xh, dy]
-    return [dx, *(Truth(_over_samples(v), np.abs(v).max(axis=(0, 3))) for v in sums)]
+    return [dx, *(Truth(_over_samples(v), _over_samples(np.abs(v))) for v in sums)]
 
 
 def ulp(found: list[Array], true: list[Truth], dtype: str) -> float:
