@@ -10,6 +10,8 @@ from numba.extending import overload
 from .. import functional, gradients
 from ..moments import moments
 from ..spec.norms import NORMS
+from ..standardize import standardize
+from .made import made
 
 
 def forward(norm: str) -> Callable[..., Any]:
@@ -41,19 +43,26 @@ def measure(*args: Any) -> Any:
     return implementation(args)
 
 
+def scale(*args: Any) -> Any:
+    """The overload of `standardize`."""
+    from .standardize import implementation
+
+    return implementation(args)
+
+
 def register(function: Callable[..., Any], maker: Callable[..., Any]) -> None:
     """Tell Numba of a function; maker: of the types of all arguments in their order, what is to be compiled in its place."""
     from inspect import signature
 
     names = signature(function).parameters
     shown = ", ".join(n if p.default is p.empty else f"{n}={p.default!r}" for n, p in names.items())
-    space = {"maker": maker}
-    exec(f"def of_types({shown}):\n    return maker({', '.join(names)})", space)
-    overload(function, strict=False, prefer_literal=True)(space["of_types"])
+    of_types = made("of_types", f"def of_types({shown}):\n    return maker({', '.join(names)})", {"maker": maker})
+    overload(function, strict=False, prefer_literal=True)(of_types)
 
 
-INSIDE = (*NORMS, "moments")
+INSIDE = (*NORMS, "moments", "standardize")
 register(moments, measure)
+register(standardize, scale)
 for _name in NORMS:
     register(getattr(functional, _name), forward(_name))
     register(getattr(gradients, f"{_name}_backward"), backward(_name))

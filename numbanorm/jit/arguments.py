@@ -10,6 +10,7 @@ from numba.core.errors import TypingError
 
 from ..cpu.compile import types
 from ..spec import checks
+from .made import made
 
 FLOATS = (types.float32, types.float64)
 REMEDY = "write it out in the call"
@@ -88,5 +89,5 @@ def defined(function: Callable[..., Any], lines: Iterable[str], space: dict[str,
     parameters = ", ".join(
         n if p.default is p.empty else f"{n}={p.default!r}" for n, p in signature(function).parameters.items()
     )
-    exec("\n    ".join([f"def implementation({parameters}):", *lines]), space)
-    return space["implementation"]
+    name = function.__name__
+    return made(name, "\n    ".join([f"def {name}({parameters}):", *lines]), space)

@@ -15,6 +15,7 @@ from .plan import Plan, Shape, over_axes
 from .sources import GIVEN, OWN, RSTD
 
 LEAST_SAMPLE = 8192  # elements of a sample from which on it is worth a call of its own
+AS_IT_LIES, TOGETHER, EACH = 0, 1, 2
 
 
 @lru_cache(maxsize=4096)
@@ -26,10 +27,32 @@ def kept_of(shape: Shape, axes: Shape) -> Shape:
 @lru_cache(maxsize=4096)
 def apart(shape: Shape, axes: Shape, parameter: Shape) -> bool:
     """Whether a parameter, of a shape that broadcasts to the kept axes, may differ along those before the first reduced one."""
-    first = min([k for k in axes if shape[k] != 1], default=len(shape))
-    kept = [k for k in range(len(shape)) if k not in axes]
-    own = (1,) * (len(kept) - len(parameter)) + parameter
-    return any(n != 1 for k, n in zip(kept, own, strict=True) if k < first)
+    return differs(shape, tuple(k in axes for k in range(len(shape))), parameter)
+
+
+def differs(shape: Shape, reduced: tuple[bool, ...], parameter: Shape) -> bool:
+    """`apart`; compiled code has it too."""
+    kept, found = 0, False
+    for is_reduced in reduced:
+        kept += 0 if is_reduced else 1
+    place = len(parameter) - kept
+    for n, is_reduced in zip(shape, reduced):  # noqa: B905 - Numba knows no strict=
+        if is_reduced and n != 1:
+            return found
+        if not is_reduced:
+            found = found or (place >= 0 and parameter[place] != 1)
+            place += 1
+    return found
+
+
+def how(b: int, m: int, g: int, t: int, apart: bool) -> int:
+    """Whether such sizes are computed as they lie, as those of one sample, or each sample by itself; compiled code has it too.
+
+    Large samples have a call each: to move the axes of (16, 3136, 64) took 8 times as long.
+    """
+    if apart and m > 1 and m * g * t >= LEAST_SAMPLE:
+        return EACH
+    return TOGETHER if apart or m == 1 else AS_IT_LIES
 
 
 def one_sample(shape: Shape, axes: Shape) -> tuple[Plan, Shape]:
@@ -48,14 +71,12 @@ def one_sample(shape: Shape, axes: Shape) -> tuple[Plan, Shape]:
 
 @lru_cache(maxsize=4096)
 def standardize_call(shape: Shape, dtype: Any, axes: Shape, apart: bool, exact: bool, present: Present) -> tuple[Call, Shape]:
-    """The call, and the order of axes; apart: whether weight or bias is not the same for all samples.
-
-    Then large samples have a call each, that of a plan of one: to move the axes of (16, 3136, 64) took 8 times as long.
-    """
+    """The call, and the order of axes; apart: whether weight or bias is not the same for all samples."""
     plan, order = over_axes(shape, axes)
-    if apart and plan.M > 1 and plan.size >= plan.B * LEAST_SAMPLE:
+    way = how(plan.B, plan.M, plan.G, plan.T, apart)
+    if way == EACH:
         plan = Plan(1, plan.M, plan.G, 1, plan.T, plan.stats_shape, (plan.G,))
-    elif apart or plan.M == 1:
+    elif way == TOGETHER:
         plan, order = one_sample(shape, axes)
     return Call(plan, dtype, False, True, RSTD, exact=exact or dtype.itemsize == 8, weight=present[0], bias=present[1],
                 in_place=present[2]), order  # fmt: skip

@@ -60,6 +60,10 @@ REFUSED = [
     ("nb.batch_norm(x, training=True, channel_axis=2)", "channel_axis must be an axis of x"),
     ("nb.batch_norm(x, weight, weight, return_stats=True)", "return_stats must be False"),
     ("nb.group_norm(x, 1, batch_axis=1)", "batch_axis must be 0, or None"),
+    ("nb.layer_norm(x.view(np.uint16), 7)", "x must be an array of float32 or float64"),
+    ("nb.standardize(x, weight, axis=0)", "rstd must be given"),
+    ("nb.standardize(x, weight, weight, axis=size)", "axis must be a constant"),
+    ("nb.standardize(x, weight, x, axis=0)", "rstd must broadcast to the axes that are not in axis, 1: got 2"),
     ("nb.layer_norm_backward(x, x, 7, weight)", "stats must be \\(mean, rstd\\)"),
     ("nb.layer_norm_backward(x, x, 7, (weight, weight))", "mean must be C-contiguous and float64"),
     ("nb.layer_norm_backward(x, x, 7, (weight, weight), needs=(True,))", "needs must be 3 of True or False"),
@@ -81,6 +85,7 @@ WRONG = [
     ("nb.group_norm(x, size + 1)", "num_groups must divide the channels"),
     ("nb.batch_norm(x[:1], training=True)", "a variance needs more than one value"),
     ("nb.batch_norm(x, mean, var, training=True, momentum=2.0)", "momentum must lie in"),
+    ("nb.standardize(x, mean, var[1:], axis=0)", "rstd must broadcast to the axes that are not in axis"),
 ]
 
 
@@ -306,6 +311,26 @@ def test_moments(dtype: np.dtype[Any]) -> None:
             assert got.count == expected.count
             arrays = [np.asarray(a) for a in (expected.mean, expected.m2, expected.mean_low)]
             assert inside.same([got.mean, got.m2, got.mean_low], arrays), (axis, data.shape)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_standardize(dtype: np.dtype[Any]) -> None:
+    """Layouts as they lie, of samples by themselves, with a block moved to the front, with all axes moved, and of no axis."""
+    rng, several = np.random.default_rng(0), (3, 2, 4, 5, 3)
+    cases = ((5, 3, 40), (0, 2)), ((2, 64, 200, 3), (1, 2)), (several, (1, 3)), (several, (0, 2, 4)), ((7,), None)
+    for shape, axis in cases:
+        x = rng.normal(3.0, 2.0, shape).astype(dtype)
+        m = nb.moments(x, axis)
+        mean, rstd = np.asarray(m.mean), np.asarray(1 / np.sqrt(m.var() + 1e-5))
+        weight, bias = rng.random(mean.shape).astype(np.float32), rng.random(mean.shape[-1:])
+        expected, out = nb.standardize(x, mean, rstd, weight, bias, axis=axis), np.empty_like(x)
+        whole = inside.compiled(f"nb.standardize(x, stats[0], stats[1], weight, bias, axis={axis}, out=out)")
+        assert inside.same(whole(None, x, None, (mean, rstd), weight, bias, None, None, out), expected), (shape, axis)
+        assert inside.same(out, expected)
+        plain = inside.compiled(f"nb.standardize(x, mean=nb.moments(x, {axis}), rstd=stats[1], axis={axis})")
+        given = plain(None, x, None, (mean, rstd), *[None] * 5)
+        assert inside.same(given, nb.standardize(x, m, rstd, axis=axis)), (shape, axis)
 
 
 def test_without_the_hook_a_function_works_and_is_not_cached(monkeypatch: pytest.MonkeyPatch) -> None:
