@@ -77,7 +77,10 @@ def explain(function: Any, *args: Any, **kwargs: Any) -> str:
         on_host(asked.x, bound.arguments["training"], bound.arguments.get("method"), bound.arguments["backend"])
         weights_of(w, asked.x.shape)
         return "cpu, weighted sums by NumPy and the kernels of moments; results by those for given statistics, or in NumPy"
-    text = asked.space.backend().describe(asked.call, asked.x)
+    call, read = asked.call, (asked.x, asked.dy) if isinstance(asked, backward.Asked) else (asked.x,)
+    if asked.space is host and asked.lead is None:
+        call, _ = host.in_rows(call, asked.out, *read)
+    text = asked.space.backend().describe(call, asked.x)
     return text if asked.lead is None else text + spread.told(asked.lead, asked.weight, getattr(asked, "bias", None))
 
 

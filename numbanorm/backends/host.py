@@ -17,6 +17,7 @@ from ..spec import blend, checks
 from ..spec.around import AroundGradients
 from ..spec.call import Call, Known
 from ..spec.checks import Array
+from ..spec.gaps import levels_of, rows_of, with_gaps
 from ..spec.plan import Plan
 from .protocol import CompiledEntry, Tracked
 
@@ -67,6 +68,21 @@ def target(out: Array, *sources: Array) -> Array | None:
     return out.view(np.ndarray)
 
 
+def in_rows(call: Call, out: Array | None, *read: Array) -> tuple[Call, Array | None]:
+    """The call for arrays whose rows stand apart, or as it came; and where it writes if `out` is such, else None."""
+    if all(a.flags.carray for a in (*read, *([] if out is None else [out]))):
+        return call, None
+    row = rows_of(call)
+    if not row or call.plan.size == 0 or any(levels_of(a, row) is None for a in read):
+        return call, None
+    if out is None or out.flags.carray or levels_of(out, row) is None:
+        return with_gaps(call, False), None
+    for a in read:
+        if np.may_share_memory(out, a) and checks.same_memory(out, a):
+            return with_gaps(call, True), a
+    return with_gaps(call, True), out.view(np.ndarray)
+
+
 def empty_like(x: Array) -> Array:
     """C-contiguous memory for a result like x."""
     return results.empty(x.shape, x.dtype) if x.size >= results.FEW else np.empty(x.shape, x.dtype)
@@ -76,7 +92,7 @@ def written(out: Array | None, y: Array) -> Array:
     """The caller's result, once y is computed."""
     if out is None:
         return y
-    if not out.flags.carray:
+    if not (out.flags.carray or checks.same_memory(out, y)):
         out[...] = y
     return out
 

@@ -10,12 +10,14 @@ import numpy as np
 
 from ..spec.around import Around, AroundGradients
 from ..spec.call import Call, Known, exactly, scales, scaling_of, sums_of
+from ..spec.gaps import without_gaps
 from ..spec.plan import Plan
 from ..spec.sources import RSTD as RSTD_ALONE
 from .around import differentiate_around, normalize_around
 from .compile import COMPILES
 from .entry.calls import DONE, REFUSED, TOO_WIDE, TRACKING, Program, members_of, places_of, run_tracking
 from .entry.objects import identities
+from .gaps import reading, words
 from .launch import GUARD, at_addresses, entry, in_default_environment, prepare
 from .layout import AT_ONCE, BOTH, CENTER, COUNT, LOW, M2, MEAN, MERGED, OWN, PARAMETERS, RSTD, SINGLE, SQUARES, STREAM, WRITE
 from .masks import Mask, fill_excluded, mask_of, write_empty
@@ -147,10 +149,16 @@ def normalize(
 
     def compute(call: Call, x: Array, y: Array, weight: Any, bias: Any, eps: float, stats: Array, mask: Mask | None) -> bool:
         run, program = ready(call)
-        status = run(reading(x, mask), y, weight, bias, mean, var, stats, program, True, eps, 0.0, 0.0, 0.0)
+        arrays = reading(call, x, mask), words(call, y) if call.gaps_out else y
+        status = run(*arrays, weight, bias, mean, var, stats, program, True, eps, 0.0, 0.0, 0.0)
         return compute(exactly(call), x, y, weight, bias, eps, stats, mask) if status == TOO_WIDE else status == DONE
 
     done = compute(call, kept, y, weight, bias, eps, stats, mask)
+    if not done and call.gaps:  # which hardly ever happens
+        z = np.empty(x.shape, x.dtype)
+        stats = normalize(without_gaps(call), np.array(kept, order="C"), z, weight, bias, eps, known)
+        assign(y, z)
+        return stats
     if mask is not None:
         stats[COUNT] = mask.counts
         stats[RSTD, mask.counts == 0] = 0.0
@@ -173,7 +181,7 @@ def measure(call: Call, x: Array, scale: Array | None = None, mask: Mask | None 
 
     def compute(call: Call, x: Array, y: Any, weight: None, bias: None, eps: float, stats: Array, mask: Mask | None) -> bool:
         run, program = ready(call)
-        status = run(reading(x, mask), x, None, None, None, None, stats, program, True, eps, 0.0, 0.0, 0.0)
+        status = run(reading(call, x, mask), x, None, None, None, None, stats, program, True, eps, 0.0, 0.0, 0.0)
         return status == DONE  # type: ignore[no-any-return]
 
     if not compute(call, x, None, None, None, 0.0, stats, mask):
@@ -260,18 +268,24 @@ def differentiate_by_sums(
             assign(None if a is None else a.reshape(-1), value, mask.counts == 0)
     own, own_grads = dx, grads
     if (x.itemsize == 8 or not call.exact) and (dx is x or dx is dy):
-        own = np.empty_like(x)
+        own = np.empty(x.shape, x.dtype)
     if grads is not None and (x.itemsize == 8 or grads.dtype is not np.dtype(grads.dtype.name)):
         own_grads = np.empty(grads.shape)
 
     def compute(x: Array, dy: Array, dx: Array | None, mean: Array | None, rstd: Array, grads: Array | None) -> int:
-        status: int = run(reading(x, mask), dy, x if dx is None else dx, weight, mean, rstd, grads, program, True)
+        arrays = [reading(call, x, mask), dy, x if dx is None else dx]
+        if call.gaps:
+            arrays[1:] = words(call, dy), words(call, arrays[2]) if call.gaps_out or dx is None else dx
+        status: int = run(*arrays, weight, mean, rstd, grads, program, True)
         return status
 
     status = compute(x, dy, own, mean, rstd, own_grads)
     if status == TOO_WIDE:
         return differentiate_by_sums(exactly(call), x, dy, dx, weight, stats, grads, mask)
-    if status != DONE and call.exact:
+    if status != DONE and call.gaps:  # which hardly ever happens
+        (x, dy), own = (np.array(a, order="C") for a in (x, dy)), None if own is None else np.empty(x.shape, x.dtype)
+        differentiate_by_sums(without_gaps(call), x, dy, own, weight, (mean, rstd), own_grads, mask)
+    elif status != DONE and call.exact:
         x, dy = (a if mask is None else np.where(mask.where, a, 0.0) for a in (x, dy))
         scaled_gradients(call.plan, x, dy, own, mean, rstd, own_grads, compute)
     elif status != DONE:
@@ -332,11 +346,6 @@ def assign(target: Array | None, values: Any, where: Any = ...) -> None:
             target[where] = values
 
 
-def reading(x: Array, mask: Mask | None) -> Array:
-    """What stands for x in a call of compiled code."""
-    return x if mask is None else mask.words(x)
-
-
 def describe(call: Call, x: Array) -> str:
     """Say which kernels would run, and why."""
     threads, told = 1 if call.plan.size < SERIAL else GUARD.threads(), []
@@ -352,6 +361,7 @@ def describe(call: Call, x: Array) -> str:
         told.append("dx = dy * weight * rstd by the kernel of the forward pass")
     if told:
         told += ["what stands around the norm is done in the same passes"] if part.joined else []
+        told += ["rows stand apart, and are read where they lie"] if part.gaps else []
         told += ["a mask says which elements are measured"] if part.where else []
         told.append("results are float64 numbers rounded once" if part.exact else "results are computed in float32")
     return "cpu, " + ("; ".join(told) or "nothing: no gradient is wanted")

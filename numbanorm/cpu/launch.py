@@ -50,11 +50,11 @@ def machine_code(kernel: Any, *signature: Any) -> int:
 
 @cache
 def family_address(
-    family: str, storage: str, single: bool, at_once: bool, masked: bool, stages: tuple[str, str] = ("", "")
+    family: str, storage: str, single: bool, at_once: bool, masked: bool, stages: tuple[str, ...] = ("", "", "")
 ) -> int:
     """Machine code of a family for one storage type and arithmetic, see `arithmetic.Element`; masked: whether x has a mask.
 
-    stages: of what is read (backward dy) and written.
+    stages: of x, dy and dx, or x and y.
     """
     stored = getattr(types, storage)
 
@@ -62,18 +62,18 @@ def family_address(
         plain = stored == types.float64 and not masked and not stage
         return types.CPointer(stored if plain else Element(stored, single, at_once, masked, stage))
 
-    read, written = stages
-    if family.endswith("backward"):
-        arguments = (pointer(masked), pointer(stage=read), pointer(stage=written), *GRADIENT_ARGUMENTS)
-    else:
-        arguments = (pointer(masked, read), pointer(stage=written), *ARGUMENTS)
+    backward = family.endswith("backward")
+    arrays = (pointer(masked, stages[0]), *[pointer(stage=stage) for stage in stages[1 : 2 + backward]])
+    arguments = (*arrays, *(GRADIENT_ARGUMENTS if backward else ARGUMENTS))
     return unbroken(machine_code, FAMILIES[family], types.int64, types.int64, *arguments, *[types.int64] * 3)
 
 
-def stages_of(call: Call) -> tuple[str, str]:
-    """What joins the array that is read, and the one that is written."""
+def stages_of(call: Call) -> tuple[str, ...]:
+    """What joins the arrays, or whether their rows stand apart: of x, dy and dx, or x and y."""
+    if call.gaps:
+        return "gaps", *["gaps"] * call.backward, "gaps" * call.gaps_out
     if call.backward:
-        return "gate" * bool(call.activation), "plus" * call.residual
+        return "", "gate" * bool(call.activation), "plus" * call.residual
     return "plus" * call.residual, " ".join(["plus"] * call.addend + ["act"] * bool(call.activation))
 
 

@@ -148,6 +148,18 @@ class Masked(NamedTuple):
     step: Any  # and from an element, 0 or 1
 
 
+class Apart(NamedTuple):
+    """Elements in rows that stand apart, as integers in memory: see `spec.gaps`. Three times: a reciprocal, and a gap."""
+
+    elements: Any  # their address
+    reciprocal_1: Any
+    gap_1: Any
+    reciprocal_2: Any
+    gap_2: Any
+    reciprocal_3: Any
+    gap_3: Any
+
+
 class Joined(NamedTuple):
     """Elements that another array's join where they are read or written, as integers in memory: see `arith.stages`."""
 

@@ -131,11 +131,13 @@ def check_joined(
 def run(asked: Asked) -> tuple[Any, ...]:
     """The gradients that are wanted, None for the others."""
     space, call, x, dy, weight, (mean, rstd), out, needs, where, lead, around = asked
-    x_, dy_ = space.contiguous(x), space.contiguous(dy)
-    weight, mean, rstd = space.ready(weight, mean, rstd)
     dx = None
+    if space is host and lead is None:
+        call, dx = host.in_rows(call, out, x, dy)
+    x_, dy_ = (x, dy) if call.gaps else (space.contiguous(x), space.contiguous(dy))
+    weight, mean, rstd = space.ready(weight, mean, rstd)
     if call.write:
-        dx = None if out is None else space.target(out, x_, dy_)
+        dx = space.target(out, x_, dy_) if dx is None and out is not None else dx
         dx = space.empty_like(x) if dx is None else dx
     extra = () if around is None else (around,)
     if lead is None:

@@ -179,9 +179,11 @@ def run(asked: Asked, with_stats: bool) -> tuple[Any, Any]:
     """y and the statistics (4, B * G), of each sample if they are wanted; running statistics are updated."""
     space, call, x, weight, bias, eps, out, running, where, fill, lead, around = asked
     backend: Any = space.backend()
-    source, (weight, bias) = space.contiguous(x), space.ready(weight, bias)
+    (call, y), (weight, bias) = in_rows(asked), space.ready(weight, bias)
+    source = x if call.gaps else space.contiguous(x)
     known = NOTHING if running is None or running.own else (*space.ready(running.mean, running.var), None, None)
-    y = space.empty_like(x) if out is None else space.target(out, source)
+    if y is None and out is not None:
+        y = space.target(out, source)
     y = space.empty_like(x) if y is None else y
     if call.plan.size:
         mask = None if where is None else backend.mask_of(call, where, x.shape)
@@ -198,6 +200,13 @@ def run(asked: Asked, with_stats: bool) -> tuple[Any, Any]:
     if running is not None and running.own:
         running.update(stats, call.plan)
     return result, stats
+
+
+def in_rows(asked: Asked) -> tuple[Call, Any]:
+    """The call that reads rows of x where they lie, if they may stand apart; and where y goes then, if it is as `out` is."""
+    if asked.space is not host or asked.lead is not None:
+        return asked.call, None
+    return host.in_rows(asked.call, asked.out, asked.x)
 
 
 def given(space: Space, call: Call, x: Any, eps: float, known: Known) -> Any:

@@ -41,6 +41,8 @@ class Call:
     residual: bool = False  # whether x + r is normalized; backward, whether something is added to dx
     addend: bool = False  # whether something is added to the result; backward, whether its gradient is wanted
     activation: str | None = None  # what is done to the result then
+    gaps: bool = False  # whether rows of what is read stand apart, see `gaps`
+    gaps_out: bool = False  # and those of what is written
     eps: float | None = None  # where none is given; only RMS norm has one
 
     @property

@@ -16,7 +16,7 @@ from ..compile import device, intrinsic, types
 from .arithmetic import Exact, Number, Vec, arithmetic_of
 from .masked import counted, included, track, visit, visited
 from .memory import load
-from .stages import Elements, ask, centered, enter_wide, seen
+from .stages import Elements, ask, at_row, centered, enter_wide, seen
 from .vectors import F64, I32, I64, LANES, broadcast, call, constant, down_rows, integer, take, vector
 
 TILE = tree.TILE
@@ -118,7 +118,7 @@ def tile(b: ir.IRBuilder, x: Elements, i: Any, n: Any, mean: Any = None) -> Any:
     """Sum of the tile x[i : i + n], n <= 256: 8 steps x 32 lanes, each in order from +0.0, lanes by halves."""
     # for k in range(n): lane[k % 32] += x[i + k]    or (x[i + k] - mean)**2
     # return fold(lane)
-    of = x.arithmetic
+    of, x = x.arithmetic, at_row(b, x, i)
 
     def of_tile(mask: Any) -> Any:
         halves = [Running(b, of) for _ in range(2)]

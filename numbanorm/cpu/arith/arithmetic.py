@@ -317,7 +317,8 @@ class Element(types.Type):
     """Elements of 32 bits or fewer: the type that they are stored as, and the arithmetic for them.
 
     Masked ones, of which there are float64 too, have a mask: a pointer to them is one to a `layout.Masked`. Those that another
-    array's join have a stage, some of "plus", "act" and "gate": a pointer to them is one to a `layout.Joined`.
+    array's join have a stage, some of "plus", "act" and "gate": a pointer to them is one to a `layout.Joined`. Those of rows
+    that stand apart have the stage "gaps": a pointer to them is one to a `layout.Apart`.
     """
 
     def __init__(self, stored: Any, single: bool, at_once: bool, masked: bool = False, stage: str = "") -> None:

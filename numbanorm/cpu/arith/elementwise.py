@@ -17,7 +17,7 @@ from numba.core.cgutils import for_range, for_range_slice
 from ..compile import intrinsic, types
 from .arithmetic import EXACT, FAST, Exact, arithmetic_of
 from .memory import Past, load, pointed, put_first, repeat_row
-from .stages import Elements, ask, enter_last, fetch, finish, put, retain, seen
+from .stages import Elements, ask, at_row, enter_last, fetch, finish, put, retain, seen
 from .vectors import (
     F32,
     F64,
@@ -77,7 +77,8 @@ def write_run(b: ir.IRBuilder, arrays: list[Elements], span: Any, result_of: Any
     # for r in range(runs):
     #     for e in range(n): y[i + e] = result_of(x[i + e], e)
     #     i += stride
-    (x, y), (i, n, ahead, streaming, runs, stride) = arrays, cgutils.unpack_tuple(b, span)
+    i, n, ahead, streaming, runs, stride = cgutils.unpack_tuple(b, span)
+    x, y = (at_row(b, array, i) for array in arrays)  # of which those with gaps have one run
     of = x.arithmetic
     with for_range_slice(b, i, b.add(i, b.mul(runs, stride)), stride, intp=I64) as (first, _):
 
@@ -135,7 +136,8 @@ def plain_run(tc: Any, x: Any, y: Any, span: Any, group: Any, w: Any, b: Any) ->
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
         if not arithmetic_of(x.dtype).single:  # no group is such
             return ctx.get_dummy_value()
-        (xs, ys), (i, n, _, _, runs, stride) = seen(b, (x, y), a), cgutils.unpack_tuple(b, a[2])
+        i, n, _, _, runs, stride = cgutils.unpack_tuple(b, a[2])
+        xs, ys = (at_row(b, array, i) for array in seen(b, (x, y), a))
         group = cgutils.unpack_tuple(b, a[3])
         known = [broadcast(b, v) for v in (of.apart(b, *group) if single else of.joined(b, *group, *a[4:]))]
         after = b.add(i, b.mul(runs, stride))

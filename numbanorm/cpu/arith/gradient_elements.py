@@ -21,7 +21,7 @@ from .elementwise import LINE, aligned, constants_of, down_table, past_rows, swe
 from .gradient_sums import short_sums, take_in
 from .masked import counted, included, track, visit
 from .memory import Past, load, pointed, store
-from .stages import ask, enter, enter_last, fetch, finish, retain, seen
+from .stages import ask, at_row, enter, enter_last, fetch, finish, retain, seen
 from .vectors import F32, F64, I64, LANES, broadcast, call, fused, integer, sixteens_of
 
 N, R = types.intp, types.float64
@@ -55,8 +55,8 @@ def gradient_run(tc: Any, x: Any, dy: Any, dx: Any, span: Any, w: Any, table: An
 
     def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
         # for e in range(i, i + n): dx[e] = (x[e] - mean) * slope + (dy[e] * (rstd * w) + shift)
-        xs, dys, dxs = seen(b, (x, dy, dx), a)
         i, n, ahead, streaming, _, _ = cgutils.unpack_tuple(b, a[3])
+        xs, dys, dxs = (at_row(b, array, i) for array in seen(b, (x, dy, dx), a))
         unit = unit_entries(b, a[5], of)
         scale = of.scale(b, b.load(b.gep(a[5], [integer(ROOT)])), a[4])
 
@@ -182,12 +182,12 @@ def gradient_rows(tc: Any, wanted: Any, x: Any, dy: Any, dx: Any, block: Any, w:
         #         e, d = i + r * stride + c, x[e] - mean[r]
         #         if keep: dx[e] = d * slope[r] + (dy[e] * w[c] * rstd[r] + shift[r])
         #         if add: sums[c], sums[room + c] += dy[e] * (d * rstd[r] + offset[r]), dy[e]
-        xs, dys, dxs = seen(b, (x, dy, dx), a[1:4])
+        whole_x, whole_dy, whole_dx = seen(b, (x, dy, dx), a[1:4])
         (keep, add, fresh, streaming), (i, rows, _, stride, width) = (cgutils.unpack_tuple(b, v) for v in (a[0], a[4]))
         w, (table, apart), (sums, room) = a[5], *(cgutils.unpack_tuple(b, v) for v in a[6:])
-        together, masks = 2 if of.single else 1, track(b, xs, i, stride)  # vectors
-        whole = together * LANES * dxs.stored.bitwidth // 8 >= LINE
-        past = past_rows(b, dxs, a[4], streaming, LINE) if whole else None
+        together, masks = 2 if of.single else 1, track(b, whole_x, i, stride)  # vectors
+        whole = together * LANES * whole_dx.stored.bitwidth // 8 >= LINE and not whole_dx.gaps
+        past = past_rows(b, whole_dx, a[4], streaming, LINE) if whole else None
 
         def step(cs: list[Any], n: Any) -> None:
             weights, places = [of.parameter(b, w, c, n) for c in cs], [[c, b.add(c, room)] for c in cs]
@@ -195,6 +195,7 @@ def gradient_rows(tc: Any, wanted: Any, x: Any, dy: Any, dx: Any, block: Any, w:
             accs = [short_sums(b, total, of.number) for total in totals]
             with for_range(b, rows, intp=I64) as row:
                 start = b.add(i, b.mul(row.index, stride))
+                xs, dys, dxs = (at_row(b, array, start) for array in (whole_x, whole_dy, whole_dx))
                 unit = unit_entries(b, b.gep(table, [b.mul(row.index, apart)]), of)
                 for c, weight, acc in zip(cs, weights, accs, strict=True):
                     at = b.add(start, c)

@@ -24,7 +24,7 @@ from .accumulators import TILE, Running, drain, empty, fold, push, running_at, w
 from .arithmetic import PAIRS, Exact, Number, Vec, arithmetic_of, less_single, negative, single_of
 from .masked import counted, included, track, visit, visited
 from .memory import load
-from .stages import ask, centered, enter, seen
+from .stages import ask, at_row, centered, enter, seen
 from .statistics import finite, finite_group
 from .vectors import F32, F64, I32, I64, absolute, broadcast, constant, down_rows, integer, take
 
@@ -66,8 +66,8 @@ def tile_products(tc: Any, x: Any, dy: Any, i: Any, n: Any, ahead: Any, mean: An
         #     d, u = x[i + k] - mean, dy[i + k] * w[at + k]
         #     lane[k % 32] += u, u * d, d
         # return fold(lane)
-        xs, dys = seen(b, (x, dy), a)
         i, n, ahead, mean, wp, at = a[2:]
+        xs, dys = (at_row(b, array, i) for array in seen(b, (x, dy), a))
         mean = of.lanes(b, mean)
 
         def of_tile(mask: Any) -> Any:

@@ -17,7 +17,7 @@ from ..compile import device, intrinsic, types
 from .accumulators import TILE, Running, drain, empty, push, running_at, slot, through_tile, write_back
 from .arithmetic import Vec, arithmetic_of
 from .masked import counted, included, track, visit, visited
-from .stages import Elements, ask, enter_wide, seen
+from .stages import Elements, ask, at_row, enter_wide, seen
 from .vectors import F64, I32, I64, broadcast, call, constant, down_rows, integer, smaller, take, vector
 
 N = types.intp
@@ -63,6 +63,7 @@ def tile_moments(tc: Any, x: Any, i: Any, n: Any) -> Any:
         if not of.at_once:  # no call asks for it
             return t.zero()
         (xs,), i, n = seen(b, [x], a), a[1], a[2]
+        xs = at_row(b, xs, i)
 
         def of_tile(mask: Any) -> Any:
             sums, squares = ([Running(b, of) for _ in range(2)] for _ in range(2))

@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba.core import cgutils
 
 from ..compile import types
-from ..layout import Joined, Masked
+from ..layout import Apart, Joined, Masked
 from .arithmetic import EXACT, FAST, Exact, Number, arithmetic_of, is_masked, stage_of, stored_as
 from .conversions import widen
 from .memory import Past, put_first, put_whole, stored
@@ -39,6 +39,7 @@ class Elements(NamedTuple):
     pointer: Any
     mask: Masked | None = None
     beside: Beside | None = None
+    gaps: tuple[Any, ...] = ()  # of rows that stand apart: reciprocals and gaps
 
     @property
     def arithmetic(self) -> Exact:
@@ -59,17 +60,32 @@ def seen(b: ir.IRBuilder, types: Iterable[Any], values: Iterable[Any]) -> list[E
 
 
 def one_seen(b: ir.IRBuilder, t: Any, value: Any) -> Elements:
-    """An array from its address, or from that of its `layout.Masked` or `layout.Joined`."""
+    """An array from its address, or from that of its `layout.Masked`, `layout.Joined` or `layout.Apart`."""
     if is_masked(t.dtype):
         mask = Masked(*words_at(b, value, len(Masked._fields)))
         return Elements(t, b.inttoptr(mask.elements, value.type), mask)
     if not stage_of(t.dtype):
         return Elements(t, value)
+    if stage_of(t.dtype) == "gaps":
+        elements, *gaps = words_at(b, value, len(Apart._fields))
+        return Elements(t, b.inttoptr(elements, value.type), gaps=tuple(gaps))
     words, wide = Joined(*words_at(b, value, len(Joined._fields))), stored_as(t.dtype) == types.float64
     elements, other, kept = (b.inttoptr(word, value.type) for word in words[:3])
     numbers = [b.bitcast(word, F64) for word in words[3:]]
     slope, top = (broadcast(b, v if wide else b.fptrunc(v, F32)) for v in numbers)
     return Elements(t, elements, None, Beside(other, kept, slope, top))
+
+
+def at_row(b: ir.IRBuilder, x: Elements, i: Any) -> Elements:
+    """The array for the row that element `i` is in: with gaps, indices count from where the row would begin without."""
+    if not x.gaps:
+        return x
+    wide, place = ir.IntType(128), integer(0)
+    for reciprocal, gap in zip(x.gaps[::2], x.gaps[1::2], strict=True):
+        product = b.mul(b.zext(i, wide), b.zext(reciprocal, wide))
+        before = b.trunc(b.lshr(product, ir.Constant(wide, 64)), I64)
+        place = b.add(place, b.mul(before, gap))
+    return x._replace(pointer=b.gep(x.pointer, [place]))
 
 
 def words_at(b: ir.IRBuilder, words: Any, n: int) -> list[Any]:
@@ -79,7 +95,9 @@ def words_at(b: ir.IRBuilder, words: Any, n: int) -> list[Any]:
 
 
 def ask(b: ir.IRBuilder, x: Elements, i: Any, near: bool = False) -> None:
-    """Have the elements from `i` on brought near."""
+    """Have the elements from `i` on brought near; but with gaps, of whose rows they may be past the end."""
+    if x.gaps:
+        return
     prefetch(b, x.pointer, i, near)
     if x.beside is not None:
         prefetch(b, x.beside.other, i, near)

@@ -72,7 +72,7 @@ class Head(NamedTuple):
     single: int  # whether results are computed in float32; 2 where parameters are wanted as float32, by their address
     times: int  # how often each weight is written down
     nbytes: int  # of x
-    masked: int  # whether x has a mask, or x or dy is joined: what its numbers are has to be found out by who has the arrays
+    masked: int  # whether x has a mask or gaps, or is joined, as dy: who has the arrays has to find out what its numbers are
     shapes: int  # where they stand: (ndim, *sizes) of the parameters and of the statistics
 
 
@@ -113,8 +113,8 @@ def program(s: Schedule, addresses: tuple[int, int], call: Call, places: int, co
     head = Head(
         kernel=addresses[0], dealer=addresses[1], steps=len(s.steps), work=s.work, kept=s.kept, places=places, units=p.units,
         groups=p.G, runs=p.M, members=count, source=call.source,
-        single=single_of(call.exact, own), times=times, nbytes=p.size * call.dtype.itemsize, masked=call.where or call.joined,
-        shapes=STEPS + len(steps) + len(s.sizes),
+        single=single_of(call.exact, own), times=times, nbytes=p.size * call.dtype.itemsize,
+        masked=call.where or call.joined or call.gaps, shapes=STEPS + len(steps) + len(s.sizes),
     )  # fmt: skip
     shapes = (len(p.weight_shape), *p.weight_shape, len(p.stats_shape), *p.stats_shape)
     return np.array([*head, *identities(), *steps, *s.sizes, *shapes])
