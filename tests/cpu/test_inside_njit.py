@@ -318,8 +318,8 @@ def test_moments(dtype: np.dtype[Any]) -> None:
 def test_standardize(dtype: np.dtype[Any]) -> None:
     """Layouts as they lie, of samples by themselves, with a block moved to the front, with all axes moved, and of no axis."""
     rng, several = np.random.default_rng(0), (3, 2, 4, 5, 3)
-    cases = ((5, 3, 40), (0, 2)), ((2, 64, 200, 3), (1, 2)), (several, (1, 3)), (several, (0, 2, 4)), ((7,), None)
-    for shape, axis in cases:
+    cases = ((2, 64, 200, 3), (1, 2)), (several, (1, 3)), (several, (0, 2, 4)), ((5, 3, 40), (0, 2)), ((7,), None)
+    for shape, axis in cases[:: 1 if dtype == DTYPES[0] else 3]:  # each is compiled anew
         x = rng.normal(3.0, 2.0, shape).astype(dtype)
         m = nb.moments(x, axis)
         mean, rstd = np.asarray(m.mean), np.asarray(1 / np.sqrt(m.var() + 1e-5))
