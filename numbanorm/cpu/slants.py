@@ -5,7 +5,6 @@ dx = (x - mean) * slope + (dy * scale + shift)
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,24 +12,35 @@ import numpy as np
 from ..spec.plan import Plan
 from ..spec.tree import LEAST_RUN, by_columns
 from .arith.arithmetic import FAST
-from .layout import ANCHOR, APPLY, ROOT, SHIFT, SINGLES, SLOPE, UNIT, ColumnsGradientSizes, RunsGradientSizes, Step
-from .schedule.backward import columns_schedule, runs_schedule
-from .schedule.forward import Schedule
+from .compile import jitable
+from .layout import ANCHOR, APPLY, ROOT, SHIFT, SINGLES, SLOPE, UNIT, Step
+from .schedule.backward import cut_columns, cut_runs
+from .schedule.forward import Cut, Schedule
 
 Array = np.ndarray[Any, Any]
+
+
+@jitable
+def cut_slant_columns(plan: Plan, itemsize: int, flags: int, threads: int) -> Cut:
+    """One step, of `columns_backward`."""
+    c = cut_columns(plan, itemsize, flags, threads)
+    pieces = -(-c.sizes.groups // c.sizes.most) * c.sizes.chunks
+    return Cut((Step(APPLY, flags, pieces, min(c.sizes.slots, pieces)),), c.sizes, c.work, c.kept)
+
+
+@jitable
+def cut_slant_runs(plan: Plan, itemsize: int, flags: int, threads: int) -> Cut:
+    """One step, of `runs_backward`."""
+    c = cut_runs(plan, itemsize, flags, threads)
+    pieces = c.sizes.groups * c.sizes.runs * -(-c.sizes.length // c.sizes.span)
+    return Cut((Step(APPLY, flags, pieces, min(c.sizes.slots, pieces)),), c.sizes, c.work, c.kept)
 
 
 def cut_slant(plan: Plan, itemsize: int, flags: int, threads: int) -> Schedule:
     """One step, which writes dx; no sums, so that any kernel will do that takes the runs as they are."""
     if by_columns(plan) or plan.T < LEAST_RUN:
-        s = columns_schedule(plan, itemsize, flags, threads)
-        columns: ColumnsGradientSizes = s.sizes
-        pieces, slots = -(-columns.groups // columns.most) * columns.chunks, columns.slots
-    else:
-        s = runs_schedule(plan, itemsize, flags, threads)
-        runs: RunsGradientSizes = s.sizes
-        pieces, slots = runs.groups * runs.runs * -(-runs.length // runs.span), runs.slots
-    return replace(s, steps=(Step(APPLY, flags, pieces, min(slots, pieces)),))
+        return cut_slant_columns(plan, itemsize, flags, threads).told("columns_backward", "dx alone")
+    return cut_slant_runs(plan, itemsize, flags, threads).told("runs_backward", "dx alone")
 
 
 def tables(

@@ -85,6 +85,8 @@ def room_for(out: Array | None, source: Array, order: Shape, *others: Array) -> 
 
 def added(a: Array, shape: Shape) -> Array:
     """Sums over the axes along which a parameter of this shape is the same, float64, in adjacent pairs: the same on any CPU."""
+    if a.size == 0:  # of which no pairs are left
+        return np.zeros(shape)
     own = (1,) * (a.ndim - len(shape)) + shape
     for k, n in enumerate(own):
         while a.shape[k] != n:

@@ -10,7 +10,7 @@ from numba.extending import overload
 from .. import functional, gradients
 from ..moments import moments
 from ..spec.norms import NORMS
-from ..standardize import standardize
+from ..standardize import standardize, standardize_backward, standardize_sums
 from .made import made
 
 
@@ -43,11 +43,15 @@ def measure(*args: Any) -> Any:
     return implementation(args)
 
 
-def scale(*args: Any) -> Any:
-    """The overload of `standardize`."""
-    from .standardize import implementation
+def scale(name: str) -> Callable[..., Any]:
+    """The overload of `standardize`, or of what belongs to it."""
 
-    return implementation(args)
+    def of_types(*args: Any) -> Any:
+        from .standardize import IMPLEMENTATIONS
+
+        return IMPLEMENTATIONS[name](args)
+
+    return of_types
 
 
 def register(function: Callable[..., Any], maker: Callable[..., Any]) -> None:
@@ -62,7 +66,8 @@ def register(function: Callable[..., Any], maker: Callable[..., Any]) -> None:
 
 INSIDE = (*NORMS, "moments", "standardize")
 register(moments, measure)
-register(standardize, scale)
+for _function in (standardize, standardize_backward, standardize_sums):
+    register(_function, scale(_function.__name__))
 for _name in NORMS:
     register(getattr(functional, _name), forward(_name))
     register(getattr(gradients, f"{_name}_backward"), backward(_name))

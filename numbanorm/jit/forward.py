@@ -19,16 +19,12 @@ from ..cpu.entry.calls import REFUSED
 from ..cpu.layout import MEAN, RSTD
 from ..spec import checks
 from ..spec.call import Call, Stats, forward_call
-from ..spec.dtypes import DTYPES
 from ..spec.norms import NORMS, Norm
 from ..spec.plan import channels_at
 from ..spec.sources import GIVEN, OWN, TRACKED
 from .arguments import arguments, checked, constant, defined, flag, floats, given, unknown, written
-from .recipes import GROUPS, integers, kept, place, recipe, shape_of_primes, sizes_by, words
+from .recipes import GROUPS, NUMBERS, integers, kept, place, recipe, shape_of_primes, sizes_by, words
 from .symbols import Entry, Forward, address_of_symbol
-
-NUMBERS = {getattr(types, name): 1 + k for k, name in enumerate(DTYPES) if name in ("float32", "float64")}
-
 
 UNSTALE = (
     "    if status == STALE:",

@@ -13,10 +13,14 @@ from numba.core import cgutils
 
 from ..cpu.arith.vectors import I64, integer
 from ..cpu.compile import intrinsic, types
+from ..cpu.entry.spread import INT64
+from ..spec.dtypes import DTYPES
 
 # primes for axes, and for the groups and the channels of a group that the axis of the channels is made of
 PRIMES = (3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59)
 GROUPS, PER_GROUP = 61, 67
+NUMBERS = {**{getattr(types, name): 1 + k for k, name in enumerate(DTYPES) if name in ("float32", "float64")},
+           types.int64: INT64}  # fmt: skip
 Recipe = tuple[tuple[int, ...], ...]  # factors of each of some sizes: an axis, or of GROUPS and PER_GROUP the negative
 
 
@@ -97,6 +101,44 @@ def place(tc: Any, array: Any) -> Any:
 def kept(names: Iterable[str]) -> str:
     """A line that keeps arrays until here, for Numba frees one after its last use, and does not see those by their address."""
     return "    " + "; ".join(f"keep({name})" for name in names)
+
+
+def spread_words(axes: tuple[tuple[int, ...], ...], ndim: int) -> Any:
+    """An intrinsic: `words`, and what `cpu.entry.spread` wants to know of arrays, each along the last ones of these axes of x.
+
+    A None is no array. An integer is one of a single element.
+    """
+
+    @intrinsic
+    def asked(tc: Any, values: Any, arrays: Any) -> Any:
+        def codegen(ctx: Any, b: Any, sig: Any, a: Any) -> Any:
+            own = [ctx.cast(b, v, t, types.int64) for v, t in zip(cgutils.unpack_tuple(b, a[0]), values.types, strict=True)]
+            for array, t, places in zip(cgutils.unpack_tuple(b, a[1]), arrays.types, axes, strict=True):
+                own += described(ctx, b, array, t, places, ndim)
+            memory = cgutils.alloca_once(b, I64, size=len(own))
+            for k, value in enumerate(own):
+                b.store(value, b.gep(memory, [integer(k)]))
+            return b.ptrtoint(memory, I64)
+
+        return types.int64(values, arrays), codegen
+
+    return asked
+
+
+def described(ctx: Any, b: Any, array: Any, t: Any, places: tuple[int, ...], ndim: int) -> list[Any]:
+    """Address, number of the dtype, sizes and strides along x's axes of an array of type t; 1 and 0 of another axis."""
+    sizes, steps = [integer(1)] * ndim, [integer(0)] * ndim
+    if isinstance(t, types.Integer):
+        number = cgutils.alloca_once_value(b, ctx.cast(b, array, t, types.int64))
+        return [b.ptrtoint(number, I64), integer(INT64), *sizes, *steps]
+    if not isinstance(t, types.Array):
+        return [integer(0), integer(0), *sizes, *steps]
+    seen, itemsize = ctx.make_array(t)(ctx, b, value=array), integer(t.dtype.bitwidth // 8)
+    own = zip(cgutils.unpack_tuple(b, seen.shape), cgutils.unpack_tuple(b, seen.strides), strict=True)
+    for k, (size, stride) in zip(places[len(places) - t.ndim :], own, strict=True):
+        sizes[k] = size
+        steps[k] = b.select(b.icmp_signed("==", size, integer(1)), integer(0), b.sdiv(stride, itemsize))
+    return [b.ptrtoint(seen.data, I64), integer(NUMBERS[t.dtype]), *sizes, *steps]
 
 
 @intrinsic

@@ -1,9 +1,9 @@
-"""Normalization with statistics from anywhere inside compiled functions, as `execute.standardize` does it."""
+"""Normalization with statistics from anywhere inside compiled functions, and its gradients: `execute.standardize`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba.core.errors import TypingError
@@ -11,22 +11,22 @@ from numba.core.errors import TypingError
 from ..cpu.arith.vectors import keep
 from ..cpu.backend import flags_of
 from ..cpu.compile import jitable, types
-from ..cpu.entry.addresses import BITS, FLOAT64, status_of
+from ..cpu.entry.addresses import status_of
 from ..cpu.entry.alone import STALE
 from ..cpu.entry.calls import REFUSED
-from ..cpu.layout import LOW, MEAN
+from ..spec import checks
 from ..spec.call import Call
-from ..spec.plan import as_axes, four_sizes
-from ..spec.standardized import EACH, TOGETHER, differs, how, standardize_call
-from ..standardize import standardize
+from ..spec.plan import as_axes
+from ..spec.standardized import slant_call, standardize_call, sums_call
+from ..standardize import Sums, standardize, standardize_backward, standardize_sums
 from .arguments import arguments, checked, constant, defined, flag, floats, given, unknown, written
-from .forward import UNSTALE, lying, numbers
+from .forward import UNSTALE
 from .moments import Measured
-from .recipes import kept, place, shape_of_primes, sizes_by, words
-from .symbols import Entry, Forward, address_of_symbol
+from .recipes import kept, shape_of_primes, sizes_by, spread_words
+from .symbols import Backward, Entry, Forward, Needed, address_of_symbol
 
-for _function in (four_sizes, differs, how):
-    jitable(_function)
+# lines with which arrays stand in the order of `cpu.entry.spread`
+NAMES = ("x", "y", "mean", "low", "rstd", "weight", "bias", "dy", "of_dy", "of_product", "count")
 
 
 @jitable
@@ -38,132 +38,183 @@ def spreads(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
     return True
 
 
-def implementation(args: tuple[Any, ...]) -> Any:
-    """What is compiled for a call of `standardize` with arguments of these types."""
-    a = arguments(standardize, args)
+class Along(NamedTuple):
+    """x's type, and its axes along which statistics are the same, and not."""
+
+    x: Any
+    shape: tuple[int, ...]  # of primes
+    axes: tuple[int, ...]
+    others: tuple[int, ...]
+
+    @property
+    def dtype(self) -> Any:
+        return np.dtype(self.x.dtype.name)
+
+    def space(self) -> dict[str, Any]:
+        """What lines know whatever is called."""
+        return {
+            "np": np, "status_of": status_of, "keep": keep, "spreads": spreads, "STALE": STALE, "REFUSED": REFUSED,
+            "Sums": Sums, "of_stats": sizes_by(tuple((k,) for k in self.others), None),
+            "reduced": tuple(int(k in self.axes) for k in range(self.x.ndim)),
+            "asked": spread_words(tuple(self.lies(name) for name in NAMES), self.x.ndim),
+        }  # fmt: skip
+
+    def lies(self, name: str) -> tuple[int, ...]:
+        """The axes that an array has."""
+        return tuple(range(self.x.ndim)) if name in ("x", "y", "dy") else self.others
+
+
+def along(a: dict[str, Any]) -> Along:
+    """What is said by x and axis."""
     unknown(a, "backend")
-    x, exact = floats("x", a["x"]), flag(a, "exact")
+    x = floats("x", a["x"])
     if x.ndim == 0:
         raise TypingError("x must have an axis in a compiled function: got a 0-d array; call the function from Python")
     shape = shape_of_primes(x.ndim, None)
     axes = checked(as_axes, constant("axis", a["axis"]), shape)
-    present = given(a["weight"]), given(a["bias"])
-    call, _ = standardize_call(shape, np.dtype(x.dtype.name), axes, False, exact, (*present, False))
-    reduced = tuple(k in axes for k in range(x.ndim))
-    order = tuple(k for k in range(x.ndim) if k not in axes) + axes
-    spread = fitting(a, x, x.ndim - len(axes))
-    codes = numbers(x, x) + sum(FLOAT64 << (BITS * k) for k, there in ((2, present[0]), (3, present[1]), (5, True)) if there)
-    space = {
-        "np": np, "words": words, "place": place, "status_of": status_of, "keep": keep, "four_sizes": four_sizes,
-        "differs": differs, "how": how, "spreads": spreads, "STALE": STALE, "REFUSED": REFUSED, "EACH": EACH,
-        "TOGETHER": TOGETHER, "reduced": reduced, "order": order, "back": tuple(int(k) for k in np.argsort(order)),
-        "of_stats": sizes_by(tuple((k,) for k in range(x.ndim) if k not in axes), None),
-        "turned": sizes_by(tuple((k,) for k in order), None), "codes": codes, "code": address_of_symbol(Entry("normalize")),
-        "table": address_of_symbol(Forward(("runs", "columns"), call.dtype.name, call.exact, True, False)),
-        "facts": (flags_of(call), call.source, int(call.affine), call.dtype.itemsize),
-    }  # fmt: skip
-    may_move = sum(r is not reduced[k - 1] if k else r for k, r in enumerate(reduced)) > 3
-    return defined(standardize, [*spread, *sized(a, may_move), *run(a, call), *finished(a, may_move)], space)
+    return Along(x, shape, axes, tuple(k for k in range(x.ndim) if k not in axes))
 
 
-def fitting(a: dict[str, Any], x: Any, kept_axes: int) -> list[str]:
-    """Refuse types that do not fit; lines that spread statistics and parameters over the kept axes, as own_mean and so on."""
-    if given(a["out"]):
-        written("out", a["out"], x.ndim, x)
+def fitting(a: dict[str, Any], p: Along) -> Iterator[str]:
+    """Refuse types that do not fit; lines that do so with shapes."""
     if not given(a["rstd"]):
         raise TypingError(f"rstd must be given in a compiled function: got {a['rstd']}; write 1 / np.sqrt(var + eps)")
-    sources = {name: (name, a[name]) for name in ("rstd", "weight", "bias")}
-    if of_moments(a["mean"]):
+    yield "shape = of_stats(x.shape, ())"
+    if isinstance(a["mean"], types.NamedTuple) and a["mean"].instance_class is Measured:
+        yield "mean, low = mean.mean, mean.mean_low"
         fields = dict(zip(Measured._fields, a["mean"].types, strict=True))
-        sources |= {"mean": ("mean.mean", fields["mean"]), "low": ("mean.mean_low", fields["mean_low"])}
+        a |= {"mean": fields["mean"], "low": fields["mean_low"]}
     else:
-        sources |= {"mean": ("mean", a["mean"])}
-    lines = ["shape = of_stats(x.shape, ())"]
-    for name, (value, t) in sources.items():
-        if given(t) and floats(name, t).ndim > kept_axes:
-            raise TypingError(f"{name} must broadcast to the axes that are not in axis, {kept_axes}: got {t.ndim} axes; it has "
-                              f"an element for what shares it, as the mean of moments has")  # fmt: skip
-        lines += spread_out(name, value, t, kept_axes)
-    return lines
+        yield "low = None"
+    for name in ("mean", "rstd", "weight", "bias"):
+        if given(a.get(name)):
+            yield from spreading(name, name, floats(name, a[name]), p)
+    for name in ("dy", "out"):
+        if given(a.get(name)):
+            (written if name == "out" else floats)(name, a[name], p.x.ndim, p.x)
+            yield f"if {name}.shape != x.shape:"
+            yield f"    raise ValueError('{name} must have the shape of x; write np.empty_like(x)')"
 
 
-def of_moments(t: Any) -> bool:
-    """Whether a mean is what `moments` gave in a compiled function."""
-    return isinstance(t, types.NamedTuple) and t.instance_class is Measured
+def spreading(name: str, value: str, t: Any, p: Along) -> Iterator[str]:
+    """Lines that refuse a shape that does not broadcast to the kept axes."""
+    if t.ndim > len(p.others):
+        raise TypingError(f"{name} must broadcast to the axes that are not in axis, {len(p.others)}: got {t.ndim} axes; it has "
+                          f"an element for what shares it, as the mean of moments has")  # fmt: skip
+    yield f"if not spreads({value}.shape, shape):"
+    yield f"    raise ValueError('{name} must broadcast to the axes that are not in axis; reshape it')"
 
 
-def spread_out(name: str, value: str, t: Any, kept_axes: int) -> Iterator[str]:
-    """Lines that spread an array over the kept axes."""
-    if not given(t):
-        yield f"own_{name} = None"
-    elif t.ndim == 0:
-        yield f"own_{name} = np.full({'shape' if kept_axes else 1}, np.float64({value}[()])).reshape(-1)"
-    else:
-        yield f"if not spreads({value}.shape, shape):"
-        yield f"    raise ValueError('{name} must broadcast to the axes that are not in axis; reshape it')"
-        yield f"own_{name} = np.broadcast_to({value}, shape).astype(np.float64).reshape(-1)"
+def asking(name: str, needed: tuple[Needed, Needed, Needed], call: Call, p: Along) -> tuple[dict[str, Any], str]:
+    """What a line knows that asks for something: a compiled call, the one that it makes, and its kernels; and its beginning."""
+    own = dict(zip(("_code", "_inner", "_table"), map(address_of_symbol, needed), strict=True))
+    first = f"({p.x.ndim}, {name}_inner(), {name}_table(), {flags_of(call)}, {call.dtype.itemsize}, *reduced)"
+    return {name + k: v for k, v in own.items()}, first
 
 
-def sized(a: dict[str, Any], may_move: bool) -> Iterator[str]:
-    """Lines that find sizes, and have x as kernels take it: as it lies, with kept axes first, or with a reduced block first."""
-    yield "B, M, G, T, moved = four_sizes(x.shape, reduced)"
-    several = [name for name in ("weight", "bias") if given(a[name]) and a[name].ndim]
-    yield f"way = how(B, M, G, T, {' or '.join(f'differs(x.shape, reduced, {n}.shape)' for n in several) or False})"
-    yield "first = way == TOGETHER and M > 1 and B > 1"
-    yield f"own = {lying('x', a['x'])}.reshape(-1)"
-    yield "if first:"
-    yield "    own = np.ascontiguousarray(own.reshape((B, M, G, T)).transpose((1, 0, 2, 3))).reshape(-1)"
-    if may_move:
-        yield "if moved:"
-        yield "    own = np.ascontiguousarray(x.transpose(order)).reshape(-1)"
-    yield "parts, groups, samples = B if way == EACH else 1, B * G if way == TOGETHER else G, B if way == 0 else 1"
-    yield "units, n = samples * groups, x.size // max(1, parts)"
+def asked(name: str, first: str, **arrays: str | None) -> Iterator[str]:
+    """Lines that ask; arrays that differ from arguments of the same name, or that there are."""
+    own = ", ".join(str(arrays.get(n)) for n in NAMES)
+    yield f"status = status_of({name}_code(), (0, asked({first}, ({own})), 0.0, 0.0))"
+    yield kept(filter(None, arrays.values())).strip()
+    yield "if status == REFUSED:"
+    yield "    raise ValueError('out must not overlap what is read, unless it is the same; pass a copy')"
+    yield from (line[4:] for line in UNSTALE)
 
 
-def target(a: dict[str, Any]) -> Iterator[str]:
-    """Lines that find memory for what the kernels write."""
-    yield "y = np.empty(x.size, x.dtype)"
-    if not given(a["out"]):
+def known(a: dict[str, Any], *names: str) -> dict[str, str]:
+    """The statistics, and of these arguments those that there are."""
+    return {"mean": "mean", "low": "low", "rstd": "rstd"} | {n: n for n in names if given(a.get(n))}
+
+
+def scaling(a: dict[str, Any], p: Along, exact: bool, weight: Any, bias: Any) -> tuple[dict[str, Any], str]:
+    """`asking`, for what is scaled and shifted."""
+    call, _ = standardize_call(p.shape, p.dtype, p.axes, False, exact, (given(weight), given(bias), False))
+    kernels = Forward(("runs", "columns"), call.dtype.name, call.exact, True, False)
+    return asking("scale", (Entry("standardize"), Entry("normalize"), kernels), call, p)
+
+
+def summing(p: Along) -> tuple[dict[str, Any], str]:
+    """`asking`, for sums."""
+    call, _ = sums_call(p.shape, p.dtype, p.axes)
+    kernels = Backward(("columns", "rows", "runs"), call.dtype.name, True, False)
+    return asking("sum", (Entry("sums"), Entry("differentiate"), kernels), call, p)
+
+
+def forward(args: tuple[Any, ...]) -> Any:
+    """What is compiled for a call of `standardize` with arguments of these types."""
+    a = arguments(standardize, args)
+    p, exact = along(a), flag(a, "exact")
+    lines = list(fitting(a, p))
+    space, first = scaling(a, p, exact, a["weight"], a["bias"])
+    lines += [f"y = {'out' if given(a['out']) else 'np.empty(x.shape, x.dtype)'}"]
+    lines += [*asked("scale", first, x="x", y="y", **known(a, "weight", "bias")), "return y"]
+    return defined(standardize, lines, p.space() | space)
+
+
+def sums(args: tuple[Any, ...]) -> Any:
+    """What is compiled for a call of `standardize_sums` with arguments of these types."""
+    a = arguments(standardize_sums, args)
+    p = along(a)
+    lines, (space, first) = list(fitting(a, p)), summing(p)
+    counts = " * ".join(["1", *(f"x.shape[{k}]" for k in p.axes)])
+    lines += ["of_dy, of_product = np.empty(shape), np.empty(shape)"]
+    lines += [*asked("sum", first, x="x", dy="dy", of_dy="of_dy", of_product="of_product", **known(a))]
+    return defined(standardize_sums, [*lines, f"return Sums(of_dy, of_product, {counts})"], p.space() | space)
+
+
+def backward(args: tuple[Any, ...]) -> Any:
+    """What is compiled for a call of `standardize_backward` with arguments of these types."""
+    a = arguments(standardize_backward, args)
+    p, exact = along(a), flag(a, "exact")
+    needs = checked(checks.needs, constant("needs", a["needs"]), 3)
+    if given(a["out"]) and not needs[0]:
+        raise TypingError(f"out is where dx is written: got needs={needs}; leave out away, or ask for dx")
+    lines, space = [*fitting(a, p), *of_all(a, p)], p.space()
+    parameter = "weight" if given(a["weight"]) else None
+    for name, wanted in (("dweight", needs[1]), ("dbias", needs[2])):
+        size, dtype = ("weight.shape", "weight.dtype") if parameter else ("shape", "x.dtype")
+        lines += [f"{name} = {f'np.empty({size}, {dtype})' if wanted else None}"]
+    if any(needs[1:]):
+        own, first = summing(p)
+        space |= own
+        targets = {k: v for k, v, wanted in (("of_product", "dweight", needs[1]), ("of_dy", "dbias", needs[2])) if wanted}
+        lines += asked("sum", first, x="x", dy="dy", **targets, **known(a))
+    lines += ["dx = " + ("out" if given(a["out"]) else "np.empty(x.shape, x.dtype)" if needs[0] else "None")]
+    if needs[0] and a["sums"] is None:
+        own, first = scaling(a, p, exact, a["weight"], None)
+        space |= own
+        lines += asked("scale", first, x="dy", y="dx", rstd="rstd", weight=parameter)
+    elif needs[0]:
+        call, _ = slant_call(p.shape, p.dtype, p.axes, exact)
+        kernels = Backward(("columns", "runs"), call.dtype.name, call.exact, False)
+        own, first = asking("slant", (Entry("slant"), Entry("slants"), kernels), call, p)
+        space |= own
+        totals = {n: n for n in ("of_dy", "of_product", "count")}
+        lines += asked("slant", first, x="x", y="dx", dy="dy", **totals, **known(a, "weight"))
+    return defined(standardize_backward, [*lines, "return dx, dweight, dbias"], space)
+
+
+def of_all(a: dict[str, Any], p: Along) -> Iterator[str]:
+    """Refuse types of sums that do not fit; lines that do so with values."""
+    t = a["sums"]
+    if t is None:
         return
-    yield "if out.shape != x.shape:"
-    yield "    raise ValueError('out must have the shape of x; write np.empty_like(x)')"
-    if a["out"].layout == "C":
-        yield "if not (first or moved):"
-        yield "    y = out.reshape(-1)"
-        yield "    if place(y) != place(own) and abs(place(y) - place(own)) < x.nbytes:"
-        yield "        raise ValueError('out must not overlap what is read, unless it is x itself; pass a copy')"
+    if not isinstance(t, types.BaseTuple) or len(t) != 3:
+        raise TypingError(f"sums must be (sum of dy, sum of dy * normalized x, count): got {t}; pass what standardize_sums "
+                          f"returned, added up")  # fmt: skip
+    for k, (name, words) in enumerate((("of_dy", "the sum of dy"), ("of_product", "the sum of dy * normalized x"))):
+        yield f"{name} = sums[{k}]"
+        yield from spreading(words, name, floats(words, t.types[k]), p)
+    count = t.types[2]
+    array = isinstance(count, types.Array)
+    if not isinstance(count.dtype if array else count, types.Integer):
+        raise TypingError(f"the count of sums must be integers: got {count}; pass that of standardize_sums, added up")
+    yield f"count = {'sums[2].astype(np.int64)' if array else 'sums[2]'}"
+    yield f"if {'(count < 0).any()' if array else 'count < 0'}:"
+    yield "    raise ValueError('the count of sums must not be negative; pass that of standardize_sums, added up')"
+    if array:
+        yield from spreading("the count of sums", "count", count, p)
 
 
-def run(a: dict[str, Any], call: Call) -> Iterator[str]:
-    """Lines that call the kernels, for each part of x."""
-    yield from target(a)
-    yield "stats = np.zeros((4, units))"
-    yield "for k in range(parts if x.size else 0):"
-    yield f"    stats[{MEAN}] = own_mean[k * units:(k + 1) * units]"
-    if of_moments(a["mean"]):
-        yield f"    stats[{LOW}] = own_low[k * units:(k + 1) * units]"
-    size = call.dtype.itemsize
-    parameters = [f"place(own_{p}) + 8 * k * groups" if given(a[p]) else "0" for p in ("weight", "bias")]
-    arrays = f"place(own) + {size} * k * n, place(y) + {size} * k * n, {', '.join(parameters)}"
-    known = "0, place(own_rstd) + 8 * k * units, place(stats), 0, 0, codes, 0"
-    yield f"    asked = words((samples, M, groups, 1, T, *facts, {arrays}, {known}))"
-    yield "    status = status_of(code(), (table(), asked, 0.0, 0.0))"
-    yield "    if status == REFUSED:"
-    yield "        raise ValueError('out must not overlap what is read, unless it is x itself; pass a copy')"
-    yield from UNSTALE
-    yield kept(("own", "y", "own_weight", "own_bias", "own_rstd", "stats")).strip()
-
-
-def finished(a: dict[str, Any], may_move: bool) -> Iterator[str]:
-    """Lines that give y x's axes."""
-    yield "if first:"
-    yield "    y = np.ascontiguousarray(y.reshape((M, B, G, T)).transpose((1, 0, 2, 3))).reshape(-1)"
-    if may_move:
-        yield "if moved:"
-        yield "    y = np.ascontiguousarray(y.reshape(turned(x.shape, ())).transpose(back)).reshape(-1)"
-    if not given(a["out"]):
-        yield "return y.reshape(x.shape)"
-        return
-    yield "if place(y) != place(out):"
-    yield "    out[...] = y.reshape(x.shape)"
-    yield "return out"
+IMPLEMENTATIONS = {"standardize": forward, "standardize_backward": backward, "standardize_sums": sums}

@@ -21,7 +21,9 @@ from numba.np.ufunc import wrappers
 from ..cpu.compile import intrinsic, types
 from ..cpu.entry.alone import NORMALIZE, Kernels, normalize_alone, refuse
 from ..cpu.entry.alone_backward import GradientKernels, differentiate_alone
+from ..cpu.entry.alone_standardize import slant_alone, standardize_alone, sums_alone
 from ..cpu.entry.calls import BACKWARD, FORWARD, run_backward, run_forward
+from ..cpu.entry.slants import SLANTS, run_slants
 from ..cpu.launch import family_address, machine_code
 from ..cpu.schedule.machine import tell_sizes
 from ..runtime.cache import digest_of
@@ -53,6 +55,10 @@ class Entry(NamedTuple):
 ENTRIES: dict[str, tuple[Any, ...]] = {
     "normalize": (normalize_alone, *NORMALIZE),
     "differentiate": (differentiate_alone, *NORMALIZE),
+    "standardize": (standardize_alone, *NORMALIZE),
+    "sums": (sums_alone, *NORMALIZE),
+    "slant": (slant_alone, *NORMALIZE),
+    "slants": (run_slants, *SLANTS),
 }
 
 

@@ -320,7 +320,7 @@ def test_standardize(dtype: np.dtype[Any]) -> None:
     rng, several = np.random.default_rng(0), (3, 2, 4, 5, 3)
     cases = ((2, 64, 200, 3), (1, 2)), (several, (1, 3)), (several, (0, 2, 4)), ((5, 3, 40), (0, 2)), ((7,), None)
     for shape, axis in cases[:: 1 if dtype == DTYPES[0] else 3]:  # each is compiled anew
-        x = rng.normal(3.0, 2.0, shape).astype(dtype)
+        x, dy = rng.normal(3.0, 2.0, shape).astype(dtype), rng.standard_normal(shape).astype(dtype)
         m = nb.moments(x, axis)
         mean, rstd = np.asarray(m.mean), np.asarray(1 / np.sqrt(m.var() + 1e-5))
         weight, bias = rng.random(mean.shape).astype(np.float32), rng.random(mean.shape[-1:])
@@ -328,9 +328,44 @@ def test_standardize(dtype: np.dtype[Any]) -> None:
         whole = inside.compiled(f"nb.standardize(x, stats[0], stats[1], weight, bias, axis={axis}, out=out)")
         assert inside.same(whole(None, x, None, (mean, rstd), weight, bias, None, None, out), expected), (shape, axis)
         assert inside.same(out, expected)
-        plain = inside.compiled(f"nb.standardize(x, mean=nb.moments(x, {axis}), rstd=stats[1], axis={axis})")
-        given = plain(None, x, None, (mean, rstd), *[None] * 5)
-        assert inside.same(given, nb.standardize(x, m, rstd, axis=axis)), (shape, axis)
+        of_moments = inside.compiled(f"nb.standardize_sums(dy, x, mean=nb.moments(x, {axis}), rstd=stats, axis={axis})")
+        sums = nb.standardize_sums(dy, x, m, rstd, axis=axis)
+        got = of_moments(dy, x, None, rstd, *[None] * 5)
+        assert inside.same(got[:2], sums[:2]), (shape, axis)
+        assert got.count == sums.count
+        both = inside.compiled(
+            f"nb.standardize_backward(dy, x, stats[0], stats[1], weight, axis={axis}, sums=size, out=out), "
+            f"nb.standardize_backward(dy, x, stats[0], stats[1], bias, axis={axis}, needs=(True, False, True))"
+        )
+        got = both(dy, x, sums, (mean, rstd), weight, bias, None, None, out)
+        expected = [nb.standardize_backward(dy, x, mean, rstd, weight, axis=axis, sums=sums)]
+        expected += [nb.standardize_backward(dy, x, mean, rstd, bias, axis=axis, needs=(True, False, True))]
+        assert inside.same(got, expected), (shape, axis)
+        assert inside.same(out, expected[0][0])
+
+
+@pytest.mark.long
+def test_standardize_in_place_of_any_layout_and_without_room() -> None:
+    """Of x, dy and out that do not lie side by side, statistics that float32 does not have, and a count of each group."""
+    rng = np.random.default_rng(0)
+    axis, whole = (0,), rng.standard_normal((3, 40, 12), np.float32)
+    x, dy, apart = whole[0].T, np.asfortranarray(whole[1].T), np.empty((12, 80), np.float32)[:, ::2]
+    x[:, 1] *= 1e30
+    mean, rstd = x.mean(0, np.float64), 1 / x.std(0, dtype=np.float64)
+    mean[2], rstd[2], rstd[3], counts = 1e38, 1e-38, 1e35, np.arange(40) % 5 * 12
+    line = f"nb.standardize_backward(dy, x, stats[0], stats[1], None, axis={axis}, sums=size, out=out, exact=mean)[0]"
+    for exact in (False, True):
+        user = inside.compiled(line.replace("mean", str(exact)))
+        for one, two, out in ((x, dy, apart), (x, dy.copy(), None), *(((x, own, own)) for own in (dy.copy(),))):
+            sums = (*nb.standardize_sums(two, one, mean, rstd, axis=axis)[:2], counts)
+            expected = nb.standardize_backward(two, one, mean, rstd, axis=axis, sums=sums, exact=exact)[0]
+            got = user(two, one, sums, (mean, rstd), None, None, None, None, out)
+            assert inside.same(got, expected)
+            assert out is None or inside.same(out, expected)
+    plain = inside.compiled(f"nb.standardize(x, stats[0], stats[1], axis={axis}, out=out)")
+    expected = nb.standardize(x, mean, rstd, axis=axis)
+    assert inside.same(plain(None, x, None, (mean, rstd), *[None] * 4, x), expected)
+    assert inside.same(x, expected)
 
 
 def test_without_the_hook_a_function_works_and_is_not_cached(monkeypatch: pytest.MonkeyPatch) -> None:
