@@ -44,11 +44,13 @@ def constant(name: str, t: Any) -> Any:
     raise TypingError(f"{name} must be a constant in a compiled function: got {t}; {REMEDY}")
 
 
-def unknown(a: dict[str, Any], *names: str) -> None:
-    """Refuse what compiled functions do not have."""
-    for name in names:
-        if a.get(name) is not None:
-            raise TypingError(f"{name} must be left out in a compiled function: got {a[name]}; call the function from Python")
+def known(function: Callable[..., Any], a: dict[str, Any], *names: str) -> None:
+    """Refuse all arguments but these, unless they are what they are when left out: no option is ignored, nor one to come."""
+    for name, parameter in signature(function).parameters.items():
+        t = a[name]
+        value = t.literal_value if isinstance(t, types.Literal) else t
+        if name not in names and not (type(value) is type(parameter.default) and value == parameter.default):
+            raise TypingError(f"{name} must be left out in a compiled function: got {t}; call the function from Python")
 
 
 def floats(name: str, t: Any, ndim: int | None = None, like: Any = None) -> Any:

@@ -19,17 +19,20 @@ from ..spec import checks
 from ..spec.call import Call, backward_call
 from ..spec.norms import NORMS
 from ..spec.sources import GIVEN, OWN
-from .arguments import arguments, checked, constant, defined, flag, floats, given, unknown, written
+from .arguments import arguments, checked, constant, defined, flag, floats, given, known, written
 from .forward import UNSTALE, lying, measured, numbers, planned
 from .recipes import integers, kept, place, recipe, sizes_by, words
 from .symbols import Backward, Entry, address_of_symbol
+
+# arguments, beside those that the norm's row in the table names
+KNOWN = "dy", "x", "stats", "weight", "needs", "exact", "out", "channel_axis", "batch_axis"
 
 
 def implementation(norm: str, args: tuple[Any, ...]) -> Any:
     """What is compiled for a call of a backward function with arguments of these types."""
     function, row = getattr(gradients, f"{norm}_backward"), NORMS[norm]
     a = arguments(function, args)
-    unknown(a, "where", "backend")
+    known(function, a, row.sized, row.own, *KNOWN)
     x = floats("x", a["x"])
     shape, which, channels = planned(norm, a, x)
     own = flag(a, row.own) if row.own else True

@@ -22,10 +22,13 @@ from ..spec.call import Call, Stats, forward_call
 from ..spec.norms import NORMS, Norm
 from ..spec.plan import channels_at
 from ..spec.sources import GIVEN, OWN, TRACKED
-from .arguments import arguments, checked, constant, defined, flag, floats, given, unknown, written
+from .arguments import arguments, checked, constant, defined, flag, floats, given, known, written
 from .recipes import GROUPS, NUMBERS, integers, kept, place, recipe, shape_of_primes, sizes_by, words
 from .symbols import Entry, Forward, address_of_symbol
 
+# arguments of a norm, beside those that its row in the table names
+KNOWN = ("x", "weight", "bias", "eps", "method", "exact", "out", "return_stats", "channel_axis", "batch_axis", "running_mean",
+         "running_var", "momentum", "num_batches_tracked", "convention")  # fmt: skip
 UNSTALE = (
     "    if status == STALE:",
     "        raise RuntimeError('this function was compiled with another version of numbanorm; empty its folder __pycache__')",
@@ -106,7 +109,7 @@ def implementation(norm: str, args: tuple[Any, ...]) -> Any:
     """What is compiled for a call of a norm with arguments of these types."""
     function, row = getattr(functional, norm), NORMS[norm]
     a = arguments(function, args)
-    unknown(a, "where", "fill", "backend")
+    known(function, a, row.sized, row.own, *KNOWN)
     x = floats("x", a["x"])
     shape, which, channels = planned(norm, a, x)
     call = call_of(norm, a, x, shape, which)

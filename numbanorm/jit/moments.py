@@ -17,7 +17,7 @@ from ..moments import moments
 from ..spec import checks
 from ..spec.call import Call, moments_call
 from ..spec.plan import as_axes, four_sizes
-from .arguments import arguments, checked, constant, defined, floats, unknown
+from .arguments import arguments, checked, constant, defined, floats, known
 from .forward import UNSTALE, lying, numbers
 from .recipes import kept, place, shape_of_primes, sizes_by, words
 from .symbols import Entry, Forward, address_of_symbol
@@ -37,8 +37,7 @@ class Measured(NamedTuple):
 def implementation(args: tuple[Any, ...]) -> Any:
     """What is compiled for a call of `moments` with arguments of these types."""
     a = arguments(moments, args)
-    unknown(a, "where", "weights", "backend")
-    checked(checks.choice, "nan", constant("nan", a["nan"]), ("propagate",))
+    known(moments, a, "x", "axis", "method")
     x, method = floats("x", a["x"]), checked(checks.method, constant("method", a["method"]))
     shape = shape_of_primes(x.ndim, None)
     axes = checked(as_axes, constant("axis", a["axis"]), shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from ..spec.call import Call
 from ..spec.plan import as_axes
 from ..spec.standardized import slant_call, standardize_call, sums_call
 from ..standardize import Sums, standardize, standardize_backward, standardize_sums
-from .arguments import arguments, checked, constant, defined, flag, floats, given, unknown, written
+from .arguments import arguments, checked, constant, defined, flag, floats, given, known, written
 from .forward import UNSTALE
 from .moments import Measured
 from .recipes import kept, shape_of_primes, sizes_by, spread_words
@@ -27,6 +27,7 @@ from .symbols import Backward, Entry, Forward, Needed, address_of_symbol
 
 # lines with which arrays stand in the order of `cpu.entry.spread`
 NAMES = ("x", "y", "mean", "low", "rstd", "weight", "bias", "dy", "of_dy", "of_product", "count")
+KNOWN = "x", "dy", "mean", "rstd", "weight", "bias", "axis", "exact", "out", "sums", "needs"
 
 
 @jitable
@@ -64,9 +65,9 @@ class Along(NamedTuple):
         return tuple(range(self.x.ndim)) if name in ("x", "y", "dy") else self.others
 
 
-def along(a: dict[str, Any]) -> Along:
+def along(function: Callable[..., Any], a: dict[str, Any]) -> Along:
     """What is said by x and axis."""
-    unknown(a, "backend")
+    known(function, a, *KNOWN)
     x = floats("x", a["x"])
     if x.ndim == 0:
         raise TypingError("x must have an axis in a compiled function: got a 0-d array; call the function from Python")
@@ -122,7 +123,7 @@ def asked(name: str, first: str, **arrays: str | None) -> Iterator[str]:
     yield from (line[4:] for line in UNSTALE)
 
 
-def known(a: dict[str, Any], *names: str) -> dict[str, str]:
+def present(a: dict[str, Any], *names: str) -> dict[str, str]:
     """The statistics, and of these arguments those that there are."""
     return {"mean": "mean", "low": "low", "rstd": "rstd"} | {n: n for n in names if given(a.get(n))}
 
@@ -144,29 +145,29 @@ def summing(p: Along) -> tuple[dict[str, Any], str]:
 def forward(args: tuple[Any, ...]) -> Any:
     """What is compiled for a call of `standardize` with arguments of these types."""
     a = arguments(standardize, args)
-    p, exact = along(a), flag(a, "exact")
+    p, exact = along(standardize, a), flag(a, "exact")
     lines = list(fitting(a, p))
     space, first = scaling(a, p, exact, a["weight"], a["bias"])
     lines += [f"y = {'out' if given(a['out']) else 'np.empty(x.shape, x.dtype)'}"]
-    lines += [*asked("scale", first, x="x", y="y", **known(a, "weight", "bias")), "return y"]
+    lines += [*asked("scale", first, x="x", y="y", **present(a, "weight", "bias")), "return y"]
     return defined(standardize, lines, p.space() | space)
 
 
 def sums(args: tuple[Any, ...]) -> Any:
     """What is compiled for a call of `standardize_sums` with arguments of these types."""
     a = arguments(standardize_sums, args)
-    p = along(a)
+    p = along(standardize_sums, a)
     lines, (space, first) = list(fitting(a, p)), summing(p)
     counts = " * ".join(["1", *(f"x.shape[{k}]" for k in p.axes)])
     lines += ["of_dy, of_product = np.empty(shape), np.empty(shape)"]
-    lines += [*asked("sum", first, x="x", dy="dy", of_dy="of_dy", of_product="of_product", **known(a))]
+    lines += [*asked("sum", first, x="x", dy="dy", of_dy="of_dy", of_product="of_product", **present(a))]
     return defined(standardize_sums, [*lines, f"return Sums(of_dy, of_product, {counts})"], p.space() | space)
 
 
 def backward(args: tuple[Any, ...]) -> Any:
     """What is compiled for a call of `standardize_backward` with arguments of these types."""
     a = arguments(standardize_backward, args)
-    p, exact = along(a), flag(a, "exact")
+    p, exact = along(standardize_backward, a), flag(a, "exact")
     needs = checked(checks.needs, constant("needs", a["needs"]), 3)
     if given(a["out"]) and not needs[0]:
         raise TypingError(f"out is where dx is written: got needs={needs}; leave out away, or ask for dx")
@@ -179,7 +180,7 @@ def backward(args: tuple[Any, ...]) -> Any:
         own, first = summing(p)
         space |= own
         targets = {k: v for k, v, wanted in (("of_product", "dweight", needs[1]), ("of_dy", "dbias", needs[2])) if wanted}
-        lines += asked("sum", first, x="x", dy="dy", **targets, **known(a))
+        lines += asked("sum", first, x="x", dy="dy", **targets, **present(a))
     lines += ["dx = " + ("out" if given(a["out"]) else "np.empty(x.shape, x.dtype)" if needs[0] else "None")]
     if needs[0] and a["sums"] is None:
         own, first = scaling(a, p, exact, a["weight"], None)
@@ -191,7 +192,7 @@ def backward(args: tuple[Any, ...]) -> Any:
         own, first = asking("slant", (Entry("slant"), Entry("slants"), kernels), call, p)
         space |= own
         totals = {n: n for n in ("of_dy", "of_product", "count")}
-        lines += asked("slant", first, x="x", y="dx", dy="dy", **totals, **known(a, "weight"))
+        lines += asked("slant", first, x="x", y="dx", dy="dy", **totals, **present(a, "weight"))
     return defined(standardize_backward, [*lines, "return dx, dweight, dbias"], space)
 
 

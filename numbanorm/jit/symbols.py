@@ -26,6 +26,7 @@ from ..cpu.entry.calls import BACKWARD, FORWARD, run_backward, run_forward
 from ..cpu.entry.slants import SLANTS, run_slants
 from ..cpu.launch import family_address, machine_code
 from ..cpu.schedule.machine import tell_sizes
+from ..cpu.threads import find_tbb
 from ..runtime.cache import digest_of
 
 ADDRESS = ir.IntType(64)
@@ -112,6 +113,7 @@ DEFINED: dict[str, bool] = {}  # symbols of this process, and whether they are f
 @cache
 def define(needed: Needed) -> tuple[int, Any]:
     """Have something compiled, or loaded, and its symbol defined: its address, and the memory that is there."""
+    find_tbb()  # for a parallel loop around it, which is not compiled yet
     words = needed.words()
     memory = (ctypes.c_int64 * len(words))(*words)
     address = words[0] if isinstance(needed, Entry) else ctypes.addressof(memory)
@@ -157,6 +159,7 @@ def reloaded(compiled_by: str, needed: Needed, defined: tuple[tuple[str, bool], 
             add_symbol(name, machine_code(refuse, *NORMALIZE) if is_function else id(DEFINED))
         raise FileNotFoundError("this function was compiled with another version of numbanorm: got its machine code from a "
                                 "cache of Numba's; empty the folder __pycache__ or NUMBA_CACHE_DIR")  # fmt: skip
+    find_tbb()  # before what else the caller's hooks load
     return Reload(needed)
 
 

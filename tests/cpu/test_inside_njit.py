@@ -53,6 +53,12 @@ REFUSED = [
     ("nb.layer_norm(x, 7, method='fast')", "method must be 'two_pass', 'welford' or None"),
     ("nb.layer_norm(x, 7, exact=x.size > 0)", "exact must be a constant"),
     ("nb.layer_norm(x, 7, where=x > 0)", "where must be left out"),
+    ("nb.layer_norm(x, 7, residual=x)", "residual must be left out"),
+    ("nb.layer_norm(x, (3,), axis=0)", "axis must be left out"),
+    ("nb.rms_norm(x, 7, weight, weight_offset=1.0)", "weight_offset must be left out"),
+    ("nb.rms_norm_backward(x, x, 7, (None, mean), activation='relu')", "activation must be left out"),
+    ("nb.moments(x, 0, nan='omit')", "nan must be left out"),
+    ("nb.standardize_backward(x, x, weight, weight, axis=0, sums=weight)", "sums must be \\(sum of dy"),
     ("nb.layer_norm(x, 7, bias, x)", "weight must have 1 axes|bias must have 1 axes"),
     ("nb.layer_norm(x.astype(np.int64), 7)", "x must be an array of float32 or float64"),
     ("nb.layer_norm(x, 7, out=x.astype(np.float64))", "out must have the dtype of x"),
@@ -245,9 +251,11 @@ def printed(done: subprocess.CompletedProcess[str]) -> str:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("layer", ["omp", "workqueue"])
+@pytest.mark.parametrize("layer", ["omp", "workqueue", "tbb"])
 def test_cached_functions_in_the_next_process(layer: str, tmp_path: Path) -> None:
-    """A caller of a cached function, a parallel loop and a gufunc."""
+    """A caller of a cached function, a parallel loop and a gufunc, under each of Numba's threading layers."""
+    if layer == "tbb" and not inside.installed("tbb"):
+        pytest.skip("the package tbb is not installed")
     assert printed(user(tmp_path, NUMBA_THREADING_LAYER=layer)) == f"[0, 0] {layer}"
     assert printed(user(tmp_path, NUMBA_THREADING_LAYER=layer)) == f"[1, 1] {layer}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from importlib import metadata
 from typing import Any
 
 import cases
@@ -46,6 +47,14 @@ def gradients(case: Case, a: Arguments, dy: Array, stats: Any, more: str = "", o
     """What the backward function gives, likewise."""
     user = compiled(f"nb.{case.norm}_norm_backward(dy, x, stats=stats, weight=weight, {options(case)}{more})")
     return user(dy, a.x, size_of(case), tuple(stats), a.weight, None, None, None, out)
+
+
+def installed(name: str) -> bool:
+    try:
+        metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def flat(result: Any) -> list[Any]:
