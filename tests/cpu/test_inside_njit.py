@@ -239,7 +239,9 @@ if __name__ == "__main__":
 
 def user(folder: Path, program: str = USER, **environment: str) -> subprocess.CompletedProcess[str]:
     """A program in a process of its own."""
-    (folder / "user.py").write_text(program)
+    file = folder / "user.py"
+    if not file.exists():  # an older Numba takes one that was written again for another one
+        file.write_text(program)
     own = {"NUMBA_NUM_THREADS": "2", **environment}
     options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 480, "check": False}
     return subprocess.run([sys.executable, "user.py"], cwd=folder, env={**os.environ, **own}, **options)
