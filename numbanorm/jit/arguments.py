@@ -56,8 +56,9 @@ def known(function: Callable[..., Any], a: dict[str, Any], *names: str) -> None:
 def floats(name: str, t: Any, ndim: int | None = None, like: Any = None) -> Any:
     """An array of float32 or float64; ndim: the axes that it must have; like: the type whose dtype."""
     if not isinstance(t, types.Array) or t.dtype not in FLOATS or not t.aligned:
+        remedy = f"write {name}.astype(np.float32)" if isinstance(t, types.Array) else "pass an array of NumPy's"
         raise TypingError(f"{name} must be an array of float32 or float64 in a compiled function: got {t}; "
-                          f"write {name}.astype(np.float32), or call the function from Python")  # fmt: skip
+                          f"{remedy}, or call the function from Python")  # fmt: skip
     if ndim is not None and t.ndim != ndim:
         raise TypingError(f"{name} must have {ndim} axes: got {t.ndim}; its shape is that of what it belongs to")
     if like is not None and t.dtype != like.dtype:
