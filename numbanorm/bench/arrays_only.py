@@ -14,8 +14,8 @@ from .jobs import Job, UnsupportedError
 def table(case: Case, a: Data) -> tuple[Array, int]:
     """x in two dimensions, each group along the axis that is returned."""
     b, m, g, k, t = case.view
-    if case.backward:
-        raise UnsupportedError("no gradients")
+    if case.backward or case.around:
+        raise UnsupportedError("no gradients" if case.backward else "the norm alone")
     if m == 1:
         return a.x.reshape(b * g, k * t), 1
     if b == k == t == 1:
@@ -69,7 +69,7 @@ def bottleneck_job(case: Case, a: Data, threads: int) -> Job:
 def sklearn_job(case: Case, a: Data, threads: int) -> Job:
     from sklearn import preprocessing
 
-    if case.norm == "eval" and not case.backward:
+    if case.norm == "eval" and not case.backward and not case.around:
         if case.view[0] != 1 or case.view[3:] != (1, 1):
             raise UnsupportedError("samples and channels only")
         x = a.x.reshape(case.view[1:3])

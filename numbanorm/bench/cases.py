@@ -14,6 +14,8 @@ from ..spec.dtypes import DTYPES
 Array = np.ndarray[Any, np.dtype[Any]]
 
 NORMS = ("layer", "rms", "batch", "eval", "group", "instance")  # batch: training; eval: batch norm with given statistics
+# with what stands around them, see `Case.around`; measured where they are asked for by name
+FUSED = ("layer+residual", "rms+residual", "batch+relu", "eval+relu")
 GROUPS = 32
 EPS = 1e-5
 CHECKED = 2_000_000  # elements in long double: a second or less
@@ -41,10 +43,15 @@ class Case:
     backward: bool = False  # all gradients, from what the forward pass left
     dtype: str = "float32"
     mean: float = 0.0  # of the numbers, whose standard deviation is 1
+    around: str = ""  # "residual": norm(x + r), and that sum; "relu": relu(norm(x) + z)
+
+    @property
+    def kind(self) -> str:
+        return "+".join(filter(None, [self.norm, self.around]))
 
     @property
     def name(self) -> str:
-        words = [f"{self.norm} {self.shape}", "last" * self.last, "backward" * self.backward]
+        words = [f"{self.kind} {self.shape}", "last" * self.last, "backward" * self.backward]
         return " ".join(filter(None, [*words, self.dtype * (self.dtype != "float32")]))
 
     @property
@@ -75,6 +82,8 @@ class Data(NamedTuple):
     mean: Array  # (C,), given to eval
     var: Array  # (C,)
     dy: Array | None  # as x, for gradients
+    # as x, for what stands around: what is added; of gradients what comes back through the sum, or the result of ReLU
+    other: Array | None = None
 
 
 def dtype_of(name: str) -> np.dtype[Any]:
@@ -97,7 +106,11 @@ def data(case: Case) -> Data:
     weight, bias, mean = (rng.standard_normal(c).astype(dtype) for _ in range(3))
     x = np.resize(x.astype(dtype, copy=False), case.stored)
     dy = np.ascontiguousarray(x.reshape(-1)[::-1]).reshape(x.shape) if case.backward else None
-    return Data(x, weight, bias, mean, rng.uniform(0.5, 2.0, c).astype(dtype), dy)
+    var = rng.uniform(0.5, 2.0, c).astype(dtype)
+    other = np.roll(x.reshape(-1), c + 1).reshape(x.shape) if case.around else None
+    if other is not None and case.backward and case.around == "relu":
+        other = np.maximum(other, other.dtype.type(0))
+    return Data(x, weight, bias, mean, var, dy, other)
 
 
 def checked(case: Case) -> tuple[int, Array, bool]:
@@ -131,17 +144,24 @@ def chosen(
     cases = []
     for dtype in dtypes:
         for direction in directions:
-            for norm in norms:
+            for kind in norms:
+                norm, _, around = kind.partition("+")
                 rows = norm in ("layer", "rms")
                 for layout in ("first",) if rows else layouts:
                     shapes = [(ROWS if rows else PICTURES)[size] for size in sizes]
-                    cases += [Case(norm, shape, layout == "last", direction == "backward", dtype) for shape in shapes]
+                    told: dict[str, Any] = {
+                        "last": layout == "last",
+                        "backward": direction == "backward",
+                        "dtype": dtype,
+                        "around": around,
+                    }
+                    cases += [Case(norm, shape, **told) for shape in shapes]
     return cases
 
 
 def memory_needed(case: Case, contenders: int) -> int:
     """Bytes, about: each holds x, a result and one more array, for gradients dy and what the forward pass kept; and code."""
-    return (contenders + 1) * case.nbytes * (5 if case.backward else 3) + contenders * (400 << 20)
+    return (contenders + 1) * case.nbytes * ((5 if case.backward else 3) + 2 * bool(case.around)) + contenders * (400 << 20)
 
 
 def memory_free() -> float:

@@ -19,13 +19,13 @@ import numbanorm as nn
 
 from ..spec.dtypes import DTYPES
 from . import report
-from .cases import NORMS, ROWS, Case, chosen, memory_free, memory_needed
+from .cases import FUSED, NORMS, ROWS, Case, chosen, memory_free, memory_needed
 from .contenders import contenders
-from .jobs import COPY, EXACT, FRESH, OURS, STREAMED, Contender
+from .jobs import APART, COPY, EXACT, FRESH, OURS, STREAMED, Contender
 from .measure import Figure, Result, accuracy, measure, steady
 from .workers import OverError, Worker
 
-ALWAYS = (COPY, STREAMED, OURS, FRESH, EXACT)
+ALWAYS = (COPY, STREAMED, OURS, FRESH, EXACT, APART)
 BRIEFLY = (COPY, OURS, FRESH)  # of them, what a few lines show
 BUSY = 0.3  # of the cores: parallel calls of microseconds then take as long as the scheduler lets a thread wait
 BOX = 50.0  # seconds of a quick run, however busy the machine is: with the imports before it, a minute
@@ -133,7 +133,7 @@ def resolved(options: Options) -> tuple[list[Case], int, int, list[Contender]]:
     peers = tuple(c.name for c in every if c.name not in ALWAYS)
     some = QUICK_PEERS if options.quick and not options.scaling else peers
     wanted = some if options.peers is None else () if options.peers == ("none",) else options.peers
-    choices = (("norms", options.norms, NORMS), ("dtype", options.dtypes, tuple(DTYPES)), ("peers", wanted, peers))
+    choices = (("norms", options.norms, (*NORMS, *FUSED)), ("dtype", options.dtypes, tuple(DTYPES)), ("peers", wanted, peers))
     for flag, values, allowed in choices:
         for value in values:
             if value not in allowed:
@@ -155,7 +155,8 @@ def resolved(options: Options) -> tuple[list[Case], int, int, list[Contender]]:
         norms = QUICK if norms == NORMS else norms
         layouts = layouts[:1]
     cases = chosen(norms, tuple(sizes), options.directions, layouts, options.dtypes)
-    return cases, rounds, threads, [c for c in every if c.name in (*ALWAYS, *wanted)]
+    fused = any(c.around for c in cases)
+    return cases, rounds, threads, [c for c in every if c.name in (*ALWAYS, *wanted) and (fused or c.name != APART)]
 
 
 def cores() -> int:
@@ -190,7 +191,7 @@ def compare(
 ) -> None:
     """The errors, which are soon known; then each line of the table as soon as it is there, `until` the time is over."""
     computing = [c for c in members if c.name not in (COPY, STREAMED)]
-    layer = "layer" in {c.norm for c in cases if not c.backward}
+    layer = "layer" in {c.kind for c in cases if not c.backward}
     means = [m for m in MEANS if layer and not done.brief and (m <= 1e4 or cases[0].dtype != "float16")]  # which ends at 65504
     progress = Progress(len(cases) + len(means))
     with team(members, threads, until) as workers, team([] if done.brief else computing, 1) as single:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from . import arrays_only, copies, peers
 from .cases import EPS, GROUPS, Case, Data
 from .expressions import numpy_job
-from .jobs import COPY, EXACT, FRESH, OURS, STREAMED, Contender, Job
+from .jobs import APART, COPY, EXACT, FRESH, OURS, STREAMED, Contender, Job, UnsupportedError
 
 
 def numbanorm_job(case: Case, a: Data, threads: int, into: bool = True, exact: bool = False) -> Job:
@@ -29,9 +30,19 @@ def numbanorm_job(case: Case, a: Data, threads: int, into: bool = True, exact: b
     }
     options: dict[str, Any] = {"exact": exact, "out": np.zeros_like(a.x) if into else None}
     if not case.backward:
-        return Job(lambda: forward[norm](**options), lambda y: (y,))
+        before: dict[str, dict[str, Any]] = {
+            "residual": {"residual": a.other, "return_residual": True},
+            "relu": {"addend": a.other, "activation": "relu"},
+        }
+        options |= before.get(case.around, {})
+        return Job(lambda: forward[norm](**options), lambda y: (y[0] if case.around == "residual" else y,))
     stats, dy = forward[norm](return_stats=True)[1], a.dy
     assert dy is not None
+    after: dict[str, dict[str, Any]] = {
+        "residual": {"dresidual": a.other},
+        "relu": {"y": a.other, "activation": "relu", "return_daddend": True},
+    }
+    options |= after.get(case.around, {})
     gradients: dict[str, Callable[..., Any]] = {
         "layer": lambda: nn.layer_norm_backward(dy, a.x, c, stats, a.weight, **options),
         "rms": lambda: nn.rms_norm_backward(dy, a.x, c, stats, a.weight, **options),
@@ -40,7 +51,27 @@ def numbanorm_job(case: Case, a: Data, threads: int, into: bool = True, exact: b
         "group": lambda: nn.group_norm_backward(dy, a.x, GROUPS, stats, a.weight, **given, **options),
         "instance": lambda: nn.instance_norm_backward(dy, a.x, stats, a.weight, **given, **options),
     }
-    return Job(gradients[norm], tuple)
+    return Job(gradients[norm], lambda found: tuple(found[:-1] if case.around == "relu" else found))
+
+
+def numbanorm_apart(case: Case, a: Data, threads: int) -> Job:
+    """What stands around the norm by NumPy's functions, before or after it; all into memory that is there."""
+    if not case.around:
+        raise UnsupportedError("one call as it is")
+    dy: Any = a.dy
+    other: Any = a.other
+    kept, alone = np.zeros_like(a.x), replace(case, around="")
+    if case.backward and case.around == "relu":
+        job = numbanorm_job(alone, a._replace(dy=kept), threads)
+        return Job(lambda: (np.multiply(dy, other > 0, out=kept), job.run())[1], job.fetch)
+    if case.backward:
+        job = numbanorm_job(alone, a, threads)
+        return Job(lambda: (np.add((found := job.run())[0], other, out=found[0]), *found[1:]), job.fetch)
+    if case.around == "residual":
+        job = numbanorm_job(alone, a._replace(x=kept), threads)
+        return Job(lambda: (np.add(a.x, other, out=kept), job.run())[1], job.fetch)
+    job, nothing = numbanorm_job(alone, a, threads), a.x.dtype.type(0)
+    return Job(lambda: np.maximum(np.add(y := job.run(), other, out=y), nothing, out=y), job.fetch)
 
 
 def numbanorm_fresh(case: Case, a: Data, threads: int) -> Job:
@@ -72,6 +103,7 @@ def contenders() -> tuple[Contender, ...]:
         Contender(OURS, numbanorm_job, peer=False, note="into `out=`, memory that is there"),
         Contender(FRESH, numbanorm_fresh, peer=False, note="as most peers, which make a new array in each call"),
         Contender(EXACT, numbanorm_exact, peer=False, note="with exact=True, into `out=`"),
+        Contender(APART, numbanorm_apart, peer=False, note="what stands around the norm by NumPy's functions, into `out=`"),
         Contender("torch", peers.torch_job, ("torch",), note="native operations, without autograd where torch has them so"),
         Contender(
             "onnxruntime",

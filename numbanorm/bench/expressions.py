@@ -19,13 +19,14 @@ class View(NamedTuple):
     mean: Array
     var: Array
     dy: Array | None
+    other: Array | None
 
 
 def viewed(case: Case, a: Data) -> View:
     wide = (1, 1, *case.view[2:4], 1)
-    dy = None if a.dy is None else a.dy.reshape(case.view)
+    dy, other = (None if p is None else p.reshape(case.view) for p in (a.dy, a.other))
     weight, bias, mean, var = (p.reshape(wide) for p in a[1:5])
-    return View(a.x.reshape(case.view), weight, bias, mean, var, dy)
+    return View(a.x.reshape(case.view), weight, bias, mean, var, dy, other)
 
 
 AXES = (1, 3, 4)
@@ -44,13 +45,20 @@ def numpy_job(case: Case, a: Data, threads: int) -> Job:
     v = viewed(case, a)
     if case.backward:
         return numpy_backward(case, v)
-    return Job(lambda: expression(case, v).astype(v.x.dtype, copy=False), lambda y: (y,))
+    other, kind = v.other, v.x.dtype
+
+    def run() -> Array:
+        whole = v._replace(x=v.x + other) if case.around == "residual" else v
+        y: Array = expression(case, whole).astype(kind, copy=False)
+        return np.maximum(y + other, kind.type(0)) if case.around == "relu" else y
+
+    return Job(run, lambda y: (y,))
 
 
 def numpy_backward(case: Case, v: View) -> Job:
     """dx = rstd * (u - mean(u) - xh * mean(u * xh)) with u = dy * w, from the mean and rstd of the forward pass."""
-    x, dy, own = v.x, v.dy, case.norm != "eval"
-    assert dy is not None
+    x, upstream, other, own = v.x, v.dy, v.other, case.norm != "eval"
+    assert upstream is not None
     mean = v.mean if not own else 0 if case.norm == "rms" else x.mean(axis=AXES, keepdims=True)
     var = (
         v.var if not own else (x * x).mean(axis=AXES, keepdims=True) if case.norm == "rms" else x.var(axis=AXES, keepdims=True)
@@ -58,11 +66,14 @@ def numpy_backward(case: Case, v: View) -> Job:
     rstd = 1 / np.sqrt(var + EPS)
 
     def run() -> tuple[Array, ...]:
+        dy = upstream if other is None or case.around != "relu" else upstream * (other > 0)
         xh, u = (x - mean) * rstd, dy * v.weight
         dweight, dbias = (dy * xh).sum(axis=(0, 1, 4)), dy.sum(axis=(0, 1, 4))
         if own:
             u -= xh * (u * xh).mean(axis=AXES, keepdims=True) + (0 if case.norm == "rms" else u.mean(axis=AXES, keepdims=True))
         u *= rstd
+        if case.around == "residual":
+            u += other
         return (u, dweight) if case.norm == "rms" else (u, dweight, dbias)
 
     return Job(run, tuple)

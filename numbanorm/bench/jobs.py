@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from .cases import Array, Case, Data
 
 COPY, STREAMED, OURS, FRESH, EXACT = "copy", "copy, non-temporal", "numbanorm", "numbanorm, new array", "numbanorm, exact"
+APART = "numbanorm, calls apart"
 
 
 class UnsupportedError(Exception):

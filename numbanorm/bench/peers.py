@@ -43,18 +43,42 @@ def torch_job(case: Case, a: Data, threads: int) -> Job:
     x, weight, bias, mean, var = (_tensor(array) for array in a[:5])
     if case.last:  # a tensor of shape (N, C, ...) in the memory format channels_last, which torch has kernels for
         x = x.permute(0, x.ndim - 1, *range(1, x.ndim - 1))
+    other = None if a.other is None else _tensor(a.other).as_strided(x.shape, x.stride())
     if case.backward:
-        return _torch_backward(case, a, x, weight, bias, mean, var)
+        return _torch_around(case, a, other, (x, weight, bias, mean, var))
     c = x.shape[-1:]
+
+    def summed() -> Any:
+        return x + other if case.around == "residual" else x
+
     run: Callable[[], Any] = {
-        "layer": lambda: f.layer_norm(x, c, weight, bias, EPS),
-        "rms": lambda: f.rms_norm(x, c, weight, EPS),
+        "layer": lambda: f.layer_norm(summed(), c, weight, bias, EPS),
+        "rms": lambda: f.rms_norm(summed(), c, weight, EPS),
         "batch": lambda: f.batch_norm(x, mean, var, weight, bias, True, eps=EPS),
         "eval": lambda: f.batch_norm(x, mean, var, weight, bias, eps=EPS),
         "group": lambda: f.group_norm(x, GROUPS, weight, bias, EPS),
         "instance": lambda: f.instance_norm(x, None, None, weight, bias, eps=EPS),
     }[case.norm]
+    if case.around == "relu":  # as torchvision's networks have it
+        return Job(lambda: run().add_(other).relu_(), lambda y: (_array(y, case.last),))
     return Job(run, lambda y: (_array(y, case.last),))
+
+
+def _torch_around(case: Case, a: Data, other: Any, tensors: tuple[Any, ...]) -> Job:
+    """torch's gradients; ReLU's, and the sum with what comes beside, are operations of their own, into memory that is there."""
+    import torch
+
+    if case.around != "relu":
+        job = _torch_backward(case, a, *tensors)
+        return Job(lambda: ((found := job.run())[0].add_(other), *found[1:]), job.fetch) if case.around else job
+    assert a.dy is not None
+    kept = np.zeros_like(a.dy)
+    job, (dy, passed) = (
+        _torch_backward(case, a._replace(dy=kept), *tensors),
+        (_tensor(array).as_strided(other.shape, other.stride()) for array in (a.dy, kept)),
+    )
+    gate = torch.ops.aten.threshold_backward.grad_input
+    return Job(lambda: (gate(dy, other, 0, grad_input=passed), job.run())[1], job.fetch)
 
 
 def _torch_backward(case: Case, a: Data, x: Any, weight: Any, bias: Any, mean: Any, var: Any) -> Job:
@@ -112,6 +136,10 @@ OPERATORS: dict[str, tuple[str, int, dict[str, Any]]] = {  # name, version of th
 }
 
 
+# not of the standard: contributed by who made the library
+SKIP = {"layer": "SkipLayerNormalization", "rms": "SkipSimplifiedLayerNormalization"}
+
+
 def onnxruntime_job(case: Case, a: Data, threads: int) -> Job:
     import onnxruntime as ort
 
@@ -122,7 +150,9 @@ def onnxruntime_job(case: Case, a: Data, threads: int) -> Job:
     options.log_severity_level = 4
     session = ort.InferenceSession(_model(case, a), options, providers=["CPUExecutionProvider"])
     binding = session.io_binding()
-    binding.bind_ortvalue_input("x", ort.OrtValue.ortvalue_from_numpy(a.x))
+    for name, array in (("x", a.x), ("other", a.other)):
+        if array is not None:
+            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
     results = [ort.OrtValue.ortvalue_from_shape_and_type(end.shape, a.x.dtype.type) for end in session.get_outputs()]
     for end, result in zip(session.get_outputs(), results, strict=True):
         binding.bind_ortvalue_output(end.name, result)
@@ -130,7 +160,7 @@ def onnxruntime_job(case: Case, a: Data, threads: int) -> Job:
 
 
 def _model(case: Case, a: Data) -> bytes:
-    """One node; its parameters are constants of the model."""
+    """One node, and two more for what is added and ReLU; its parameters are constants of the model."""
     from onnx import helper, numpy_helper
 
     operator, version, attributes = OPERATORS[case.norm]
@@ -139,11 +169,20 @@ def _model(case: Case, a: Data) -> bytes:
     constants = [numpy_helper.from_array(value, name) for value, name in zip(values, names, strict=True)]
     kind = helper.np_dtype_to_tensor_dtype(a.x.dtype)
     shapes = {"y": a.x.shape} | ({"new_mean": a.mean.shape, "new_var": a.var.shape} if case.norm == "batch" else {})
-    outputs = [helper.make_tensor_value_info(name, kind, shape) for name, shape in shapes.items()]
     node = helper.make_node(operator, ["x", *names], list(shapes), epsilon=EPS, **attributes)
-    graph = helper.make_graph([node], case.norm, [helper.make_tensor_value_info("x", kind, a.x.shape)], outputs, constants)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", version)], ir_version=10)
-    return bytes(model.SerializeToString())
+    nodes = [node]
+    if case.around == "residual":
+        shapes["h"] = a.x.shape
+        ends = ["y", "", "", "h"]  # mean and rstd between them are not computed on a CPU
+        nodes = [helper.make_node(SKIP[case.norm], ["x", "other", *names], ends, domain="com.microsoft", epsilon=EPS)]
+    elif case.around:
+        node.output[0] = "normalized"
+        nodes += [helper.make_node("Add", ["normalized", "other"], ["sum"]), helper.make_node("Relu", ["sum"], ["y"])]
+    outputs = [helper.make_tensor_value_info(name, kind, shape) for name, shape in shapes.items()]
+    inputs = [helper.make_tensor_value_info(name, kind, a.x.shape) for name in ("x", "other")[: 2 if case.around else 1]]
+    graph = helper.make_graph(nodes, case.norm, inputs, outputs, constants)
+    sets = [helper.make_opsetid("", version), helper.make_opsetid("com.microsoft", 1)]
+    return bytes(helper.make_model(graph, opset_imports=sets, ir_version=10).SerializeToString())
 
 
 # -------------------------------------------------------------------------------------------------------------- JAX
@@ -154,6 +193,8 @@ def jax_job(case: Case, a: Data, threads: int) -> Job:
     import jax
     import jax.numpy as jnp
 
+    if case.around:
+        raise UnsupportedError("the norm alone")
     jax.config.update("jax_enable_x64", case.dtype == "float64")
     inner = jnp.float64 if case.dtype == "float64" else jnp.float32
     v = viewed(case, a)

@@ -40,12 +40,12 @@ def _first_kind(results: Sequence[Result]) -> list[Result]:
 
 def _bandwidth(axes: Axes, results: Sequence[Result]) -> None:
     """x read once and a result written once, for the copies as for the norms; dashed is the best peer."""
-    for colour, norm in zip(COLOURS, dict.fromkeys(r.case.norm for r in results), strict=False):
-        some = [r for r in results if r.case.norm == norm]
+    for colour, norm in zip(COLOURS, dict.fromkeys(r.case.kind for r in results), strict=False):
+        some = [r for r in results if r.case.kind == norm]
         _line(axes, some, operator.methodcaller("figure", OURS), color=colour, marker="o", label=norm)
         _line(axes, some, Result.best_peer, color=colour, linestyle="--", alpha=0.6)
     if results:  # rows and pictures differ a little in size: one of them has all sizes
-        some = [r for r in results if r.case.norm == results[0].case.norm]
+        some = [r for r in results if r.case.kind == results[0].case.kind]
         for name, style in ((COPY, "-"), (STREAMED, ":")):
             _line(axes, some, operator.methodcaller("figure", name), color="black", linestyle=style, label=name)
         axes.legend(fontsize=8, title="dashed: the best peer", title_fontsize=8)

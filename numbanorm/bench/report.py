@@ -135,7 +135,7 @@ def means(results: Sequence[Result]) -> dict[str, dict[str, float]]:
     peers = sorted({n for r in results for n, f in r.figures.items() if f.contender.peer and not f.contender.plain})
     kinds: dict[str, list[Result]] = {}
     for r in results:
-        kinds.setdefault(f"{r.case.norm}, {'backward' if r.case.backward else 'forward'}", []).append(r)
+        kinds.setdefault(f"{r.case.kind}, {'backward' if r.case.backward else 'forward'}", []).append(r)
     if len(kinds) > 1:
         kinds["all"] = list(results)
     return {
@@ -216,7 +216,7 @@ def document(results: Sequence[Result], errors: dict[float, dict[str, float | No
     cases = []
     for r in results:
         c = r.case
-        facts = {"norm": c.norm, "shape": c.shape, "layout": "last" if c.last else "first", "dtype": c.dtype, "bytes": c.nbytes}
+        facts = {"norm": c.kind, "shape": c.shape, "layout": "last" if c.last else "first", "dtype": c.dtype, "bytes": c.nbytes}
         facts["direction"] = "backward" if c.backward else "forward"
         cases.append({"name": c.name, **facts, "contenders": {n: as_json(f) for n, f in r.figures.items()}})
     average = {kind: {k: None if math.isnan(v) else v for k, v in row.items()} for kind, row in means(results).items()}

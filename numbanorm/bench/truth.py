@@ -70,8 +70,21 @@ def _over_samples(v: Array) -> Array:
 
 
 def _forward(case: Case, numbers: Data, plain: bool) -> Truth:
+    """y, with what stands around; a sum is rounded before it is normalized."""
+    if numbers.other is None or case.around == "relu":
+        y = _norm(case, numbers, numbers.x, plain)
+        return y if numbers.other is None else _activated(y, picked(case, (numbers.other,))[0])
+    return _norm(case, numbers, numbers.x + numbers.other, plain)
+
+
+def _activated(y: Truth, other: Array) -> Truth:
+    """relu(y + other)"""
+    return Truth(np.maximum(y.value + other, 0), np.maximum(y.floor, np.abs(other)))
+
+
+def _norm(case: Case, numbers: Data, whole: Array, plain: bool) -> Truth:
     weight, bias, mean, var = _parameters(case, numbers)
-    x = picked(case, (numbers.x,))[0].astype(Long)
+    x = picked(case, (whole,))[0].astype(Long)
     xh, _ = _normalized(case, x, mean, var, 0.0 if plain else EPS)
     if plain:
         return Truth(xh, np.ones_like(xh))
@@ -85,6 +98,9 @@ def _gradients(case: Case, numbers: Data) -> list[Truth]:
     weight, _, mean, var = _parameters(case, numbers)
     assert numbers.dy is not None
     x, dy = (picked(case, (a,))[0].astype(Long) for a in (numbers.x, numbers.dy))
+    other = picked(case, (numbers.other,))[0].astype(Long) if numbers.other is not None else Long(0)
+    if case.around == "relu":
+        dy = np.where(other > 0, dy, 0)
     xh, rstd = _normalized(case, x, mean, var, EPS)
     n, u = math.prod(x.shape[2:]), dy * weight
     terms = [u]
@@ -96,6 +112,8 @@ def _gradients(case: Case, numbers: Data) -> list[Truth]:
     if case.norm != "eval":  # where there is a group
         largest = np.broadcast_to(largest.max(axis=(2, 3), keepdims=True), largest.shape)
     dx = Truth(sum(terms[1:], terms[0]) * rstd, largest * rstd)
+    if case.around == "residual":
+        dx = Truth(dx.value + other, np.maximum(dx.floor, np.abs(other)))
     sums = [dy * xh] if case.norm == "rms" else [dy * xh, dy]
     return [dx, *(Truth(_over_samples(v), _over_samples(np.abs(v))) for v in sums)]
 

@@ -80,7 +80,12 @@ def _add_normalize(normalize: argparse.ArgumentParser) -> None:
 
 def _add_bench(bench: argparse.ArgumentParser) -> None:
     bench.add_argument("--sizes", type=_words, metavar="N,N,...", help="elements, of 1e3 ... 1e8 (default: 1e4 and above)")
-    bench.add_argument("--norms", type=_words, metavar="NORM,...", help="of layer, rms, batch, eval, group, instance")
+    bench.add_argument(
+        "--norms",
+        type=_words,
+        metavar="NORM,...",
+        help="of layer, rms, batch, eval, group, instance (the default); layer+residual, rms+residual, batch+relu, eval+relu",
+    )
     bench.add_argument("--direction", choices=("forward", "backward", "both"), default="both")
     bench.add_argument("--layout", choices=("first", "last", "both"), default="both", help="where the channels are")
     bench.add_argument("--dtype", type=_words, metavar="TYPE,...", help="of float32 (default), float16, bfloat16, float64")

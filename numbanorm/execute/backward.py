@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ..backends import dispatch, host
 from ..backends.protocol import Space
 from ..spec import checks
-from ..spec.around import AroundGradients, activation_of
+from ..spec.around import AroundGradients, activation_of, refuse_around
 from ..spec.call import Call, Which, backward_call, with_around, with_mask
 from ..spec.norms import NORMS
 from ..spec.plan import Shape
@@ -111,8 +111,7 @@ def check_joined(
     if space is not host:
         raise ValueError("activation, dresidual and return_daddend are for NumPy arrays on the CPU: got x on a device; "
                          "multiply dy by the activation's derivative, and add dresidual to dx")  # fmt: skip
-    if how[4] is not None:
-        raise ValueError("where must be None with activation, dresidual or return_daddend: got a mask; activate and add apart")
+    refuse_around("where", [how[4]])
     if (y is None) is not (kind is None):
         raise ValueError(f"y and activation must be given together, for the sign of y says where dy passes: "
                          f"got {'no y' if y is None else 'no activation'}; pass both, or neither")  # fmt: skip
@@ -120,7 +119,7 @@ def check_joined(
         raise ValueError(f"dresidual is added to dx: got needs={how[0]}; leave dresidual away, or ask for dx")
     kept = [None if a is None else checks.beside(name, a, x_) for name, a in (("y", y), ("dresidual", dresidual))]
     asked = check(norm, space, arrays, which, stats, weight, how[:5], own)
-    spread.refuse_around(asked.lead)
+    refuse_around("a weight that differs by sample or row", [asked.lead])
     if out is not None:
         space.output(out, x_, (("y", y), ("dresidual", dresidual)))
     y_, r = (None if a is None else space.contiguous(a) for a in kept)

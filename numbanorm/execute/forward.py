@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from ..backends import dispatch, host
 from ..backends.protocol import Space
 from ..spec import checks
-from ..spec.around import Around, activation_of
+from ..spec.around import Around, activation_of, refuse_around
 from ..spec.call import NOTHING, Call, Known, Stats, Which, forward_call, with_around, with_mask, without_x
 from ..spec.norms import NORMS
 from ..spec.plan import Shape
@@ -161,13 +161,12 @@ def check_joined(
     if space is not host:
         raise ValueError(f"residual, addend and activation are for NumPy arrays on the CPU: got x on a device; write "
                          f"{norm}(x + residual, ...) and apply the others to the result")  # fmt: skip
-    if data[2] is not None or data[3] is not None:
-        raise ValueError("where and fill must be None with residual, addend or activation: got a mask; add and activate apart")
+    refuse_around("where and fill", data[2:])
     if with_sum and residual is None:
         raise ValueError("return_residual returns x + residual: got residual=None; pass one, or leave return_residual out")
     arrays = [None if a is None else checks.beside(name, a, x_) for name, a in (("residual", residual), ("addend", addend))]
     asked = check(norm, space, data, which, affine, how, running)
-    spread.refuse_around(asked.lead)
+    refuse_around("a weight or bias that differs by sample or row", [asked.lead])
     if out is not None:
         space.output(out, x_, (("residual", residual), ("addend", addend)))
     r, z = (None if a is None else space.contiguous(a) for a in arrays)

@@ -38,13 +38,6 @@ def parameter(space: Any, name: str, value: Any, p: Plan, lead: Shape) -> Any:
     return w
 
 
-def refuse_around(lead: Shape | None) -> None:
-    """Refuse such parameters where something stands around the norm."""
-    if lead is not None:
-        raise ValueError("weight and bias must have the norm's own shape beside residual, addend and activation: got one that "
-                         "differs by sample or row; add and activate apart")  # fmt: skip
-
-
 def differs(p: Plan, *parameters: Any) -> bool:
     """Whether one is of another shape than the norm's own."""
     return any(w is not None and w.shape != p.weight_shape for w in parameters)

@@ -48,9 +48,9 @@ def refuse_beside(name: str, what: str, others: Iterable[Any], remedy: str) -> N
         raise ValueError(f"{name} must be left out beside {what}: got both; {remedy}")
 
 
-def refuse_around(name: str, around: Iterable[Any]) -> None:
-    """Refuse what stands around a norm beside an option that has no pass for it."""
-    refuse_beside(name, "residual, addend, activation and their gradients", around, "add and activate apart")
+def refuse_around(name: str, given: Iterable[Any]) -> None:
+    """Refuse what stands around a norm beside an option that has no pass for it; given: whichever of the two may be absent."""
+    refuse_beside(name, "residual, addend, activation and their gradients", given, "add and activate apart")
 
 
 class Around(NamedTuple):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import cases
 import numpy as np
+import oracle
 import pytest
-from cases import DTYPES, FLOAT32
-from close import identical
+from cases import DTYPES, FLOAT32, Case, needs_long_double
+from close import FLOAT64_EPS, ROUNDED_ONCE, WITH_PARAMETERS, identical
 from numpy.typing import NDArray
 
 import numbanorm as nn
@@ -112,6 +115,64 @@ def check(norm: str, shape: tuple[int, ...], dtype: Any, exact: bool, activation
 def test_layer_norm_has_the_bits_of_separate_calls(shape: tuple[int, ...], activation: Any) -> None:
     """Of shapes that go through the kernels in every way: rows together, spans, two threads."""
     check("layer", shape, FLOAT32, False, activation)
+
+
+# dx has four roundings, each an ulp of the largest of its group's terms; the sums of eight lose 4 * 2**-24 of their terms, see
+# test_gradients32
+DX_ULPS, SUMS = 4.0, 4.0
+# forward the sum with an addend rounds, and a slope's product, half an ulp each; backward a slope's product does, by half an
+# ulp of dy, which is one of a term of twice its size at most, and the sum with dresidual by half a one
+ULPS_AROUND, DX_ULPS_AROUND = 1.0, 1.5
+
+
+def check_definition(case: Case, dtype: Any, exact: bool, activation: Any) -> None:
+    """y, h, dx, daddend and the gradients of parameters, against long double."""
+    a, dy, has_sum = cases.arguments(case, dtype), cases.upstream(case, dtype), case.norm in ("layer", "rms", "group")
+    r, z, dr = drawn(case.shape, dtype, 3)
+    before = {"residual": r, "return_residual": True} if has_sum else {}
+    y, *h, stats = cases.call(case, a, exact=exact, return_stats=True, addend=z, activation=activation, **before)
+    total = oracle.rounded(oracle.widen(a.x) + oracle.widen(r), dtype) if has_sum else oracle.widen(a.x)
+    summed = replace(a, x=h[0] if has_sum else a.x)
+    # float64's own sum may be the other one of two, where long double has rounded before
+    assert oracle.ulp_error(summed.x, total) <= (0 if dtype.itemsize < 8 else 1)
+    truth = oracle.around(cases.expected(case, summed), z, activation, dtype)
+    single = dtype == FLOAT32 and not exact
+    if dtype.itemsize == 8:
+        assert oracle.eps_error(y, truth.y, truth.terms) <= FLOAT64_EPS + ULPS_AROUND
+    else:
+        assert oracle.ulp_error(y, truth.y, truth.largest) <= (WITH_PARAMETERS if single else ROUNDED_ONCE) + ULPS_AROUND
+    around = {"y": y, "activation": activation, "return_daddend": True} | ({"dresidual": dr} if has_sum else {})
+    dx, *sums, daddend = cases.call_backward(case, summed, dy, stats, exact=exact, **around)
+    dz = oracle.passed(dy, y, activation)
+    assert oracle.ulp_error(daddend, dz, 0) <= ROUNDED_ONCE
+    gradients = cases.expected_gradients(case, summed, dz)
+    true, scale = oracle.beside(gradients.dx, dr if has_sum else 0), np.empty(case.shape, np.longdouble)
+    scale[...] = true.terms
+    for group in cases.groups_of(case, scale):
+        group[...] = group.max()
+    error = oracle.eps_error if dtype.itemsize == 8 else oracle.ulp_error
+    own = cases.FLOAT64_EPS["dx"] if dtype.itemsize == 8 else DX_ULPS if single else ROUNDED_ONCE
+    assert error(dx, true.value, scale) <= own + DX_ULPS_AROUND
+    digits = 2.0 ** -oracle.FORMATS[dtype.name][0]  # half an ulp of dy, which a product with a slope loses
+    lost = 4 * digits if dtype.itemsize == 8 else SUMS * 2.0**-24
+    for found, one in zip(sums, gradients[1:], strict=False):  # RMS norm has no bias
+        assert (np.abs(oracle.widen(found) - one.value) <= (lost + digits) * one.terms).all()
+
+
+@needs_long_double
+@pytest.mark.parametrize("activation", ["relu6", ("leaky_relu", 0.3)])
+def test_layer_norm_is_its_definition(activation: Any) -> None:
+    check_definition(Case("layer", (7, 300)), FLOAT32, False, activation)
+
+
+@needs_long_double
+@pytest.mark.long
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+@pytest.mark.parametrize("case", OTHERS, ids=str)
+def test_each_norm_is_its_definition(case: Any, activation: Any) -> None:
+    """With the kernels of the next test."""
+    norm, shape, dtype, exact = case
+    check_definition(Case(norm, shape, groups=2), dtype, exact, activation)
 
 
 @pytest.mark.long
@@ -262,7 +323,8 @@ WRONG: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (ValueError, "activation must be None", {"activation": ("relu", 0.5)}),
     (ValueError, "activation must have a slope", {"activation": ("leaky_relu", -0.5)}),
     (TypeError, "activation must be a number", {"activation": ("leaky_relu", "steep")}),
-    (ValueError, "where and fill must be None", {"activation": "relu", "where": X > 0}),
+    (ValueError, "where and fill must be left out", {"activation": "relu", "where": X > 0}),
+    (ValueError, "a weight or bias that differs", {"activation": "relu", "weight": np.ones((4, 8))}),
 ]
 
 
@@ -287,7 +349,8 @@ WRONG_GRADIENTS: list[tuple[str, dict[str, Any]]] = [
     ("y and activation must be given together", {"y": X}),
     ("dresidual is added to dx", {"dresidual": X, "needs": (False, True, True)}),
     ("y must have the shape of x", {"y": X[:1], "activation": "relu"}),
-    ("where must be None", {"dresidual": X, "where": X > 0}),
+    ("where must be left out", {"dresidual": X, "where": X > 0}),
+    ("a weight that differs", {"dresidual": X, "weight": np.ones((4, 8))}),
 ]
 
 

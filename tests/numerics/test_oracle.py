@@ -103,6 +103,32 @@ def test_row_norms_agree_with_torch() -> None:
     np.testing.assert_allclose(oracle.rms_norm(x, 2, w, 1e-3).y.astype(float), rms, rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize("activation", ["relu", "relu6", "leaky_relu"])
+def test_what_stands_around_agrees_with_torch(activation: str) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed: the oracle is compared with it")
+    rng = np.random.default_rng(3)
+    x, r, z, dy, dr, w = (4 * rng.standard_normal((7, 40)) for _ in range(6))
+    tx, tz, tw = (torch.from_numpy(a).requires_grad_() for a in (x, z, w[0]))
+    h = tx + torch.from_numpy(r)
+    y = getattr(torch.nn.functional, activation)(torch.nn.functional.layer_norm(h, (40,), tw) + tz)
+    torch.autograd.backward([y, h], [torch.from_numpy(dy), torch.from_numpy(dr)])
+    sums = oracle.rounded(oracle.widen(x) + oracle.widen(r), x.dtype)
+    truth = oracle.around(oracle.layer_norm(sums, 1, w[0]), z, activation, x.dtype)
+    dz = oracle.passed(dy, y.detach().numpy(), activation)
+    g = oracle.layer_norm_backward(dz, sums, 1, w[0])
+    pairs = (truth.y, y.detach()), (dz, tz.grad), (oracle.beside(g.dx, dr).value, tx.grad), (g.dweight.value, tw.grad)
+    for found, expected in pairs:
+        # 2e-13: torch computes in float64, sums of 40 products near 16, and a few roundings of values near 30
+        np.testing.assert_allclose(found.astype(float), expected.numpy(), rtol=0, atol=2e-13)
+
+
+def test_rounded_is_what_numpy_rounds_to() -> None:
+    v = np.random.default_rng(4).standard_normal(1000).astype(np.longdouble) * np.longdouble(2.0) ** np.arange(-160, 90, 0.25)
+    ties = np.array([1 + 2.0**-24, 1 + 3 * 2.0**-24, 2.0**-150, 3 * 2.0**-150], np.longdouble)
+    for values in (v, ties):
+        assert np.array_equal(oracle.rounded(values, np.float32), values.astype(np.float32).astype(np.longdouble))
+
+
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
 def test_ulp_error_counts_units_in_the_last_place(dtype: type) -> None:
     ulp = 2.0 ** (1 - oracle.FORMATS[np.dtype(dtype).name][0])

@@ -329,6 +329,40 @@ def standardize_backward(
     return Gradients(Gradient(dx * rstd, terms * np.abs(rstd)), of_weight, of_bias)
 
 
+def rounded(v: Array, dtype: Any) -> Array:
+    """The nearest number of `dtype`, of two the even one. What is half an ulp off to 11 digits may go the other way, as a sum
+    of two float64 can be; no sum of two smaller floats is."""
+    unit = spacing(np.abs(v), dtype)
+    return np.rint(v / unit) * unit
+
+
+def activated(v: Array, activation: Any, dtype: Any) -> Array:
+    """relu, relu6 or leaky_relu of v; the last may have a slope, which is a number of `dtype`."""
+    name, slope = activation if isinstance(activation, tuple) else (activation, 0.01)
+    below = v * rounded(Long(slope), dtype) if name == "leaky_relu" else Long(0)
+    return v if name is None else np.minimum(np.where(v > 0, v, below), 6 if name == "relu6" else np.inf)
+
+
+def around(truth: Truth, addend: Any, activation: Any, dtype: Any) -> Truth:
+    """activation(y + addend) of any norm; the addend is one of the terms."""
+    z = widen(0 if addend is None else addend)
+    terms, largest = truth.terms + np.abs(z), np.maximum(truth.largest, np.abs(z))
+    return truth._replace(y=activated(truth.y + z, activation, dtype), terms=terms, largest=largest)
+
+
+def passed(dy: Any, y: Any, activation: Any) -> Array:
+    """dy times the activation's derivative where it gave y, which is 1, 0 or the slope, and tells which by itself."""
+    value = activated(Long(-1), activation, np.asarray(dy).dtype)  # where v < 0: minus the derivative
+    y = widen(y)
+    inside = (y > 0) & ((y < 6) | (activation != "relu6"))
+    return widen(dy) * (1 if activation is None else np.where(inside, 1, np.where(y > 0, 0, -value)))
+
+
+def beside(g: Gradient, dresidual: Any) -> Gradient:
+    """The gradient of x + residual, of which a part comes by another way."""
+    return Gradient(g.value + widen(dresidual), g.terms + np.abs(widen(dresidual)))
+
+
 def spacing(scale: Array, dtype: Any) -> Array:
     """Distance of neighbouring numbers of `dtype` at each magnitude in `scale`."""
     digits, lowest = FORMATS[np.dtype(dtype).name]

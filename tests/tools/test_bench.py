@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,12 @@ from numbanorm import cli
 from numbanorm.bench import cases, command, measure, plot, report, truth
 from numbanorm.bench.cases import EPS, GROUPS, NORMS, Case, Data, chosen, data, picked
 from numbanorm.bench.contenders import contenders
-from numbanorm.bench.jobs import COPY, EXACT, FRESH, OURS, STREAMED, Contender, Job, UnsupportedError
+from numbanorm.bench.jobs import APART, COPY, EXACT, FRESH, OURS, STREAMED, Contender, Job, UnsupportedError
 from numbanorm.bench.measure import Figure, Result
 from numbanorm.bench.workers import FailedError, Prepared, Worker
 
 SMALL = chosen(NORMS, (1000,), ("forward", "backward"), ("first", "last"), ("float32",))
+FUSED = chosen(cases.FUSED, (1000,), ("forward", "backward"), ("first", "last"), ("float32",))
 LONG = np.finfo(np.longdouble).nmant > np.finfo(np.float64).nmant
 EVERY = {c.name: c for c in contenders()}
 
@@ -35,6 +36,14 @@ EVERY = {c.name: c for c in contenders()}
 
 def from_oracle(case: Case, a: Data) -> list[Any]:
     """What the tests of the package itself compare with."""
+    if case.around and not case.backward:
+        summed = a._replace(x=a.x + a.other) if case.around == "residual" else a
+        (y,) = from_oracle(replace(case, around=""), summed)
+        return [y if case.around == "residual" else oracle.activated(y + a.other, "relu", a.x.dtype)]
+    if case.around:
+        dy = oracle.passed(a.dy, a.other, "relu") if case.around == "relu" else a.dy
+        dx, *sums = from_oracle(replace(case, around=""), a._replace(dy=dy))
+        return [dx + a.other if case.around == "residual" else dx, *sums]
     axis = -1 if case.last else 1
     own = {"channel_axis": axis} if case.norm not in ("layer", "rms") else {}
     if case.norm == "eval":
@@ -53,7 +62,7 @@ def from_oracle(case: Case, a: Data) -> list[Any]:
     return [g.value for g in found[: 2 if case.norm == "rms" else 3]]
 
 
-@pytest.mark.parametrize("case", SMALL, ids=lambda c: c.name)
+@pytest.mark.parametrize("case", SMALL + FUSED, ids=lambda c: c.name)
 @pytest.mark.parametrize("limit", [cases.CHECKED, 300], ids=["all", "some"])
 def test_truth_is_the_oracle(case: Case, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of all groups, and of some: then the gradients of parameters are left out where they want every sample."""
@@ -115,6 +124,27 @@ def test_contenders_that_are_always_there(case: Case, name: str) -> None:
     assert error <= {"numpy": 50, EXACT: 0.51}.get(name, MOST[case.backward])
 
 
+def check_error(name: str, case: Case) -> None:
+    job = EVERY[name].make(case, data(case), 1)
+    error = truth.ulp(picked(case, job.fetch(job.run())), truth.truth(case, data(case)), "float32")
+    # what is added rounds once more
+    assert error <= {"numpy": 50, EXACT: 0.51 + 0.5}.get(name, MOST[case.backward] + 0.5)
+
+
+@pytest.mark.parametrize("name", ["numpy", APART])
+@pytest.mark.parametrize("case", FUSED, ids=lambda c: c.name)
+def test_calls_apart(case: Case, name: str) -> None:
+    check_error(name, case)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", [OURS, FRESH, EXACT])
+@pytest.mark.parametrize("case", FUSED, ids=lambda c: c.name)
+def test_fused_calls(case: Case, name: str) -> None:
+    """A kernel is compiled for each norm, layout and arithmetic."""
+    check_error(name, case)
+
+
 @pytest.mark.parametrize("name", [n for n, c in EVERY.items() if c.modules])
 def test_peers(name: str) -> None:
     """Each gives the norm it is asked for: one that is wrong by a definition is off by millions of ulp."""
@@ -122,7 +152,7 @@ def test_peers(name: str) -> None:
         pytest.skip(line)
     worker, figures, reasons = Worker(EVERY[name], 1), 0, []
     try:
-        for case in SMALL:
+        for case in SMALL + FUSED:
             try:
                 found = worker.prepare(case).results
             except FailedError as error:
@@ -314,7 +344,7 @@ def test_geometric_means(result: Result) -> None:
 
 
 def test_without_any_peer(fakes: dict[str, Any]) -> None:
-    some = measure.measure(Case("layer", (16, 64)), {n: fakes[n] for n in command.ALWAYS}, {}, 1)
+    some = measure.measure(Case("layer", (16, 64)), {n: fakes[n] for n in command.ALWAYS if n in fakes}, {}, 1)
     assert some.best_peer() is None
     assert report.summary_row(some)[8:11] == ["-", "-", "-"]
     assert math.isnan(some.of_peer("torch"))
@@ -370,6 +400,9 @@ def test_defaults() -> None:
     everything, rounds, threads, who = command.resolved(command.Options())
     assert len(everything) == 5 * 2 * (2 + 4 * 2)
     assert (rounds, threads) == (15, command.cores())
+    assert [c.name for c in who] == [name for name in EVERY if name != APART]
+    fused, *_, who = command.resolved(command.Options(norms=("batch+relu", "rms"), sizes=("1e4",)))
+    assert [c.kind for c in fused] == ["batch+relu"] * 2 + ["rms"] + ["batch+relu"] * 2 + ["rms"]
     assert [c.name for c in who] == list(EVERY)
     quick, rounds, *_ = command.resolved(command.Options(quick=True))
     assert (len(quick), rounds) == (8, 5)
