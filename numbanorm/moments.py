@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
@@ -12,7 +11,8 @@ import numpy as np
 from .backends import dispatch
 from .execute.standardize import Asked, Given, asked, forward, roots
 from .execute.weighted import included, weighted
-from .pairs import array, fresh, library, product, quick_two_sum, ratio, root, split, two_sum, units, unscaled
+from .merging import computable, merged, nothing
+from .pairs import array, fresh, library, product, root, unscaled
 from .saved import Path, read, write
 from .spec import checks, plan
 from .spec.call import moments_call, with_mask
@@ -85,11 +85,43 @@ class Moments:
         self, x: Array, *, where: Array | None = None, weights: Array | None = None, nan: str = "propagate",
         method: str | None = "two_pass",
     ) -> Moments:  # fmt: skip
-        """Take in the moments of x over `axis`, in place; see `moments`."""
+        """Take in the moments of x over `axis`, in place.
+
+        Parameters
+        ----------
+        x, where, weights, nan, method
+            As for `moments`.
+
+        Returns
+        -------
+        Moments
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For arguments that do not fit; nothing is changed then.
+        """
         return self.merge(moments(x, self.axis, where=where, weights=weights, nan=nan, method=method))
 
     def merge(self, other: Moments) -> Moments:
-        """Take in other moments, in place; an empty one changes nothing."""
+        """Take in other moments, in place; an empty one changes nothing.
+
+        Parameters
+        ----------
+        other : Moments
+            Of the same shape: over the same axes.
+
+        Returns
+        -------
+        Moments
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For another kind of object, or another shape; nothing is changed then.
+        """
         if not isinstance(other, Moments):
             raise TypeError(f"Moments can be merged with Moments only: got {type(other).__name__}; write moments(x, axis)")
         both = self + other
@@ -109,18 +141,40 @@ class Moments:
                 f"moments must have the same shape to be merged: got {np.shape(self.mean)} and {np.shape(other.mean)}; "
                 f"reduce over the same axes"
             )
-        return merged(computable(self), computable(other))
+        count, *parts = merged(computable(self), computable(other))
+        return made(count, self.axis, *parts)
 
     def __radd__(self, other: Any) -> Moments:
         """For `sum`, which begins with 0."""
         return Moments() + self if isinstance(other, int) and other == 0 else NotImplemented
 
     def var(self, ddof: int = 0) -> Array:
-        """Variance m2 / (count - ddof); ddof=1 is the unbiased one. nan where count <= ddof."""
+        """Variance m2 / (count - ddof).
+
+        Parameters
+        ----------
+        ddof : int
+            1 for the unbiased variance.
+
+        Returns
+        -------
+        float64 array
+            nan where count <= ddof.
+        """
         return array(unscaled(self._squares / self._less(ddof), self._scale, 2))
 
     def std(self, ddof: int = 0) -> Array:
-        """Square root of the variance."""
+        """Square root of the variance.
+
+        Parameters
+        ----------
+        ddof : int
+            As for `var`.
+
+        Returns
+        -------
+        float64 array
+        """
         return array(unscaled(root(self._squares / self._less(ddof)), self._scale, 1))
 
     def _less(self, ddof: int) -> Any:
@@ -129,7 +183,13 @@ class Moments:
         return library(n).where(n > 0, n, math.nan) if hasattr(n, "shape") else n if n > 0 else math.nan
 
     def sum(self) -> Array:
-        """Sum of the elements, count * (mean + mean_low), rounded once but for what the mean itself is off."""
+        """Sum of the elements.
+
+        Returns
+        -------
+        float64 array
+            count * (mean + mean_low), rounded once but for what the mean itself is off.
+        """
         mean, low, count = computable(self).mean, self._low, self.count * 1.0
         with np.errstate(all="ignore"):  # what is infinite has no parts
             rough, lost = product(array(mean), count)
@@ -137,12 +197,31 @@ class Moments:
         return array(library(fine).where(library(fine).isfinite(fine), fine, rough))
 
     def save(self, path: Path) -> None:
-        """Write all of it, of arrays in host memory, to a file: an .npz archive without pickle. `load` gives the same bits."""
+        """Write all of it, of arrays in host memory, to a file, of which `load` gives the same bits.
+
+        Parameters
+        ----------
+        path : str or path
+            Of an .npz archive without pickle.
+
+        Raises
+        ------
+        TypeError
+            For arrays elsewhere.
+        """
         write(path, self.axis, self.count, self.mean, *(getattr(self, name) for name in KEPT))
 
     @classmethod
     def load(cls, path: Path) -> Moments:
         """Read what `save` wrote.
+
+        Parameters
+        ----------
+        path : str or path
+
+        Returns
+        -------
+        Moments
 
         Raises
         ------
@@ -155,9 +234,23 @@ class Moments:
         return made(count, axis, *arrays)
 
     def rstd(self, eps: float = 0.0) -> Array:
-        """1 / sqrt(var + eps), what a norm multiplies with."""
-        eps = checks.eps(eps)
-        var, scale = self.var(), self._scale
+        """1 / sqrt(var + eps), what a norm multiplies with.
+
+        Parameters
+        ----------
+        eps : float
+            Added to the variance.
+
+        Returns
+        -------
+        float64 array
+
+        Raises
+        ------
+        TypeError, ValueError
+            For an eps that is no number >= 0.
+        """
+        eps, var, scale = checks.eps(eps), self.var(), self._scale
         with np.errstate(all="ignore"):  # 0, and what has no scale
             inverse = array(1.0 / root(var + eps))
             if type(scale) is float:
@@ -193,8 +286,7 @@ class Moments:
         Examples
         --------
         >>> x = np.arange(12.0).reshape(3, 2, 2)
-        >>> m = moments(x, (0, 1))
-        >>> m.transform(x)[0].round(3)
+        >>> moments(x, (0, 1)).transform(x)[0].round(3)
         array([[-1.464, -1.464],
                [-0.878, -0.878]])
         """
@@ -278,11 +370,6 @@ def moments(
     return made(p.count if counts is None else counts, axis, mean, low, squares, 0.0, scale)
 
 
-def nothing(m: Moments) -> bool:
-    """Whether there is no element in any group."""
-    return not hasattr(m.count, "shape") and m.count == 0
-
-
 def made(count: int | Array, axis: Axes, *arrays: Any) -> Moments:
     """Moments of a mean and what is KEPT, copied; where all is in range, the scale is the number 1."""
     if isinstance(arrays[-1], np.ndarray) and (arrays[-1] == 1.0).all():  # to ask a device would mean to wait for it
@@ -291,82 +378,6 @@ def made(count: int | Array, axis: Axes, *arrays: Any) -> Moments:
     for name, a in zip(KEPT, arrays[1:], strict=True):
         setattr(result, name, a if name in ("_lost", "_scale") and type(a) is float else fresh(a))
     return result
-
-
-def computable(m: Moments) -> Moments:
-    """The moments themselves, unless their arrays have no arithmetic."""
-    if not hasattr(type(m.mean), "__add__"):
-        raise TypeError(
-            f"moments must be of arrays with arithmetic to be merged, or for a variance: got {type(m.mean).__name__}; "
-            f"take those of a CuPy array, cupy.asarray(x)"
-        )
-    return m
-
-
-def merged(a: Moments, b: Moments) -> Moments:
-    """The moments of both data sets, of which neither is empty, in units of the largest of their deviations and distance."""
-    lib, n = library(a.mean), a.count + b.count
-    several = hasattr(n, "shape")  # counts
-    over = lib.where(n > 0, n, 1) if several else n
-    weight = (a.count * 1.0 if several else a.count) * b.count / over
-    with np.errstate(all="ignore"):  # nan and inf pass on; what is too small to matter is lost
-        scale = units(lib.maximum(lib.maximum(deviation(a), deviation(b)), abs(b.mean - a.mean)))
-        (of_a, low_a, *squares_a), (of_b, low_b, *squares_b) = in_units(a, scale), in_units(b, scale)
-        d = distance(of_a, low_a, of_b, low_b)
-        mean, low = moved(of_a, low_a, d, *ratio(b.count, over))
-        m2, lost = total(squares_a, squares_b, (d[0] * d[0] * weight, d[0] * d[1] * (2.0 * weight)))
-        good, rounded = lib.isfinite(mean), unscaled(mean, scale, 1)
-        if type(scale) is not float:
-            low = low + (mean - rounded / scale)  # what denormal numbers have no place for
-        rounded = lib.where(good, rounded, a.mean * (a.count / over) + b.mean * (b.count / over))
-        found = [rounded, lib.where(good, low, 0.0), m2, lost]
-        if several:  # where one is empty, the other one as it is
-            for other, own in ((b, (a.mean, low_a, *squares_a)), (a, (b.mean, low_b, *squares_b))):
-                found = [lib.where(other.count == 0, value, v) for value, v in zip(own, found, strict=True)]
-    return made(n, a.axis, *found, scale)
-
-
-def deviation(m: Moments) -> Any:
-    """The standard deviation, or one that is as small and no denormal number."""
-    std = m.std()
-    if hasattr(m.count, "shape"):
-        std = library(std).where(m.count > 0, std, 0.0)
-    if type(m._scale) is float:
-        return std
-    return library(std).where((std < 2.0**-1000) & (m._squares > 0.0), 2.0**-1000, std)
-
-
-def in_units(m: Moments, scale: Any) -> tuple[Any, ...]:
-    """Mean, its low part, and the two parts of m2, divided by a scale and its square."""
-    if type(scale) is float and type(m._scale) is float:
-        return m.mean, m._low, m._squares, m._lost
-    change = m._scale / scale
-    return m.mean / scale, m._low * change, m._squares * change * change, m._lost * change * change
-
-
-def distance(a: Any, a_low: Any, b: Any, b_low: Any) -> tuple[Any, Any]:
-    """b + b_low - (a + a_low) in two parts."""
-    d, lost = two_sum(b, -a)
-    return quick_two_sum(d, lost + (b_low - a_low))
-
-
-def moved(a: Any, low: Any, d: tuple[Any, Any], share: float, rest: float) -> tuple[Any, Any]:
-    """a + low + d * (share + rest) in two parts; `share` has 26 bits, so that its products with halves of d are exact."""
-    half, other = split(d[0])
-    s, lost = two_sum(a, half * share)
-    return quick_two_sum(s, (lost + low) + (other * share + (d[0] * rest + d[1] * share)))
-
-
-def total(*terms: Sequence[Any]) -> tuple[Any, Any]:
-    """The sum of numbers >= 0 in two parts, in two parts; what is not finite has one."""
-    s, low = terms[0]
-    for high, lost in terms[1:]:
-        s, error = two_sum(s, high)
-        low = low + (lost + error)
-    better, low = quick_two_sum(s, low)
-    lib = library(s)
-    good = lib.isfinite(better)
-    return lib.where(good, better, s), lib.where(good, low, 0.0)
 
 
 def given_by(m: Moments, asked: Asked, eps: float, exact: bool) -> tuple[Array, Given]:

@@ -120,15 +120,19 @@ def standardize_backward(
     Parameters
     ----------
     dy, x : arrays of one shape and dtype
-    mean, rstd, weight, axis, exact, backend
-        As for `standardize`. dweight and dbias are exact anyway.
+    mean, rstd, weight, axis
+        As for `standardize`.
     sums : (array, array, int or integer array), optional
         Sums of dy and of dy * xh (without the weight), and the count of elements: of shapes that broadcast to the axes that are
         not in `axis`. Where the count is 0, nothing is subtracted.
     needs : (bool, bool, bool)
         Which of dx, dweight, dbias are wanted.
+    exact : bool
+        As for `standardize`, of dx; dweight and dbias are exact anyway.
     out : array like x, optional
         Where to write dx; may be x or dy. One that is not C-contiguous costs a copy.
+    backend : {None, "cpu"}
+        x must be in host memory.
 
     Returns
     -------

@@ -43,7 +43,8 @@ def group_norm(
     Parameters
     ----------
     x : array of shape (N, C, ...), or (N, ..., C) with channel_axis=-1
-        float16, bfloat16, float32 or float64; copied first unless it is C-contiguous.
+        float16, bfloat16, float32 or float64. Copied first unless it is C-contiguous, or has contiguous samples that stand
+        apart, as rows for `layer_norm`.
     num_groups : int
         Divides C. 1 is layer norm over a whole sample, C is instance norm.
     weight, bias : array of shape (C,), optional
@@ -54,9 +55,11 @@ def group_norm(
     batch_axis : {0, None}
         None: x is one sample and has no batch axis, (C, ...) or, with channel_axis=-1, (..., C). channel_axis is then that of
         x[None], whose result this is.
+    method, exact, out
+        As for `layer_norm`.
     return_stats : bool
         Also return `Stats(mean, rstd)`, float64 of shape (N, num_groups), without a batch axis (num_groups,).
-    method, exact, out, where, fill, weight_offset, residual, return_residual, addend, activation, backend
+    where, fill, weight_offset, residual, return_residual, addend, activation, backend
         As for `layer_norm`.
 
     Returns
@@ -118,13 +121,14 @@ def instance_norm(
     Parameters
     ----------
     x : array of shape (N, C, ...), or (N, ..., C) with channel_axis=-1
-        float16, bfloat16, float32 or float64; copied first unless it is C-contiguous.
+        float16, bfloat16, float32 or float64. Copied first unless it is C-contiguous, or has contiguous samples that stand
+        apart, as rows for `layer_norm`.
     running_mean, running_var : array of shape (C,), optional
         With use_input_stats they are updated in place, with the mean over the samples; without, they normalize.
     weight, bias : array of shape (C,), optional
     use_input_stats : bool
         Whether x's own statistics normalize it.
-    momentum, num_batches_tracked, convention
+    momentum
         As for `batch_norm`.
     eps : float
         Added to the variance.
@@ -133,9 +137,13 @@ def instance_norm(
     batch_axis : {0, None}
         None: x is one sample and has no batch axis, (C, ...) or, with channel_axis=-1, (..., C). channel_axis is then that of
         x[None], whose result this is.
+    num_batches_tracked, convention
+        As for `batch_norm`.
+    method, exact, out
+        As for `layer_norm`.
     return_stats : bool
         Also return `Stats(mean, rstd)`, float64 of shape (N, C), without a batch axis (C,).
-    method, exact, out, where, fill, weight_offset, addend, activation, backend
+    where, fill, weight_offset, addend, activation, backend
         As for `layer_norm`.
 
     Returns
@@ -219,17 +227,23 @@ def batch_norm(
     convention : {"torch", "keras"}
         Of the running statistics. "keras" (also Flax, ONNX, the d2l book): momentum weighs the *old* value, and the
         running variance is that of the biased batch variance; "torch" takes the unbiased one.
+    method, exact, out
+        As for `layer_norm`.
     return_stats : bool
         Also return `Stats(mean, rstd)`, float64 of shape (C,).
-    method, exact, out, where, fill, weight_offset, addend, activation, backend
+    where, fill, weight_offset
         As for `layer_norm`.
     weights : array of numbers >= 0 that broadcasts to x's shape, optional
         How often each element counts in training's statistics, as in `moments`; `running_var` takes their sum for n.
+    addend, activation
+        As for `layer_norm`.
     comm : communicator, optional
         In training, the processes that the batch is spread over: a communicator of mpi4py, a process group of
         torch.distributed, or a function that takes an array of each rank to (ranks, ...). All of them must make the call, one
         without data with x of no samples. Each gets its own y, and the statistics, running ones too, of all together, the same
         to the bit. method=None is "two_pass" then. On the CPU.
+    backend
+        As for `layer_norm`.
 
     Returns
     -------

@@ -41,7 +41,9 @@ def layer_norm(
     Parameters
     ----------
     x : array of shape (..., *normalized_shape), float16, bfloat16, float32 or float64
-        Copied first unless it is C-contiguous.
+        Read where it lies if it is C-contiguous, or, on the CPU, if it has contiguous rows that stand apart, as queries that
+        are sliced from a fused projection. Copied first if not, and rows that stand apart also beside `where`, `axis`,
+        `residual`, `addend`, `activation`, and parameters that differ between rows.
     normalized_shape : int or tuple of int
         The last axes of x: they share a mean and a (biased) variance.
     weight, bias : array of shape normalized_shape, optional
@@ -57,7 +59,7 @@ def layer_norm(
         are computed in float32 from the same float64 statistics: within 3 ulp of the largest of its terms (0.51 ulp of the
         type for float16 and bfloat16). For float64 it makes no difference.
     out : array like x, optional
-        Where to write the result; may be x. One that is not C-contiguous costs a copy.
+        Where to write the result; may be x. One that is neither C-contiguous nor of such rows as x may have costs a copy.
     return_stats : bool
         Also return `Stats(mean, rstd)`, float64 of shape x.shape[:-len(normalized_shape)].
     where : bool array that broadcasts to x's shape, optional
@@ -137,7 +139,7 @@ def rms_norm(
     Parameters
     ----------
     x : array of shape (..., *normalized_shape), float16, bfloat16, float32 or float64
-        Copied first unless it is C-contiguous.
+        As for `layer_norm`.
     normalized_shape : int or tuple of int
         The last axes of x: they share a mean square.
     weight : array of shape normalized_shape, optional

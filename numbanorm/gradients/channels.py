@@ -173,13 +173,17 @@ def batch_norm_backward(
         Any axis.
     training : bool
         As it was given to `batch_norm`: False for running statistics, which do not depend on x.
-    needs, exact, out, where, weight_offset, y, activation, return_daddend, backend
+    needs, exact, out, where, weight_offset
         As for `layer_norm_backward`.
     weights : array, optional
         As it was given to `batch_norm`; gradients are then float64 numbers rounded once.
+    y, activation, return_daddend
+        As for `layer_norm_backward`.
     comm : communicator, optional
         As it was given to `batch_norm`, which returned `stats`. dx is that of the statistics of all processes; dweight and
         dbias are of what is here, and to be added like the gradients of any other weight.
+    backend
+        As for `layer_norm_backward`.
 
     Returns
     -------

@@ -37,7 +37,7 @@ def layer_norm_backward(
     Parameters
     ----------
     dy, x : arrays of shape (..., *normalized_shape), of one dtype
-        The gradient of the result, and what was normalized. Copied first unless they are C-contiguous.
+        The gradient of the result, and what was normalized. Read where they lie, or copied first, as x by `layer_norm`.
     normalized_shape : int or tuple of int
         The last axes of x.
     stats : Stats
@@ -54,7 +54,7 @@ def layer_norm_backward(
         for whose numbers float32 has no room, calls whose `stats` are not float64 or do not depend on x, and those of
         layer_norm and rms_norm with a weight that has a number that is no float32.
     out : array like x, optional
-        Where to write dx; may be x or dy. One that is not C-contiguous costs a copy.
+        Where to write dx; may be x or dy. One that is not C-contiguous costs a copy, unless its rows only stand apart.
     where : bool array that broadcasts to x's shape, optional
         As it was given to `layer_norm`: dx is exactly 0 where it is not set, and neither x nor dy matters there, be it nan.
     weight_offset : float
@@ -125,12 +125,16 @@ def rms_norm_backward(
 
     Parameters
     ----------
-    dy, x, normalized_shape, weight, exact, out, where, weight_offset, axis, y, activation, dresidual, return_daddend, backend
+    dy, x, normalized_shape
         As for `layer_norm_backward`.
     stats : Stats
         As `rms_norm` returned them: the mean is None.
+    weight
+        As for `layer_norm_backward`.
     needs : (bool, bool)
         Which of dx, dweight are wanted.
+    exact, out, where, weight_offset, axis, y, activation, dresidual, return_daddend, backend
+        As for `layer_norm_backward`.
 
     Returns
     -------

@@ -60,12 +60,23 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.exact = exact
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Take the moments of X (n_samples, n_features), and forget those of before; see `partial_fit`."""
+        """Take the moments of X, and forget those of before.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As for `partial_fit`.
+
+        Returns
+        -------
+        StandardScaler
+            Itself.
+        """
         self.__dict__.pop("moments_", None)
         return self.partial_fit(X, y, sample_weight)
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Take in X (n_samples, n_features) beside what was fitted before.
+        """Take in X beside what was fitted before.
 
         Parameters
         ----------
@@ -74,6 +85,11 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             Nothing reads it.
         sample_weight : array of shape (n_samples,), optional
             How often each sample counts; it need not be whole.
+
+        Returns
+        -------
+        StandardScaler
+            Itself.
         """
         before = self.__dict__.get("moments_", Moments(axis=0))
         X = validate_data(self, X, dtype=FLOAT_DTYPES, reset="moments_" not in self.__dict__, ensure_all_finite="allow-nan")
@@ -83,7 +99,17 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return self._seen(before + Moments(axis=0).update(X, **how))
 
     def merge(self, other: StandardScaler) -> Self:
-        """Take in what another one, that was fitted to other samples of the same features, has seen.
+        """Take in what another one has seen.
+
+        Parameters
+        ----------
+        other : StandardScaler
+            Fitted to other samples of the same features.
+
+        Returns
+        -------
+        StandardScaler
+            Itself.
 
         Raises
         ------
@@ -109,7 +135,17 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: Any) -> Array:
-        """Standardize X (n_samples, n_features): an array of the same shape, of X's float type, or float64."""
+        """Standardize X.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_features)
+
+        Returns
+        -------
+        array of shape (n_samples, n_features)
+            Of X's float type, or float64; X itself where copy=False and it is an array of floats.
+        """
         X = self._taken(X)
         ones = np.ones(X.shape[1])
         rstd = np.where(self.moments_.std() > 0, self.moments_.rstd(), 1.0) if self.with_std else ones
@@ -117,7 +153,17 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return standardize(X, mean, rstd, axis=0, exact=self.exact, out=None if self.copy else X)
 
     def inverse_transform(self, X: Any) -> Array:
-        """Undo `transform`, but for rounding."""
+        """Undo `transform`, but for rounding.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_features)
+
+        Returns
+        -------
+        array of shape (n_samples, n_features)
+            Of X's float type, or float64; X itself where copy=False and it is an array of floats.
+        """
         X = self._taken(X)
         ones = np.ones(X.shape[1])
         scale, mean = self.scale_ if self.with_std else ones, self.mean_ if self.with_mean else None

@@ -211,20 +211,53 @@ class Layer:
         return (dx, rest[-1]) if gradients.keywords.get("return_daddend") else dx
 
     def train(self, mode: bool = True) -> Self:
-        """Set training, or with False evaluation, and return the layer; only running statistics make a difference."""
+        """Set training or evaluation; only running statistics make a difference.
+
+        Parameters
+        ----------
+        mode : bool
+            False sets evaluation.
+
+        Returns
+        -------
+        Self
+            The layer itself.
+
+        Raises
+        ------
+        TypeError
+            For a mode that is neither.
+        """
         self.training = checks.flag("mode", mode)
         return self
 
     def eval(self) -> Self:
-        """Set evaluation, and return the layer."""
+        """Set evaluation; `train(False)`.
+
+        Returns
+        -------
+        Self
+            The layer itself.
+        """
         return self.train(False)
 
     def named_parameters(self) -> Iterator[tuple[str, Array]]:
-        """Name and array of each parameter."""
+        """Name and array of each parameter.
+
+        Returns
+        -------
+        iterator of (str, array)
+            The arrays themselves, in which an optimizer can write.
+        """
         return ((name, array) for name, array in self.state_dict().items() if name in PARAMETERS)
 
     def parameters(self) -> Iterator[Array]:
-        """The array of each parameter."""
+        """The array of each parameter.
+
+        Returns
+        -------
+        iterator of array
+        """
         return (array for _, array in self.named_parameters())
 
     def state_dict(self) -> dict[str, Array]:
@@ -297,7 +330,12 @@ class Layer:
         self._begin()
 
     def extra_repr(self) -> str:
-        """Text that repr shows in brackets: torch's words, then the extra arguments that are not the default."""
+        """Text that repr shows in brackets: torch's words, then the extra arguments that are not the default.
+
+        Returns
+        -------
+        str
+        """
         text = self._shown.format(**self.__dict__, use_bias=getattr(self, "bias", None) is not None)
         extra = ((name, getattr(self, name, default), default) for name, default in EXTRA.items())
         return ", ".join([text, *(f"{name}={value!r}" for name, value, default in extra if value != default)])

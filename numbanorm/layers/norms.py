@@ -21,10 +21,12 @@ class GroupNorm(Layer):
         The groups must divide the channels.
     eps : float
         Added to the variance.
-    affine, bias : bool
-        Whether there is a weight, and with it a bias, of shape (num_channels,).
+    affine : bool
+        Whether there are a weight and a bias, of shape (num_channels,).
     dtype : NumPy dtype, optional
         Of the parameters, by default float32; x may be of another.
+    bias : bool
+        False leaves out the bias.
     channel_axis, batch_axis, method, exact, activation, backend
         As for `numbanorm.group_norm`.
 

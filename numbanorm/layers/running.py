@@ -55,13 +55,15 @@ class _Tracking(Layer):
             Added to the variance.
         momentum : float in [0, 1], or None
             Weight of a batch in the running statistics; None averages over all batches so far.
-        affine, bias : bool
-            Whether there is a weight, and with it a bias, of shape (num_features,).
+        affine : bool
+            Whether there are a weight and a bias, of shape (num_features,).
         track_running_stats : bool
             Whether there are running statistics: training updates them, and evaluation normalizes with them. Without, x's
             own statistics normalize it in evaluation too.
         dtype : NumPy dtype, optional
             Of parameters and running statistics, by default float32; x may be of another.
+        bias : bool
+            False leaves out the bias.
         channel_axis, convention, method, exact, activation, backend
             As for `numbanorm.batch_norm`.
         comm : communicator, optional
@@ -224,7 +226,32 @@ class _InstanceNorm(_Tracking):
         activation: str | tuple[str, float] | None = None,
         backend: str | None = None,
     ) -> None:
-        """Make the layer; the arguments are those of `BatchNorm1d`, with other defaults."""
+        """Make the layer.
+
+        Parameters
+        ----------
+        num_features : int
+            Channels of x.
+        eps : float
+            Added to the variance.
+        momentum : float in [0, 1], or None
+            Weight of a batch in the running statistics; None averages over all batches so far.
+        affine : bool
+            Whether there are a weight and a bias, of shape (num_features,).
+        track_running_stats : bool
+            Whether there are running statistics: training updates them, and evaluation normalizes with them.
+        dtype : NumPy dtype, optional
+            Of parameters and running statistics, by default float32; x may be of another.
+        bias : bool
+            False leaves out the bias.
+        channel_axis, convention, method, exact, activation, backend
+            As for `numbanorm.instance_norm`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For arguments that do not fit.
+        """
         super().__init__(
             num_features, eps, momentum, affine, track_running_stats, dtype, bias=bias, channel_axis=channel_axis,
             convention=convention, method=method, exact=exact, activation=activation,
@@ -232,7 +259,27 @@ class _InstanceNorm(_Tracking):
         )  # fmt: skip
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
-        """As for any layer, but running statistics are an error for one that has none, even with strict=False, as in torch."""
+        """Copy arrays into those of the layer: its own kind, torch's, or those of Keras and Flax, as `BatchNorm1d` does.
+
+        Running statistics are an error for a layer that has none, even with strict=False, as in torch.
+
+        Parameters
+        ----------
+        state_dict : mapping of str to array
+            Of any float types; rounded to the layer's.
+        strict : bool
+            Whether the names must be the layer's; if not, those that only one side has are left alone.
+
+        Returns
+        -------
+        IncompatibleKeys
+            (missing_keys, unexpected_keys), two lists.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For names and shapes that are not the layer's; before anything is changed.
+        """
         if not self.track_running_stats and isinstance(state_dict, Mapping) and any(name in state_dict for name in RUNNING):
             raise ValueError(
                 f"state_dict must have no running statistics for {self!r}: got {', '.join(map(str, state_dict))}; leave "

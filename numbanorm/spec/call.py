@@ -81,6 +81,11 @@ class Stats(_Pair):
 
     It remembers whether the call had a weight, so that a backward call that was not given one is told.
 
+    Parameters
+    ----------
+    mean, rstd : float64 array
+        Of the shape that the norm's `return_stats` says; a pair, as a tuple of two.
+
     Attributes
     ----------
     count : int64 array of the statistics' shape, or None

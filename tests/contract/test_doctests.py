@@ -38,6 +38,12 @@ def test_examples_over(library: str) -> None:
     check(f"numbanorm.interop.{library}")
 
 
+@pytest.mark.parametrize("module", ["norms", "gradients"])
+def test_examples_of_norms_over_dask(module: str) -> None:
+    pytest.importorskip("dask", reason="dask is not installed: pip install 'numbanorm[dask]'")
+    check(f"numbanorm.interop.dask.{module}")
+
+
 def check(name: str) -> None:
     outcome = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
     assert outcome.attempted > 0

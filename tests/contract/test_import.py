@@ -26,7 +26,7 @@ FLOORS = (
     {"cpu", "cuda"},
     {"backends"},
     {"execute"},
-    {"reference"},
+    {"merging", "reference"},
     {"moments"},
     {"synchronized"},
     {"functional", "gradients", "standardize"},

@@ -20,10 +20,11 @@ from ...execute.standardize import roots
 from ...moments import Moments
 from ...spec import checks, plan
 from ...spec.plan import Shape
-from ...spec.shown import shown
 from ...spec.standardized import kept_of
 from . import tasks
-from .graphs import Dask, beside, blocks, checked, fitting, gradients_of, merged, norm_of
+from .gradients import group_norm_backward, instance_norm_backward, layer_norm_backward, rms_norm_backward
+from .graphs import Dask, beside, blocks, checked, fitting, merged
+from .norms import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
 
 __all__ = [
     "batch_norm",
@@ -38,153 +39,6 @@ __all__ = [
     "rms_norm_backward",
     "standardize",
 ]
-
-
-def layer_norm(
-    x: Dask, normalized_shape: int | Shape, weight: Any = None, bias: Any = None, eps: float = 1e-5, *, exact: bool = False
-) -> Dask:
-    """Normalize over the last axes; see `numbanorm.layer_norm`.
-
-    Parameters
-    ----------
-    x : dask array of float16, bfloat16, float32 or float64
-        Of known chunk sizes.
-    normalized_shape, eps, exact
-        As for `numbanorm.layer_norm`.
-    weight, bias : array of NumPy or Dask, of shape normalized_shape, optional
-
-    Returns
-    -------
-    dask array of x's shape, dtype and chunks
-
-    Raises
-    ------
-    TypeError, ValueError
-        For arguments that do not fit, when it is called; nothing is computed then.
-
-    Examples
-    --------
-    >>> import dask.array as da
-    >>> import numpy as np
-    >>> x = da.from_array(np.array([[1.0, 2.0, 3.0, 6.0]]), chunks=(1, 2))
-    >>> layer_norm(x, 4, eps=0.0).compute().round(3)
-    array([[-1.069, -0.535,  0.   ,  1.604]])
-    """
-    which = plan.as_shape("normalized_shape", normalized_shape), 0
-    return norm_of("layer_norm", x, which, (weight, bias), eps, exact)
-
-
-def rms_norm(
-    x: Dask, normalized_shape: int | Shape, weight: Any = None, eps: float | None = None, *, exact: bool = False
-) -> Dask:
-    """Scale the last axes to a root mean square of 1; see `numbanorm.rms_norm`, and `layer_norm` for what is as there.
-
-    Where the axes are cut, squares beyond float64's range are not computed again.
-    """
-    which = plan.as_shape("normalized_shape", normalized_shape), 0
-    return norm_of("rms_norm", x, which, (weight, None), eps, exact)
-
-
-def group_norm(
-    x: Dask, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, *, channel_axis: int = 1,
-    exact: bool = False,
-) -> Dask:  # fmt: skip
-    """Normalize groups of channels of each sample; see `numbanorm.group_norm`, and `layer_norm` for what is as there.
-
-    Channels that are cut are brought into one chunk first, for a group may lie on both sides.
-    """
-    axis = plan.as_int("channel_axis", channel_axis)
-    which, whole = ((plan.as_int("num_groups", num_groups),), axis), checked(x)
-    if -x.ndim <= axis < x.ndim and x.numblocks[axis] > 1:
-        whole = x.rechunk({axis: -1})
-    return norm_of("group_norm", whole, which, (weight, bias), eps, exact).rechunk(x.chunks)
-
-
-def instance_norm(
-    x: Dask, weight: Any = None, bias: Any = None, eps: float = 1e-5, *, channel_axis: int = 1, exact: bool = False
-) -> Dask:
-    """Normalize each channel of each sample; see `numbanorm.instance_norm`, and `layer_norm` for what is as there."""
-    return norm_of("instance_norm", x, ((), plan.as_int("channel_axis", channel_axis)), (weight, bias), eps, exact)
-
-
-def batch_norm(
-    x: Dask, running_mean: Any = None, running_var: Any = None, weight: Any = None, bias: Any = None, training: bool = False,
-    eps: float = 1e-5, *, channel_axis: int = 1, exact: bool = False,
-) -> Dask:  # fmt: skip
-    """Normalize each channel over the batch; see `numbanorm.batch_norm`, and `layer_norm` for what is as there.
-
-    In training x's own statistics normalize it, and nothing is updated: running statistics are to be made of `moments`.
-    """
-    which, own = ((), plan.as_int("channel_axis", channel_axis)), checks.flag("training", training)
-    given = running_mean, running_var
-    if own and any(a is not None for a in given):
-        raise ValueError(f"running_mean and running_var must be left out in training, for nothing is computed yet: got "
-                         f"{shown(given)}; update them with moments(x, axes).compute()")  # fmt: skip
-    if not own and any(a is None for a in given):
-        raise ValueError("running_mean and running_var must be given to normalize with them: got None; or pass training=True")
-    return norm_of("batch_norm", x, which, (weight, bias), eps, exact, None if own else given)
-
-
-def layer_norm_backward(
-    dy: Dask, x: Dask, normalized_shape: int | Shape, weight: Any = None, eps: float = 1e-5, *, exact: bool = False
-) -> tuple[Dask, ...]:
-    """Gradients of `layer_norm`; see `numbanorm.layer_norm_backward`.
-
-    The statistics are taken again, from x. Axes that share a mean are brought into one chunk. The gradients of the parameters
-    are added in float64, in the order of the chunks, in adjacent pairs.
-
-    Parameters
-    ----------
-    dy, x : dask arrays of one shape and dtype
-        Of known chunk sizes.
-    normalized_shape, eps, exact
-        As for `layer_norm`.
-    weight : array of NumPy or Dask, optional
-        As it was given to `layer_norm`.
-
-    Returns
-    -------
-    (dx, dweight, dbias)
-        dask arrays. What is not computed costs nothing.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For arguments that do not fit, when it is called.
-
-    Examples
-    --------
-    >>> import dask.array as da
-    >>> x = da.from_array(np.array([[1.0, 2.0, 4.0]]))
-    >>> dx, dweight, dbias = layer_norm_backward(da.ones_like(x), x, 3)
-    >>> dweight.compute().round(4)
-    array([-1.069 , -0.2673,  1.3363])
-    """
-    which = plan.as_shape("normalized_shape", normalized_shape), 0
-    return gradients_of("layer_norm", dy, x, which, weight, eps, exact)
-
-
-def rms_norm_backward(
-    dy: Dask, x: Dask, normalized_shape: int | Shape, weight: Any = None, eps: float | None = None, *, exact: bool = False
-) -> tuple[Dask, ...]:
-    """(dx, dweight) of `rms_norm`; see `layer_norm_backward`."""
-    which = plan.as_shape("normalized_shape", normalized_shape), 0
-    return gradients_of("rms_norm", dy, x, which, weight, eps, exact)
-
-
-def group_norm_backward(
-    dy: Dask, x: Dask, num_groups: int, weight: Any = None, eps: float = 1e-5, *, channel_axis: int = 1, exact: bool = False
-) -> tuple[Dask, ...]:
-    """(dx, dweight, dbias) of `group_norm`; see `layer_norm_backward`. Each sample is brought into one chunk."""
-    which = (plan.as_int("num_groups", num_groups),), plan.as_int("channel_axis", channel_axis)
-    return gradients_of("group_norm", dy, x, which, weight, eps, exact)
-
-
-def instance_norm_backward(
-    dy: Dask, x: Dask, weight: Any = None, eps: float = 1e-5, *, channel_axis: int = 1, exact: bool = False
-) -> tuple[Dask, ...]:
-    """(dx, dweight, dbias) of `instance_norm`; see `layer_norm_backward`. Each sample is brought into one chunk."""
-    return gradients_of("instance_norm", dy, x, ((), plan.as_int("channel_axis", channel_axis)), weight, eps, exact)
 
 
 def moments(x: Dask, axis: int | Shape | None = None, *, method: str | None = "two_pass") -> Any:
