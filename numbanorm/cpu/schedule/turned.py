@@ -11,7 +11,7 @@ from .machine import cache_bytes
 
 def rows_at_once(plan: Plan, itemsize: int) -> int:
     """Rows whose copies stay in the cache: of gradients, a power of two of the row tree's blocks."""
-    blocks = cache_bytes(2) // 8 // (plan.count * itemsize * block_rows(plan.B))
+    blocks = cache_bytes(2) // 4 // (plan.count * itemsize * block_rows(plan.B))
     return block_rows(plan.B) << max(0, blocks.bit_length() - 1)
 
 
