@@ -65,6 +65,13 @@ def test_layers_and_heads(rng: np.random.Generator) -> None:
     weight = rng.normal(size=(2, 1, 4)).astype(np.float32)
     y = numbanorm.layer_norm(x, 4, weight, axis=1)
     identical(y, numbanorm.layer_norm(x.swapaxes(1, 2), 4, weight).swapaxes(1, 2), "of samples")
+    heads = numbanorm.RMSNorm(7)
+    heads.weight = rng.normal(size=(4, 7)).astype(np.float32)
+    identical(heads(x), numbanorm.rms_norm(x, 7, heads.weight), "of heads")
+    heads.backward(x)
+    assert heads.grad["weight"].shape == (4, 7)
+    with pytest.raises(ValueError, match=r"state_dict must fit .*: got weight of shape \(4, 7\), not \(7,\); make the layer"):
+        numbanorm.RMSNorm(7).load_state_dict(heads.state_dict())
     assert "runs of 4" in numbanorm.explain(numbanorm.layer_norm, x, 4, axis=1)
     assert "cpu" in numbanorm.explain(numbanorm.rms_norm_backward, x, x, 4, (None, np.ones((2, 7))), axis=1)
 
