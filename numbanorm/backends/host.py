@@ -17,7 +17,7 @@ from ..spec import blend, checks
 from ..spec.around import AroundGradients
 from ..spec.call import Call, Known
 from ..spec.checks import Array
-from ..spec.gaps import levels_of, rows_of, with_gaps
+from ..spec.gaps import levels_of, rows_of, turned_of, with_gaps, with_turned
 from ..spec.plan import Plan
 from .protocol import CompiledEntry, Tracked
 
@@ -73,14 +73,28 @@ def in_rows(call: Call, out: Array | None, *read: Array) -> tuple[Call, Array | 
     if all(a.flags.carray for a in (*read, *([] if out is None else [out]))):
         return call, None
     row = rows_of(call)
-    if not row or call.plan.size == 0 or any(levels_of(a, row) is None for a in read):
+    if not row or call.plan.size == 0:
         return call, None
+    if any(levels_of(a, row) is None for a in read):
+        return in_columns(call, out, read, row)
     if out is None or out.flags.carray or levels_of(out, row) is None:
         return with_gaps(call, False), None
     for a in read:
         if np.may_share_memory(out, a) and checks.same_memory(out, a):
             return with_gaps(call, True), a
     return with_gaps(call, True), out.view(np.ndarray)
+
+
+def in_columns(call: Call, out: Array | None, read: tuple[Array, ...], row: int) -> tuple[Call, Array | None]:
+    """`in_rows` for arrays of which rows lie side by side, element by element: each is such, or C-contiguous."""
+    kinds = {0 if a.flags.carray else turned_of(a, row) or -1 for a in (*read, *([] if out is None else [out]))} - {0}
+    if len(kinds) != 1 or -1 in kinds:
+        return call, None
+    target = None
+    if out is not None:
+        same = (a for a in read if np.may_share_memory(out, a) and checks.same_memory(out, a))
+        target = next(same, out.view(np.ndarray))
+    return with_turned(call, kinds.pop()), target
 
 
 def empty_like(x: Array) -> Array:

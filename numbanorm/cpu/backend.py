@@ -17,11 +17,12 @@ from .around import differentiate_around, normalize_around
 from .compile import COMPILES
 from .entry.calls import DONE, REFUSED, TOO_WIDE, TRACKING, Program, members_of, places_of, run_tracking
 from .entry.objects import identities
-from .gaps import reading, words
+from .gaps import TOLD, reading, words
 from .launch import GUARD, at_addresses, entry, in_default_environment, prepare
 from .layout import AT_ONCE, BOTH, CENTER, COUNT, LOW, M2, MEAN, MERGED, OWN, PARAMETERS, RSTD, SINGLE, SQUARES, STREAM, WRITE
 from .masks import Mask, fill_excluded, mask_of, write_empty
 from .rescale import keep_scaled, scaled_gradients, scaled_groups
+from .schedule import turned
 from .schedule.backward import cut_backward
 from .schedule.forward import SERIAL, Schedule, cut
 from .slants import cut_slant, tables, without_room
@@ -58,9 +59,10 @@ def flags_of(call: Call) -> int:
 
 def schedule_of(call: Call, threads: int) -> Schedule:
     """The schedule of a call for so many threads."""
+    p, itemsize, flags, side = call.plan, call.dtype.itemsize, flags_of(call), call.turned
     if call.backward:
-        return cut_backward(call.plan, call.dtype.itemsize, flags_of(call), threads)
-    return cut(call.plan, call.dtype.itemsize, flags_of(call), call.affine, threads)
+        return (turned.cut_backward if side else cut_backward)(p, itemsize, flags, threads)
+    return (turned.cut if side else cut)(p, itemsize, flags, call.affine, threads)
 
 
 @lru_cache(maxsize=4096)
@@ -361,7 +363,7 @@ def describe(call: Call, x: Array) -> str:
         told.append("dx = dy * weight * rstd by the kernel of the forward pass")
     if told:
         told += ["what stands around the norm is done in the same passes"] if part.joined else []
-        told += ["rows stand apart, and are read where they lie"] if part.gaps else []
+        told += [TOLD[part.turned > 0]] if part.gaps else []
         told += ["a mask says which elements are measured"] if part.where else []
         told.append("results are float64 numbers rounded once" if part.exact else "results are computed in float32")
     return "cpu, " + ("; ".join(told) or "nothing: no gradient is wanted")

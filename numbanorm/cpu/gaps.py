@@ -11,10 +11,16 @@ from ..spec.gaps import levels_of, rows_of
 from .masks import Mask
 
 Array = np.ndarray[Any, Any]
+TOLD = (
+    "rows stand apart, and are read where they lie",
+    "elements of a row stand apart: as many rows as the cache holds are copied at a time, and what is written",
+)
 
 
 def words(call: Call, a: Array) -> Array:
-    """`layout.Apart` of an array; who uses it keeps both."""
+    """`layout.Apart` or `layout.Turned` of an array; who uses it keeps both."""
+    if call.turned:
+        return np.array([a.__array_interface__["data"][0], not a.flags.c_contiguous], np.int64)
     found = levels_of(a, rows_of(call))
     assert found is not None  # who made the call has seen to it
     numbers = [a.__array_interface__["data"][0], *(number for level in found for number in level)]

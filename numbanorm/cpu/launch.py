@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import cache, partial, wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -21,7 +22,10 @@ from .families.columns_backward import columns_backward
 from .families.rows_backward import rows_backward
 from .families.runs import runs
 from .families.runs_backward import runs_backward
+from .families.turned import turned, turned_backward
+from .layout import Turning
 from .schedule.forward import Schedule
+from .schedule.turned import rows_at_once
 from .threads import GUARD as GUARD
 from .threads import Launch
 
@@ -70,7 +74,7 @@ def family_address(
 
 def stages_of(call: Call) -> tuple[str, ...]:
     """What joins the arrays, or whether their rows stand apart: of x, dy and dx, or x and y."""
-    if call.gaps:
+    if call.gaps and not call.turned:
         return "gaps", *["gaps"] * call.backward, "gaps" * call.gaps_out
     if call.backward:
         return "", "gate" * bool(call.activation), "plus" * call.residual
@@ -92,12 +96,25 @@ def entry(kernel: Any, signature: tuple[Any, ...]) -> Any:
     return unbroken(compiled, kernel, *signature).entry_point
 
 
+@cache
+def turning_address(backward: bool, itemsize: int) -> int:
+    """Machine code of `families.turned` for elements of so many bytes."""
+    element = types.CPointer({2: types.uint16, 4: types.float32, 8: types.float64}[itemsize])
+    arrays, others = ([element] * 3, GRADIENT_ARGUMENTS) if backward else ([element] * 2, ARGUMENTS)
+    wrapper = turned_backward if backward else turned
+    return unbroken(machine_code, wrapper, types.int64, types.int64, *arrays, *others, *[types.int64] * 3)
+
+
 def prepare(s: Schedule, call: Call, places: int, count: int, times: int, alone: bool = False) -> tuple[Any, Program]:
     """Bind a schedule to its kernels: entry point and program. alone: dx alone is written, from sums that are given."""
     shared = any(step.threads > 1 for step in s.steps)
     # without a mean, or with a given one, there is one way: it is in the kernels that are called more often
     at_once = not call.backward and (call.method == "one_read" or call.given or not call.center)
     family = family_address(s.family, STORAGE[call.dtype.name], not call.exact, at_once, call.where, stages_of(call))
+    if call.turned:
+        itemsize = call.dtype.itemsize
+        turning = Turning(family, call.turned, rows_at_once(call.plan, itemsize), itemsize)
+        s, family = replace(s, sizes=(*s.sizes, *turning)), turning_address(call.backward, itemsize)
     addresses = family, dealer(call.backward) if shared else 0
     run = entry(*((run_slants, SLANTS) if alone else (run_backward, BACKWARD) if call.backward else (run_forward, FORWARD)))
     return Launch(run, call.plan.size) if shared else run, program(s, addresses, call, places, count, times)

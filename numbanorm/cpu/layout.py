@@ -160,6 +160,22 @@ class Apart(NamedTuple):
     gap_3: Any
 
 
+class Turned(NamedTuple):
+    """Elements of rows, as integers in memory: what `families.turned` reads and writes."""
+
+    elements: Any  # their address
+    turned: Any  # whether each element of a row stands in another line; otherwise rows are contiguous
+
+
+class Turning(NamedTuple):
+    """What stands behind the sizes for `families.turned`."""
+
+    kernel: int  # address of the machine code for contiguous rows
+    beside: int  # rows whose elements lie side by side
+    most: int  # rows that are copied at once
+    itemsize: int
+
+
 class Joined(NamedTuple):
     """Elements that another array's join where they are read or written, as integers in memory: see `arith.stages`."""
 

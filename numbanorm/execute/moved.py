@@ -1,4 +1,7 @@
-"""Layer and RMS norm over any axes: where these are not the last, x is copied with them last, and what is computed back."""
+"""Layer and RMS norm over any axes: where these are not the last, of x and of what is written with them last.
+
+Kernels read and write such arrays where they lie, if `spec.gaps` says so; others are copied.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from ..backends import dispatch, host
 from ..spec import checks
 from ..spec.around import refuse_around
 from ..spec.call import Stats
+from ..spec.norms import NORMS
 from ..spec.plan import Shape, as_axes, as_shape
 from ..spec.shown import shown
 from .backward import backward
@@ -36,14 +40,6 @@ class Moved(NamedTuple):
         """A mask in that order; None as it is."""
         kept = checks.mask(where, self.x.shape)
         return None if kept is None else self.there(np.broadcast_to(kept, self.x.shape))
-
-    def back(self, a: Any, out: Any) -> Any:
-        """What was computed in that order, in the caller's."""
-        result = a.transpose(np.argsort(self.order))
-        if out is None:
-            return host.contiguous(result)
-        out[...] = result
-        return out
 
 
 def moved(x: Any, normalized_shape: Any, axis: Any, backend: Any) -> Moved:
@@ -82,12 +78,10 @@ def forward_moved(
     refuse_around("axis", beside[1:])
     if out is not None:
         host.output(out, m.x, (("x", x), ("weight", affine[0]), ("bias", affine[1]), ("where", where)))
-    given = method, exact, None, return_stats, None
+    y = host.empty_like(m.x) if out is None else out
+    given = method, exact, m.there(y), return_stats, None
     result = forward(norm, m.there(m.x), (m.own, 0), affine, given, None, m.mask(where), beside)
-    if return_stats:
-        y, stats = result
-        return m.back(y, out), stats
-    return m.back(result, out)
+    return (y, result[1]) if return_stats else y
 
 
 def backward_moved(
@@ -104,8 +98,8 @@ def backward_moved(
         mean, rstd = checks.pair(stats, norm == "layer_norm")
         others = (("x", x), ("dy", dy), ("weight", weight), ("mean", mean), ("rstd", rstd), ("where", where))
         host.output(out, m.x, others, may_be=("x", "dy"))
-    given = needs, exact, None, None, m.mask(where)
-    dx, *rest = backward(norm, m.there(upstream), m.there(m.x), (m.own, 0), stats, weight, given)
-    if out is not None and dx is None:
-        raise ValueError(f"out is where dx is written: got needs={needs}; leave out away, or ask for dx")
-    return None if dx is None else m.back(dx, out), *rest
+    wanted = checks.needs(needs, 1 + len(NORMS[norm].parameters))
+    dx = host.empty_like(m.x) if out is None and wanted[0] else out
+    given = wanted, exact, None if dx is None else m.there(dx), None, m.mask(where)
+    _, *rest = backward(norm, m.there(upstream), m.there(m.x), (m.own, 0), stats, weight, given)
+    return dx, *rest

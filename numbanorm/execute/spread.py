@@ -26,10 +26,6 @@ LOW, RSTD = 1, 3  # rows of the statistics
 def parameter(space: Any, name: str, value: Any, p: Plan, lead: Shape) -> Any:
     """A weight or bias, checked: of the norm's own shape, or in host memory of one that broadcasts to (*lead, *own)."""
     if value is None or space is not host:
-        own = tuple(getattr(value, "shape", ()))
-        if len(own) > len(p.weight_shape) and checks.broadcasts(own, (*lead, *p.weight_shape)):
-            raise ValueError(f"{name} must have shape {p.weight_shape} on a CUDA device, where all samples have the same: got "
-                             f"{own}; copy the arrays to the host, or multiply and add after the norm")  # fmt: skip
         return space.parameter(name, value, p.weight_shape)
     w = checks.array(name, value)
     more = w.ndim > len(p.weight_shape)

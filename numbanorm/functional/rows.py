@@ -73,8 +73,9 @@ def layer_norm(
         Added to the weight in float64: 1.0 for weights that say by how much they differ from 1, as Gemma's do. Where elements
         have weights of their own and are computed in float32, the sum is rounded to that, and y is within 4 ulp.
     axis : int or tuple of int, optional
-        The axes that normalized_shape names, from first to last; by default the last ones. Others are moved to the end by a
-        copy of x, and y back by another one. Statistics have the shape of the axes that are kept.
+        The axes that normalized_shape names, from first to last; by default the last ones. Neighbours, as the channels of
+        (N, C, H, W), are brought side by side for some pixels at a time; others are moved to the end by a copy of x, and y
+        back by another one. Statistics have the shape of the axes that are kept.
     residual : array like x, optional
         h = x + residual, rounded to x's dtype, is normalized in place of x, in the same pass. CPU only, and without `where`, as
         are the three that follow; results have the bits of calls one after the other. `layer_norm_backward` takes h for x.

@@ -43,6 +43,7 @@ class Call:
     activation: str | None = None  # what is done to the result then
     gaps: bool = False  # whether rows of what is read stand apart, see `gaps`
     gaps_out: bool = False  # and those of what is written
+    turned: int = 0  # rows whose elements lie side by side, where the elements of a row do not
     eps: float | None = None  # where none is given; only RMS norm has one
 
     @property

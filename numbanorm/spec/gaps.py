@@ -14,6 +14,8 @@ from .plan import Shape
 
 LEVELS = 3  # of batch, heads and time of (B, H, T, D), transposed, no two can be one
 WORD = 1 << 64
+FEWEST = 16  # rows side by side that are worth more than a copy of the array: a line of float32
+LONGEST = 16384  # elements of a row of which as many fit in a cache
 
 
 class Level(NamedTuple):
@@ -60,6 +62,32 @@ def levels(shape: Shape, strides: Shape, itemsize: int, row: int) -> tuple[Level
     return (*found, *[NONE] * (LEVELS - len(found))) if len(found) <= LEVELS else None
 
 
+def turned_of(a: Any, row: int) -> int:
+    """How many rows of an array lie side by side, element by element, if none is contiguous; or 0, if it is not so."""
+    return turned(a.shape, a.strides, a.itemsize, row) if a.flags.aligned else 0
+
+
+@lru_cache(maxsize=4096)
+def turned(shape: Shape, strides: Shape, itemsize: int, row: int) -> int:
+    """`turned_of` an array of this shape and these strides, in bytes."""
+    axes = [(n, s) for n, s in zip(shape, strides, strict=True) if n > 1]
+    found = list[tuple[int, int]]()  # sizes and strides of a row, of rows side by side, and of these
+    for size in (row, 0, 0):
+        n, s = axes.pop() if axes else (1, 0)
+        while axes and n != size and axes[-1][1] == n * s:
+            n *= axes.pop()[0]
+        found.append((n, s))
+    (length, across), (beside, step), (_, outer) = found
+    plain = not axes and length == row and step == itemsize and across == beside * itemsize
+    return beside if plain and outer in (0, beside * row * itemsize) and beside >= FEWEST and row <= LONGEST else 0
+
+
+@lru_cache(maxsize=4096)
+def with_turned(call: Call, beside: int) -> Call:
+    """The call whose rows lie side by side, so many of them."""
+    return call.but(gaps=True, gaps_out=True, turned=beside)
+
+
 @lru_cache(maxsize=4096)
 def with_gaps(call: Call, written: bool) -> Call:
     """The call whose rows stand apart; written: those of y, or dx, too."""
@@ -69,4 +97,4 @@ def with_gaps(call: Call, written: bool) -> Call:
 @lru_cache(maxsize=4096)
 def without_gaps(call: Call) -> Call:
     """The call whose rows lie side by side, and whose result is no array that it reads."""
-    return call.but(gaps=False, gaps_out=False, in_place=False)
+    return call.but(gaps=False, gaps_out=False, turned=0, in_place=False)

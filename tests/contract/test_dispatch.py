@@ -428,3 +428,45 @@ def test_what_is_told_of_the_extras() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     named = set(re.findall(r"numbanorm\[(\w+)\]", dispatch.INSTALL))
     assert named == {"cuda12", "cuda13"} <= set(project["optional-dependencies"])
+
+
+def stats(on: Any) -> Any:
+    return on(np.zeros(N)), on(np.ones(N))
+
+
+def mask(on: Any) -> Any:
+    return on(np.ones((N, C), bool))
+
+
+def each(on: Any) -> Any:
+    """A parameter of each sample, or row."""
+    return on(np.ones((N, C)))
+
+
+SHAPE = "must have shape (6,) on a CUDA device, where all samples have the same: got (4, 6)"
+MASKS = "where must be None on a CUDA device, for masks are computed on the CPU alone"
+WEIGHTS = "weights must be None on a CUDA device, where nothing is weighted"
+ONLY_HERE: dict[str, tuple[Any, str]] = {  # ways to call, and what is said before the remedy
+    "where": (lambda on, x: numbanorm.layer_norm(x, C, where=mask(on)), MASKS),
+    "where backward": (lambda on, x: numbanorm.layer_norm_backward(x, x, C, stats(on), where=mask(on)), MASKS),
+    "where of moments": (lambda on, x: numbanorm.moments(x, 0, where=mask(on)), MASKS),
+    "nan": (lambda on, x: numbanorm.moments(x, 0, nan="omit"), "nan must be 'propagate' on a CUDA device"),
+    "weights of moments": (lambda on, x: numbanorm.moments(x, 0, weights=each(on)), WEIGHTS),
+    "weights": (lambda on, x: numbanorm.batch_norm(x, training=True, weights=each(on)), WEIGHTS),
+    "weight": (lambda on, x: numbanorm.layer_norm(x, C, each(on)), f"weight {SHAPE}"),
+    "bias": (lambda on, x: numbanorm.group_norm(x, 2, bias=each(on)), f"bias {SHAPE}"),
+    "weight backward": (lambda on, x: numbanorm.layer_norm_backward(x, x, C, stats(on), each(on)), f"weight {SHAPE}"),
+    "axis": (lambda on, x: numbanorm.layer_norm(x, N, axis=0), "axis must name the last axes of x on a CUDA device"),
+    "weight_offset": (lambda on, x: numbanorm.rms_norm(x, C, on(np.ones(C)), weight_offset=1.0), "weight_offset must be 0 for"),
+    "residual": (lambda on, x: numbanorm.layer_norm(x, C, residual=x), "residual, addend and activation are for NumPy arrays"),
+}
+
+
+@on_device
+@pytest.mark.parametrize("name", ONLY_HERE)
+@pytest.mark.usefixtures("device")
+def test_what_the_cpu_alone_does(library: str, name: str) -> None:
+    """Refused on a device, with the remedy."""
+    on, (run, words) = fakes.ONTO[library], ONLY_HERE[name]
+    with pytest.raises(ValueError, match=re.escape(words) + ".*;"):
+        run(on, on(np.ones((N, C), np.float32)))

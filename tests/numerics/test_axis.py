@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
+import ml_dtypes
+import numba
 import numpy as np
 import pytest
 from close import identical
 from numpy.typing import NDArray
 
 import numbanorm
+from numbanorm.spec.gaps import FEWEST, LONGEST, turned
 
 Array = NDArray[Any]
 
@@ -61,8 +65,107 @@ def test_layers_and_heads(rng: np.random.Generator) -> None:
     weight = rng.normal(size=(2, 1, 4)).astype(np.float32)
     y = numbanorm.layer_norm(x, 4, weight, axis=1)
     identical(y, numbanorm.layer_norm(x.swapaxes(1, 2), 4, weight).swapaxes(1, 2), "of samples")
+    heads = numbanorm.RMSNorm(7)
+    heads.weight = rng.normal(size=(4, 7)).astype(np.float32)
+    identical(heads(x), numbanorm.rms_norm(x, 7, heads.weight), "of heads")
+    heads.backward(x)
+    assert heads.grad["weight"].shape == (4, 7)
+    with pytest.raises(ValueError, match=r"state_dict must fit .*: got weight of shape \(4, 7\), not \(7,\); make the layer"):
+        numbanorm.RMSNorm(7).load_state_dict(heads.state_dict())
     assert "runs of 4" in numbanorm.explain(numbanorm.layer_norm, x, 4, axis=1)
     assert "cpu" in numbanorm.explain(numbanorm.rms_norm_backward, x, x, 4, (None, np.ones((2, 7))), axis=1)
+
+
+BFLOAT16 = pytest.param(ml_dtypes.bfloat16, marks=pytest.mark.long)  # kernels of its own
+# blocks of 16 by 16 (8 by 8 of float64) and what is left; several samples; rows for two threads, and chunks of them
+SIZES = [(2, 3, FEWEST), (1, 16, 33), (3, 37, 17), (2, 100, 700)]
+
+
+@every_norm
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, BFLOAT16])
+def test_channels_first(norm: str, dtype: Any, rng: np.random.Generator) -> None:
+    """The bits of contiguous rows, whatever is copied how: results in memory of either order, in place, in one thread."""
+    function, backward = getattr(numbanorm, norm), getattr(numbanorm, f"{norm}_backward")
+    for shape in SIZES:
+        n = shape[1]
+        x, dy = (rng.normal(size=shape).astype(dtype) for _ in range(2))
+        weight = rng.normal(size=n).astype(dtype)
+        last, upstream = (np.array(a.swapaxes(1, 2), order="C") for a in (x, dy))
+        z, known = function(last, n, weight, return_stats=True)
+        true = backward(upstream, last, n, known, weight)
+        assert "elements of a row stand apart" in numbanorm.explain(function, x, n, weight, axis=1)
+        for threads in {1, numba.get_num_threads()}:
+            before = numba.get_num_threads()
+            numba.set_num_threads(threads)
+            try:
+                y, stats = function(x, n, weight, axis=1, return_stats=True)
+                found = backward(dy, x, n, stats, weight, axis=1)
+            finally:
+                numba.set_num_threads(before)
+            identical(y.swapaxes(1, 2), z, str(shape))
+            identical(stats.rstd, known.rstd, str(shape))
+            identical(found[0].swapaxes(1, 2), true[0], str(shape))
+            for own, expected in zip(found[1:], true[1:], strict=True):
+                identical(own, expected, str(shape))
+        identical(function(x.swapaxes(1, 2), n, weight), z, "a view, and y contiguous")
+        out = np.zeros_like(x)
+        function(last, n, weight, out=out.swapaxes(1, 2))
+        identical(out, y, "y alone")
+        backward(upstream, x.swapaxes(1, 2), n, known, weight, out=out.swapaxes(1, 2))
+        identical(out, found[0], "dy contiguous")
+        out[...] = x
+        identical(function(out, n, weight, axis=1, out=out), y, "in place")
+        alone = (True, *[False] * (len(found) - 1))
+        assert backward(dy, x, n, stats, weight, axis=1, needs=alone, out=out)[0] is out
+        identical(out, found[0], "dx alone")
+        assert backward(dy, x, n, stats, weight, axis=1, needs=(False, *[True] * (len(found) - 1)))[0] is None
+
+
+def test_channels_first_out_of_range(rng: np.random.Generator) -> None:
+    """float64 whose squares are not in its range is computed again."""
+    x, dy = rng.normal(size=(2, 2, 5, 40))
+    x[0] *= 1e200
+    last, upstream = (np.array(a.swapaxes(1, 2), order="C") for a in (x, dy))
+    z, known = numbanorm.layer_norm(last, 5, eps=0.0, return_stats=True)
+    true = numbanorm.layer_norm_backward(upstream, last, 5, known)
+    y, stats = numbanorm.layer_norm(x.copy(), 5, axis=1, eps=0.0, return_stats=True)
+    for own, expected in zip(stats, known, strict=True):
+        identical(own, expected, "statistics")
+    identical(y.swapaxes(1, 2), z, "y")
+    found = numbanorm.layer_norm_backward(dy, x, 5, stats, axis=1)
+    identical(found[0].swapaxes(1, 2), true[0], "dx")
+    assert numbanorm.layer_norm(x, 5, axis=1, eps=0.0, out=x) is x
+    identical(x, y, "in place")
+
+
+def test_channels_first_without_a_copy(rng: np.random.Generator) -> None:
+    x = rng.normal(size=(4, 256, 8000)).astype(np.float32)
+    out = np.empty_like(x)
+    _, stats = numbanorm.layer_norm(x, 256, axis=1, return_stats=True, out=out)
+    numbanorm.layer_norm_backward(x, x, 256, stats, axis=1, out=out)
+    for run in (
+        lambda: numbanorm.layer_norm(x, 256, axis=1, out=out),
+        lambda: numbanorm.layer_norm_backward(out, x, 256, stats, axis=1, out=np.empty_like(x)),
+    ):
+        tracemalloc.start()
+        run()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < x.nbytes * 3 // 2, peak  # the array that is made above, statistics, and what a thread copies
+
+
+def test_which_arrays_are_turned() -> None:
+    size = 4 * 3 * 20  # bytes of a sample (3, 20) of float32
+    assert turned((7, 20, 3), (size, 4, 80), 4, 3) == 20
+    assert turned((7, 4, 5, 3), (size, 20, 4, 80), 4, 3) == 20  # two axes that are one
+    assert turned((20, 3), (4, 80), 4, 3) == 20
+    assert turned((7, 20, 3), (2 * size, 4, 80), 4, 3) == 0  # samples stand apart
+    assert turned((7, 20, 3), (size, 8, 160), 4, 3) == 0
+    assert turned((7, 20, 3), (size, -4, 80), 4, 3) == 0
+    assert turned((7, 8, 3), (96, 4, 32), 4, 3) == 0  # fewer than FEWEST
+    assert turned((20, LONGEST + 1), (4, 80), 4, LONGEST + 1) == 0
+    assert turned((7, 20, 2, 3), (4 * 120, 4, 240, 80), 4, 6) == 20  # rows of two axes
+    assert turned((7, 20, 2, 3), (4 * 120, 4, 80, 160), 4, 6) == 0
 
 
 def test_what_is_refused() -> None:

@@ -139,13 +139,13 @@ def columns_schedule(plan: Plan, itemsize: int, flags: int, threads: int) -> Sch
 
 
 @jitable
-def cut_rows(plan: Plan, itemsize: int, flags: int, threads: int) -> Cut:
-    """Chunks of rows to a thread; where there are too few, spans of rows and then strips of columns."""
+def cut_rows(plan: Plan, itemsize: int, flags: int, threads: int, most: int = 1 << 62) -> Cut:
+    """Chunks of rows to a thread; where there are too few, spans of rows and then strips of columns. most: blocks a chunk."""
     rows, groups, length = plan.B, plan.G, plan.K * plan.T
     step, padded = block_rows(rows), sixteens(length)
     blocks, room = -(-rows // step), padded * groups
     fused = room <= WIDEST and (threads == 1 or balanced(blocks, threads))
-    per_chunk = blocks_per_chunk(blocks, 1, threads)
+    per_chunk = min(most, blocks_per_chunk(blocks, 1, threads))
     chunks = -(-blocks // per_chunk)
     span = span_for(length, rows * groups, 1 if fused else threads)
     spans, columns = -(-length // span), padded
@@ -185,9 +185,9 @@ def row_steps(fused: bool, flags: int, counts: tuple[int, int, int], units: int,
     )
 
 
-def rows_schedule(plan: Plan, itemsize: int, flags: int, threads: int) -> Schedule:
+def rows_schedule(plan: Plan, itemsize: int, flags: int, threads: int, most: int = 1 << 62) -> Schedule:
     """`cut_rows`, in words."""
-    c = cut_rows(plan, itemsize, flags, threads)
+    c = cut_rows(plan, itemsize, flags, threads, most)
     fused, s = c.steps[0].phase == FUSED, c.sizes
     chunks = f"chunks of {s.per_chunk * block_rows(s.rows)} rows"
     how = chunks if fused else f"spans of {s.span} elements, then strips of {s.columns} columns"

@@ -92,6 +92,9 @@ class Device:
         if value is None:
             return None
         w = self.array(name, value)
+        if len(w.shape) > len(shape):
+            raise ValueError(f"{name} must have shape {shape} on a CUDA device, where all samples have the same: got "
+                             f"{w.shape}; copy the arrays to the host, or multiply and add after the norm")  # fmt: skip
         checks.fits_parameter(name, w, shape)
         return w
 
