@@ -78,8 +78,9 @@ def _forward(case: Case, numbers: Data, plain: bool) -> Truth:
 
 
 def _activated(y: Truth, other: Array) -> Truth:
-    """relu(y + other)"""
-    return Truth(np.maximum(y.value + other, 0), np.maximum(y.floor, np.abs(other)))
+    """relu(y + other). y, which is rounded by itself, may be larger than its terms, and than the sum."""
+    floor = np.max([y.floor, np.abs(y.value), np.abs(other)], axis=0)
+    return Truth(np.maximum(y.value + other, 0), floor)
 
 
 def _norm(case: Case, numbers: Data, whole: Array, plain: bool) -> Truth:

@@ -344,9 +344,9 @@ def activated(v: Array, activation: Any, dtype: Any) -> Array:
 
 
 def around(truth: Truth, addend: Any, activation: Any, dtype: Any) -> Truth:
-    """activation(y + addend) of any norm; the addend is one of the terms."""
+    """activation(y + addend) of any norm. y, which is rounded by itself, and the addend are terms, too."""
     z = widen(0 if addend is None else addend)
-    terms, largest = truth.terms + np.abs(z), np.maximum(truth.largest, np.abs(z))
+    terms, largest = truth.terms + np.abs(z), np.maximum(np.maximum(truth.largest, np.abs(truth.y)), np.abs(z))
     return truth._replace(y=activated(truth.y + z, activation, dtype), terms=terms, largest=largest)
 
 
