@@ -76,7 +76,7 @@ def in_rows(call: Call, out: Array | None, *read: Array) -> tuple[Call, Array | 
     if not row or call.plan.size == 0:
         return call, None
     if any(levels_of(a, row) is None for a in read):
-        return in_columns(call, out, read, row)
+        return (call, None) if call.plan.G > 1 else in_columns(call, out, read, row)
     if out is None or out.flags.carray or levels_of(out, row) is None:
         return with_gaps(call, False), None
     for a in read:

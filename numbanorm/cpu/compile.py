@@ -28,14 +28,15 @@ from numba.core.serialize import dumps
 
 from ..runtime.cache import cache_folder, digest_of, load, store
 
+SEEN = ("dtypes", "plan", "sources", "standardized", "tree")  # of the package `spec`, by kernels
+
 
 def source_key() -> str | None:
     """Digest of every source file that kernels come from, and of the compiler's versions; None if there are no such files."""
     here = Path(__file__).parent
     spec = here.parent / "spec"
     try:
-        seen = (spec / f"{name}.py" for name in ("dtypes", "sources", "tree"))  # by kernels
-        return digest_of(f"{numba.__version__} {llvmlite.__version__}", *seen, here)
+        return digest_of(f"{numba.__version__} {llvmlite.__version__}", *(spec / f"{name}.py" for name in SEEN), here)
     except OSError:  # in a zip file, or a program that was frozen
         return None
 

@@ -417,7 +417,7 @@ def test_key_changes_with(change: str, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(compiler, "__file__", str(folder / "compile.py"))
     assert compiler.source_key() == key
     if change == "a comment":
-        for path in [*folder.rglob("*.py"), *(tmp_path / "spec" / f"{name}.py" for name in ("dtypes", "sources", "tree"))]:
+        for path in [*folder.rglob("*.py"), *(tmp_path / "spec" / f"{name}.py" for name in compiler.SEEN)]:
             before = path.read_text()
             path.write_text(before + "# changed\n")
             assert compiler.source_key() != key, path
@@ -432,9 +432,9 @@ def test_key_changes_with(change: str, tmp_path: Path, monkeypatch: pytest.Monke
         assert compiler.source_key() != key
 
 
-# what kernels see lies in their folder or one of the first three; all else that is imported there is Python's business alone
-OUTSIDE = {"spec.dtypes", "spec.sources", "spec.tree", "spec.call", "spec.plan", "spec.masks"}
-OUTSIDE |= {"runtime.cache", "runtime.uninterrupted", "spec.around"}
+# what kernels see lies in their folder or among `compile.SEEN`; all else that is imported there is Python's business alone
+OUTSIDE = {"spec.dtypes", "spec.plan", "spec.sources", "spec.standardized", "spec.tree"}
+OUTSIDE |= {"spec.around", "spec.call", "spec.gaps", "spec.masks", "runtime.cache", "runtime.uninterrupted"}
 
 
 @pytest.mark.parametrize("part", ["cpu", "cuda"])

@@ -138,6 +138,20 @@ def test_channels_first_out_of_range(rng: np.random.Generator) -> None:
     identical(x, y, "in place")
 
 
+@pytest.mark.parametrize(("shape", "groups"), [((64, 8), 4), ((64, 8), 1), ((32, 4, 4), 2)])
+def test_groups_in_columns(shape: tuple[int, ...], groups: int, rng: np.random.Generator) -> None:
+    """Several groups of a sample are not one row."""
+    x, dy = rng.normal(size=(2, *shape)).astype(np.float32)
+    y, stats = numbanorm.group_norm(x, groups, return_stats=True)
+    z, known = numbanorm.group_norm(np.asfortranarray(x), groups, return_stats=True)
+    identical(z, y, "y")
+    for found, expected in zip(known, stats, strict=True):
+        identical(found, expected, "statistics")
+    true = numbanorm.group_norm_backward(dy, x, groups, stats=stats)
+    for found, expected in zip(numbanorm.group_norm_backward(dy, np.asfortranarray(x), groups, stats=stats), true, strict=True):
+        identical(found, expected, "gradient")
+
+
 def test_channels_first_without_a_copy(rng: np.random.Generator) -> None:
     x = rng.normal(size=(4, 256, 8000)).astype(np.float32)
     out = np.empty_like(x)
