@@ -70,14 +70,14 @@ def target(out: Array, *sources: Array) -> Array | None:
 
 def in_rows(call: Call, out: Array | None, *read: Array) -> tuple[Call, Array | None]:
     """The call for arrays whose rows stand apart, or as it came; and where it writes if `out` is such, else None."""
-    if all(a.flags.carray for a in (*read, *([] if out is None else [out]))):
+    if all(checks.packed(a) for a in (*read, *([] if out is None else [out]))):
         return call, None
     row = rows_of(call)
     if not row or call.plan.size == 0:
         return call, None
     if any(levels_of(a, row) is None for a in read):
         return (call, None) if call.plan.G > 1 else in_columns(call, out, read, row)
-    if out is None or out.flags.carray or levels_of(out, row) is None:
+    if out is None or checks.packed(out) or levels_of(out, row) is None:
         return with_gaps(call, False), None
     for a in read:
         if np.may_share_memory(out, a) and checks.same_memory(out, a):
@@ -87,7 +87,7 @@ def in_rows(call: Call, out: Array | None, *read: Array) -> tuple[Call, Array | 
 
 def in_columns(call: Call, out: Array | None, read: tuple[Array, ...], row: int) -> tuple[Call, Array | None]:
     """`in_rows` for arrays of which rows lie side by side, element by element: each is such, or C-contiguous."""
-    kinds = {0 if a.flags.carray else turned_of(a, row) or -1 for a in (*read, *([] if out is None else [out]))} - {0}
+    kinds = {0 if checks.packed(a) else turned_of(a, row) or -1 for a in (*read, *([] if out is None else [out]))} - {0}
     if len(kinds) != 1 or -1 in kinds:
         return call, None
     target = None

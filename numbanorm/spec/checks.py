@@ -73,12 +73,15 @@ def plain(name: str, x: Any) -> Array:
     raise TypeError(f"{name} must be a NumPy array: got {type(x).__name__}; {remedy}")
 
 
+def packed(x: Array) -> bool:
+    """Whether x is C-contiguous and aligned, writeable or not."""
+    flags = x.flags
+    return bool(flags.carray or (flags.c_contiguous and flags.aligned))
+
+
 def contiguous(x: Array) -> Array:
     """x itself if it is C-contiguous and aligned, else a copy that is."""
-    flags = x.flags
-    if flags.carray or (flags.c_contiguous and flags.aligned):
-        return x
-    return np.array(x, order="C", copy=True, subok=False)
+    return x if packed(x) else np.array(x, order="C", copy=True, subok=False)
 
 
 def parameter(name: str, w: Any, shape: tuple[int, ...]) -> Array | None:

@@ -91,6 +91,15 @@ def test_long_rows_rms_norm_and_threads(rows: int, rng: np.random.Generator) -> 
     assert "rows stand apart" in numbanorm.explain(numbanorm.rms_norm, x, 1100, w)
 
 
+def test_who_may_not_write_has_the_kernel_of_others(rng: np.random.Generator) -> None:
+    x = rng.normal(size=(700, 64)).astype(np.float32)
+    _, stats = numbanorm.layer_norm(x, 64, return_stats=True)
+    own, backward = numbanorm.layer_norm, numbanorm.layer_norm_backward
+    told = numbanorm.explain(own, x, 64), numbanorm.explain(backward, x, x, 64, stats)
+    x.flags.writeable = False
+    assert (numbanorm.explain(own, x, 64), numbanorm.explain(backward, x, x, 64, stats)) == told
+
+
 @pytest.mark.long  # kernels of float64 and of the exact arithmetic: half a minute
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_what_has_no_room(dtype: Any, rng: np.random.Generator) -> None:

@@ -264,12 +264,19 @@ def give_back() -> None:
 
 
 def compile_all() -> None:
-    """All kernels: those of both modes, and those of calls that name a method, which `warmup` leaves out."""
+    """All kernels: those of both modes, and what `warmup` leaves out: calls that name a method, samples apart, columns."""
     names = [d.name for d in DTYPES]
     for exact in MODES:
         numbanorm.warmup(dtypes=names, exact=exact)
         for dtype, method, shape in product(DTYPES, METHODS, precompile.SHAPES):
             numbanorm.batch_norm(np.zeros(shape, dtype), training=True, channel_axis=2, method=method, exact=exact)
+    for dtype, exact in product(DTYPES, MODES):
+        apart, columns = np.zeros((2, 3, 20), dtype)[:, :2], np.zeros((16, 32), dtype, order="F")
+        for x, method in product((apart, columns), METHODS):
+            _, stats = numbanorm.layer_norm(x, x.shape[1:], method=method, exact=exact, return_stats=True)
+            numbanorm.layer_norm_backward(x, x, x.shape[1:], stats, exact=exact)
+        _, stats = numbanorm.group_norm(apart, 1, exact=exact, return_stats=True)
+        numbanorm.group_norm_backward(apart, apart, 1, stats, exact=exact)
 
 
 def compile_elsewhere() -> None:
