@@ -193,6 +193,18 @@ def test_a_task_takes_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     assert numba.get_num_threads() == before
 
 
+def test_moments_are_merged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask fuses a task with those that take its result, and what every block takes was computed with every block."""
+    from numbanorm.interop.dask import tasks
+
+    seen, whole = [], tasks.total
+    monkeypatch.setattr(tasks, "total", lambda each: (seen.append(each.size), whole(each))[1])
+    x = da.random.default_rng(0).normal(size=(12, 8), chunks=(2, 8))
+    over_dask.batch_norm(x, training=True).persist()
+    over_dask.over_axes(x, 0).persist()
+    assert seen == [6, 6]
+
+
 X = da.ones((6, 8, 10), chunks=(2, 8, 5), dtype=np.float32)
 WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (

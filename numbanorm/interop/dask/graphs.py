@@ -82,7 +82,9 @@ def merged(x: Dask, measure: Callable[[Array], Moments], reduced: Shape) -> Dask
     nothing, ones = np.empty((0,) * x.ndim, object), tuple((1,) * n for n in x.numblocks)
     each = dask.array.map_blocks(partial(tasks.as_object, measure), x, dtype=object, meta=nothing, chunks=ones)
     one = tuple((1,) if k in reduced else sizes for k, sizes in enumerate(ones))
-    return dask.array.map_blocks(tasks.total, each.rechunk(dict.fromkeys(reduced, -1)), dtype=object, meta=nothing, chunks=one)
+    each = each.rechunk(dict.fromkeys(reduced, -1))
+    # by `blocks`, or Dask makes the sum a part of the task of each block of x: half of the time of 24 blocks with 1024 channels
+    return dask.array.map_blocks(tasks.total, each, dtype=object, meta=nothing, chunks=one).blocks[...]
 
 
 def norm_of(
