@@ -64,10 +64,11 @@ def register(function: Callable[..., Any], maker: Callable[..., Any]) -> None:
     overload(function, strict=False, prefer_literal=True)(of_types)
 
 
-INSIDE = (*NORMS, "moments", "standardize")
-register(moments, measure)
-for _function in (standardize, standardize_backward, standardize_sums):
-    register(_function, scale(_function.__name__))
-for _name in NORMS:
-    register(getattr(functional, _name), forward(_name))
-    register(getattr(gradients, f"{_name}_backward"), backward(_name))
+INSIDE: dict[Callable[..., Any], Callable[..., Any]] = {
+    moments: measure,
+    **{function: scale(function.__name__) for function in (standardize, standardize_backward, standardize_sums)},
+    **{getattr(functional, name): forward(name) for name in NORMS},
+    **{getattr(gradients, f"{name}_backward"): backward(name) for name in NORMS},
+}
+for _function, _maker in INSIDE.items():
+    register(_function, _maker)
