@@ -48,20 +48,19 @@ def implementation(args: tuple[Any, ...]) -> Any:
     kernels = Forward(("runs", "columns"), call.dtype.name, True, call.method == "one_read", False)
     space = {
         "np": np, "words": words, "place": place, "status_of": status_of, "four_sizes": four_sizes, "Measured": Measured,
-        "STALE": STALE, "keep": keep, "of_stats": sizes_by(of_stats, None), "reduced": reduced, "order": order,
+        "STALE": STALE, "keep": keep, "of_stats": sizes_by(of_stats, None), "reduced": reduced,
         "code": address_of_symbol(Entry("normalize")), "table": address_of_symbol(kernels), "codes": numbers(x, x),
         "facts": (flags_of(call), call.source, 0, call.dtype.itemsize),
     }  # fmt: skip
-    return defined(moments, lines(x, call, reduced), space)
+    return defined(moments, lines(x, call, reduced, order), space)
 
 
-def lines(x: Any, call: Call, reduced: tuple[bool, ...]) -> Iterator[str]:
-    """What is computed."""
+def lines(x: Any, call: Call, reduced: tuple[bool, ...], order: tuple[int, ...]) -> Iterator[str]:
+    """What is computed; order: that of axes of which the reduced ones are last."""
     yield "B, M, G, T, moved = four_sizes(x.shape, reduced)"
     yield f"own = {lying('x', x)}"
     if sum(r is not reduced[k - 1] if k else r for k, r in enumerate(reduced)) > 3:
-        yield "if moved:"
-        yield "    own = np.ascontiguousarray(x.transpose(order))"
+        yield from moved(order)
     yield "stats, scale = np.zeros((4, B * G)), np.ones(B * G)"
     yield "if x.size:"
     arrays = "place(own), place(own), 0, 0, 0, 0, place(stats), place(scale), 0"
@@ -74,3 +73,15 @@ def lines(x: Any, call: Call, reduced: tuple[bool, ...]) -> Iterator[str]:
     counts = "M * T if x.size else 0"
     fields = f"{mean}.copy()", f"{squares} * scale * scale", f"{low} * scale"
     yield f"return Measured({counts}, {', '.join(f'({a}).reshape(shape)' for a in fields)})"
+
+
+def moved(order: tuple[int, ...]) -> Iterator[str]:
+    """Lines that copy x with its axes in another order: by loops, for Numba takes seconds to compile a transposition."""
+    places, depth = [f"i{k}" for k in range(len(order))], "    "
+    yield "if moved:"
+    yield f"    room = np.empty(({', '.join(f'x.shape[{k}]' for k in order)}), x.dtype)"
+    for k in order:
+        yield f"{depth}for i{k} in range(x.shape[{k}]):"
+        depth += "    "
+    yield f"{depth}room[{', '.join(places[k] for k in order)}] = x[{', '.join(places)}]"
+    yield "    own = room"
