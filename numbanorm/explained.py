@@ -13,10 +13,9 @@ from .communicators import gather_of
 from .execute import backward, forward, offset
 from .execute.moved import moved
 from .execute.weighted import weights_of
-from .execute.weights import alone, on_host
+from .execute.weights import allowed
 from .moments import moments
 from .spec import checks, plan, spread
-from .spec.around import refuse_around
 from .spec.call import Which
 from .spec.norms import NORMS, Norm
 from .spec.shown import shown
@@ -61,21 +60,22 @@ def explain(function: Any, *args: Any, **kwargs: Any) -> str:
         raise TypeError(f"explain wants one of the norms: got {got}; write explain(layer_norm, x, 768)")
     bound = inspect.signature(function).bind(*args, **kwargs)
     bound.apply_defaults()
-    if bound.arguments.get("weights") is not None:
-        refuse_around("weights", around_of(bound.arguments))
-        alone(bound.arguments["comm"])
-    if bound.arguments.get("comm") is not None:
-        gather_of(bound.arguments["comm"])  # what is none, is refused as the call refuses it
+    a = bound.arguments
+    weights, comm = a.get("weights"), a.get("comm")
+    if weights is not None:
+        allowed(a["x"], around_of(a), comm, checks.flag("training", a["training"]), a.get("method"), a["backend"])
+    if comm is not None:
+        gather_of(comm)  # what is none, is refused as the call refuses it
         raise ValueError(f"comm must be None to explain a call, for what a rank runs depends on nobody else: got "
-                         f"{shown(bound.arguments['comm'])}; leave it out")  # fmt: skip
-    if bound.arguments.get("axis") is not None:
-        bound.arguments |= over_last(bound.arguments)
-    asked = (of_norm if function in FUNCTIONS else of_gradients)(name, bound.arguments)
+                         f"{shown(comm)}; leave it out")  # fmt: skip
+    if a.get("axis") is not None:
+        a |= over_last(a)
+    asked = (of_norm if function in FUNCTIONS else of_gradients)(name, a)
+    if weights is not None:
+        weights_of(weights, asked.x.shape)
     if asked.call.plan.size == 0:
         return "nothing: x is empty"
-    if (w := bound.arguments.get("weights")) is not None:
-        on_host(asked.x, bound.arguments["training"], bound.arguments.get("method"), bound.arguments["backend"])
-        weights_of(w, asked.x.shape)
+    if weights is not None:
         return "cpu, weighted sums by NumPy and the kernels of moments; results by those for given statistics, or in NumPy"
     call, read = asked.call, (asked.x, asked.dy) if isinstance(asked, backward.Asked) else (asked.x,)
     if asked.space is host and asked.lead is None:
@@ -125,11 +125,11 @@ def around_of(a: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
 
 def over_last(a: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a norm over axes that are named, with these last, as it is computed."""
-    m = moved(a["x"], a["normalized_shape"], a["axis"], a["backend"])
+    m = moved(a["x"], a["normalized_shape"], a["axis"], a["backend"], around_of(a))
     if m.straight:
         return {}
-    refuse_around("axis", around_of(a))
-    last = {"x": m.there(m.x), "where": m.mask(a["where"]), "out": None}
+    out = None if a["out"] is None else m.there(m.target(a["out"]))
+    last = {"x": m.there(m.x), "where": m.mask(a["where"]), "out": out}
     return last | ({"dy": m.there(host.like("dy", a["dy"], m.x))} if "dy" in a else {})
 
 

@@ -5,6 +5,7 @@ Kernels read and write such arrays where they lie, if `spec.gaps` says so; other
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,9 +42,16 @@ class Moved(NamedTuple):
         kept = checks.mask(where, self.x.shape)
         return None if kept is None else self.there(np.broadcast_to(kept, self.x.shape))
 
+    def target(self, out: Any) -> Any:
+        """Where a result goes: an array that fits, or a new one; whether it may overlap others, they look at in that order."""
+        if out is None:
+            return host.empty_like(self.x)
+        host.output(out, self.x, ())
+        return out
 
-def moved(x: Any, normalized_shape: Any, axis: Any, backend: Any) -> Moved:
-    """What is asked for, checked as far as it is said by x, normalized_shape and axis."""
+
+def moved(x: Any, normalized_shape: Any, axis: Any, backend: Any, around: Iterable[Any]) -> Moved:
+    """What is asked for, checked as far as it is said by x, normalized_shape, axis and what stands around the norm."""
     space = dispatch.space(x, backend)
     x_ = space.array("x", x)
     named, shape = as_shape("axis", axis), tuple(x_.shape)
@@ -57,6 +65,8 @@ def moved(x: Any, normalized_shape: Any, axis: Any, backend: Any) -> Moved:
     if space is not host and not found.straight:
         raise ValueError(f"axis must name the last axes of x on a CUDA device: got {shown(named)} for {len(x_.shape)} axes; "
                          f"move them to the end")  # fmt: skip
+    if not found.straight:
+        refuse_around("axis", around)
     return found
 
 
@@ -72,13 +82,10 @@ def forward_moved(
 ) -> Any:
     """As `forward`, over these axes."""
     method, exact, out, return_stats, backend = how
-    m = moved(x, normalized_shape, axis, backend)
+    m = moved(x, normalized_shape, axis, backend, beside[1:])
     if m.straight:
         return forward(norm, x, (m.own, 0), affine, how, None, where, beside)
-    refuse_around("axis", beside[1:])
-    if out is not None:
-        host.output(out, m.x, (("x", x), ("weight", affine[0]), ("bias", affine[1]), ("where", where)))
-    y = host.empty_like(m.x) if out is None else out
+    y = m.target(out)
     given = method, exact, m.there(y), return_stats, None
     result = forward(norm, m.there(m.x), (m.own, 0), affine, given, None, m.mask(where), beside)
     return (y, result[1]) if return_stats else y
@@ -89,17 +96,11 @@ def backward_moved(
 ) -> Any:
     """As `backward`, over these axes."""
     needs, exact, out, backend, where, *around = how
-    m = moved(x, normalized_shape, axis, backend)
+    m = moved(x, normalized_shape, axis, backend, around)
     if m.straight:
         return backward(norm, dy, x, (m.own, 0), stats, weight, how)
-    refuse_around("axis", around)
-    upstream = host.like("dy", dy, m.x)
-    if out is not None:
-        mean, rstd = checks.pair(stats, norm == "layer_norm")
-        others = (("x", x), ("dy", dy), ("weight", weight), ("mean", mean), ("rstd", rstd), ("where", where))
-        host.output(out, m.x, others, may_be=("x", "dy"))
-    wanted = checks.needs(needs, 1 + len(NORMS[norm].parameters))
-    dx = host.empty_like(m.x) if out is None and wanted[0] else out
+    upstream, wanted = host.like("dy", dy, m.x), checks.needs(needs, 1 + len(NORMS[norm].parameters))
+    dx = None if out is None and not wanted[0] else m.target(out)
     given = wanted, exact, None if dx is None else m.there(dx), None, m.mask(where)
     _, *rest = backward(norm, m.there(upstream), m.there(m.x), (m.own, 0), stats, weight, given)
     return dx, *rest

@@ -6,6 +6,7 @@ float64 arithmetic, element by element, and sums those of the kernels.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,11 @@ from .weighted import total, weighted, weights_of
 NORM = "batch_norm"
 
 
-def on_host(x: Any, own: bool, method: Any, backend: Any) -> Array:
-    """x of a known dtype, where weights are computed with."""
+def allowed(x: Any, around: Iterable[Any], comm: Any, own: bool, method: Any, backend: Any) -> Array:
+    """x of a known dtype, of a call that has no option beside weights that they are not computed with."""
+    refuse_around("weights", around)
+    refuse_beside("comm", "weights, whose moments are not exchanged", [comm],
+                  "merge `moments(x, axis, weights=weights)` of all ranks, and call `standardize`")  # fmt: skip
     if dispatch.space(x, backend) is not host:
         raise ValueError("weights must be None on a CUDA device, where nothing is weighted: got an array; copy the arrays to "
                          "the host, or leave backend out")  # fmt: skip
@@ -56,9 +60,7 @@ def forward_weighted(
 ) -> Any:
     """As `forward`, of batch norm; weighting: weights of the elements of x, and what connects processes, which must be None."""
     (method, _, out, return_stats, backend), (weights, fill) = how, (weighting[0], beside[0])
-    refuse_around("weights", beside[1:])
-    alone(weighting[1])
-    x_ = on_host(x, running[-1], method, backend)
+    x_ = allowed(x, beside[1:], weighting[1], running[-1], method, backend)
     asked = forward.check(NORM, host, (x, x_, where, fill), which, affine, how, running)
     axis = which[1] % x_.ndim
     size, mean, low, squares = weighted(x_, weights, asked.where, axes_of(x_, axis, False))
@@ -82,12 +84,6 @@ def forward_weighted(
     stats = Stats(mean, rstd)
     stats.weighted = asked.weight is not None
     return y, stats
-
-
-def alone(comm: Any) -> None:
-    """Refuse a communicator."""
-    refuse_beside("comm", "weights, whose moments are not exchanged", [comm],
-                  "merge `moments(x, axis, weights=weights)` of all ranks, and call `standardize`")  # fmt: skip
 
 
 def by_channel(a: Array, axis: int, ndim: int) -> Array:
@@ -120,9 +116,7 @@ def backward_weighted(
 ) -> Any:
     """As `backward`, of batch norm with weighted statistics; weighting: see `forward_weighted`."""
     (_, _, out, backend, _, *around), (weights, comm) = how, weighting
-    refuse_around("weights", around)
-    alone(comm)
-    x_ = on_host(x, own, None, backend)
+    x_ = allowed(x, around, comm, own, None, backend)
     needs = checks.needs(how[0], 3)
     asked = backward.check(NORM, host, (dy, x, x_), which, stats, weight, (needs, *how[1:5]), own)
     axis, w = which[1] % x_.ndim, weights_of(weights, x_.shape)

@@ -368,6 +368,8 @@ OTHERS = [
     wrong(ROWS, "axis from last to first", {"axis": (2, 1)}, "axis must name axes from first to last", "(2, 1)", "write (1,"),
     wrong(ROWS, "axis of another size", {"axis": 1}, "have the sizes of the axes that axis names, (6,)", "(5,)", "x.shape"),
     *each(alien, ROWS, "axis", "axis must be an integer", "write", "1", 1.0, got="got "),
+    wrong(ROWS, "out beside axis", {"axis": 1, "normalized_shape": C, "out": np.zeros((N, S, C), np.float32)},
+          "out must have the shape of x, (4, 6, 5)", "got (4, 5, 6)", "write np.empty_like(x)"),
     *each(alien, "batch", "weights", "weights must be a NumPy array of numbers", "write np.asarray(weights", [1.0], 1.0,
           got="got "),
     *each(wrong, "batch", "weights", "weights must broadcast to the shape of x, (4, 6, 5)", "a weight of each row", np.ones(4),
