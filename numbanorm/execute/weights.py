@@ -61,6 +61,7 @@ def forward_weighted(
     """As `forward`, of batch norm; weighting: weights of the elements of x, and what connects processes, which must be None."""
     (method, _, out, return_stats, backend), (weights, fill) = how, (weighting[0], beside[0])
     x_ = allowed(x, beside[1:], weighting[1], running[-1], method, backend)
+    with_stats = checks.flag("return_stats", return_stats)
     asked = forward.check(NORM, host, (x, x_, where, fill), which, affine, how, running)
     axis = which[1] % x_.ndim
     size, mean, low, squares = weighted(x_, weights, asked.where, axes_of(x_, axis, False))
@@ -79,7 +80,7 @@ def forward_weighted(
         y[~np.broadcast_to(asked.where, x_.shape)] = asked.fill
     if asked.running is not None:
         track(asked.running, asked.call.plan, size, mean, var)
-    if not return_stats:
+    if not with_stats:
         return y
     stats = Stats(mean, rstd)
     stats.weighted = asked.weight is not None
@@ -115,10 +116,10 @@ def backward_weighted(
     own: bool,
 ) -> Any:
     """As `backward`, of batch norm with weighted statistics; weighting: see `forward_weighted`."""
-    (_, _, out, backend, _, *around), (weights, comm) = how, weighting
+    (needs, exact, out, backend, where, *around), (weights, comm) = how, weighting
     x_ = allowed(x, around, comm, own, None, backend)
-    needs = checks.needs(how[0], 3)
-    asked = backward.check(NORM, host, (dy, x, x_), which, stats, weight, (needs, *how[1:5]), own)
+    needs, exact = checks.needs(needs, 3), checks.flag("exact", exact)
+    asked = backward.check(NORM, host, (dy, x, x_), which, stats, weight, (needs, exact, out, backend, where), own)
     axis, w = which[1] % x_.ndim, weights_of(weights, x_.shape)
     everything, axes = axes_of(x_, axis, False), axes_of(x_, axis, asked.lead is not None)
     mean, rstd = (by_channel(np.asarray(s, np.float64), axis, x_.ndim) for s in asked.stats)

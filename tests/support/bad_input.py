@@ -377,6 +377,8 @@ OTHERS = [
     *each(wrong, "batch", "weights", "weights must be finite, and 0 or more", "use 0", np.full(5, -1.0), got="got "),
     wrong("batch", "weights of given statistics", {"weights": np.ones(5), "training": False}, "weights must be None with",
           "got an array", "leave it out"),
+    *(alien("batch", f"{name} beside weights", {"weights": np.ones(5), name: 1}, f"{name} must be True or False", "got 1",
+            f"write bool({name})") for name in ("exact", "return_stats")),
 ]  # fmt: skip
 
 SUMMED = "layer rms group"  # norms that take x + residual
