@@ -19,7 +19,7 @@ from .addresses import layout_of
 from .convert import leaf
 from .eager import recorded, unseen
 from .norms import BatchNorm2d, LayerNorm, RMSNorm, affine_of, running_of, state_of
-from .operators import NO_RUNNING, How, Running, _array, tensor_of
+from .operators import NO_RUNNING, How, Running, _array, tensor_of, tracked
 
 FUNCTIONS: dict[str, Any] = {"relu": torch.nn.functional.relu, "relu6": torch.nn.functional.relu6}
 Named = str | tuple[str, float] | None  # an activation
@@ -85,19 +85,18 @@ def in_one_pass(
     if bias is not None and weight is None:
         weight = torch.ones_like(bias)  # for its dtype, which dbias has
     residual, addend = (None if t is None else t.contiguous(memory_format=layout) for t in beside[:2])
-    source, tracked = x.contiguous(memory_format=layout), None
+    source, tracking, (running, updated) = x.contiguous(memory_format=layout), None, tracked(running, own)
     y = torch.empty_like(source, memory_format=layout)
     if norm.own:
         mean, var, counter = (None if t is None else _array(t) for t in running)
-        tracked = mean, var, momentum, None if counter is None else counter.copy(), "torch", own  # the module counts
+        tracking = mean, var, momentum, counter, "torch", own
     affine = None if weight is None else _array(weight), None if bias is None else _array(bias), eps
     z, r = (None if t is None else _array(t, axis) for t in (addend, residual))
     around = None, r, r is not None, z, beside.activation
     options, which = (None, exact, _array(y, axis), True, None), norm.which(size, axis)
-    _, *h, stats = forward(kind, _array(source, axis), which, affine, options, tracked, None, around)
-    for t in running[:2] if own else ():
-        if t is not None:
-            torch.autograd.graph.increment_version(t)
+    _, *h, stats = forward(kind, _array(source, axis), which, affine, options, tracking, None, around)
+    for t in updated:
+        torch.autograd.graph.increment_version(t)
     total = _tensor(h[0], axis) if h else None
     if not recorded(x, weight, bias, residual, addend):
         return y, total

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .eager import recorded, unseen
-from .operators import How, Running, differentiated, normalized, tensor_of
+from .operators import How, Running, differentiated, normalized, tensor_of, tracked
 
 
 class Included(torch.autograd.Function):
@@ -50,10 +50,7 @@ def normalize_included(
         got = where.dtype if isinstance(where, Tensor) else type(where).__name__
         raise TypeError(f"where must be a tensor of bool: got {got}; write where.bool(), or where != 0")
     refuse_unless_plain("an input", x, weight, bias, *running, where)
-    updated = [t for t in running[:2] if t is not None] if how[2] else ()
-    records, counter = recorded(x, weight, bias), running[2]
-    if counter is not None:
-        running = (*running[:2], counter.clone())  # the module counts
+    (running, updated), records = tracked(running, how[2]), recorded(x, weight, bias)
     y, stats = normalized(x, weight, bias, running, how, records, where)
     for t in updated:
         torch.autograd.graph.increment_version(t)

@@ -205,6 +205,12 @@ def spread_out(weight: Tensor | None, bias: Tensor | None, how: How) -> bool:
     return any(isinstance(p, Tensor) and p.dim() > own for p in (weight, bias))
 
 
+def tracked(running: Running, own: bool) -> tuple[Running, list[Tensor]]:
+    """Running statistics with a counter of their own, for the module counts; and those that are updated where they lie."""
+    mean, var, counter = running
+    return (mean, var, None if counter is None else counter.clone()), [t for t in (mean, var) if own and t is not None]
+
+
 def normalize_unseen(x: Tensor, weight: Tensor | None, bias: Tensor | None, running: Running, how: How) -> Tensor | None:
     """y of plain tensors that torch need not see; None if it must, or for the operator's way to say what is wrong."""
     others = (weight, bias) if running is NO_RUNNING else (weight, bias, *running)
@@ -212,12 +218,10 @@ def normalize_unseen(x: Tensor, weight: Tensor | None, bias: Tensor | None, runn
         return None
     if bias is not None and (weight is None or weight.dtype is not bias.dtype):
         return None
-    updated = [t for t in running[:2] if t is not None] if how[2] and running is not NO_RUNNING else ()
+    running, updated = (running, []) if running is NO_RUNNING else tracked(running, how[2])
     for t in updated:
         if t.requires_grad or t.is_inference() or not t.is_contiguous():  # torch knows which may be written to
             return None
-    if running[2] is not None:
-        running = (*running[:2], running[2].clone())  # the module counts
     records = recorded(x, weight, bias)
     try:
         args = x, weight, bias, running, how, records
