@@ -142,5 +142,5 @@ def run(asked: Asked) -> tuple[Any, ...]:
     if lead is None:
         grads = space.differentiate(call, x_, dy_, dx, weight, (mean, rstd), where, *extra)
     else:
-        grads = spread.differentiate(call, (x_, dy_, dx), weight, (mean, rstd), where, lead, x.shape)
+        grads = spread.differentiate(call, (x_, dy_, dx), weight, (mean, rstd), where, lead)
     return (space.written(out, dx) if call.write else None, *grads[: len(needs) - 1])

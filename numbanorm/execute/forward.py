@@ -187,7 +187,7 @@ def run(asked: Asked, with_stats: bool) -> tuple[Any, Any]:
     if call.plan.size:
         mask = None if where is None else backend.mask_of(call, where, x.shape)
         if lead is not None:
-            stats = spread.normalize(call, (source, y), (weight, bias), eps, known, where, lead, x.shape)
+            stats = spread.normalize(call, (source, y), (weight, bias), eps, known, where, lead)
         else:
             beside = [mask] if call.where else [around] if around else []
             stats = backend.normalize(call, source, y, weight, bias, eps, known, *beside)

@@ -6,6 +6,7 @@ alone gives. Statistics that samples share are measured once; then each sample i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import prod
 from typing import Any
 
@@ -59,41 +60,44 @@ def shared(call: Call, lead: Shape) -> bool:
 
 def normalize(
     call: Call, arrays: tuple[Array, Array], affine: tuple[Array | None, Array | None], eps: float, known: Known, where: Any,
-    lead: Shape, shape: Shape,
+    lead: Shape,
 ) -> Array:  # fmt: skip
     """As `Backend.normalize`, of arrays x and y; affine: weight and bias that broadcast to (*lead, *own)."""
-    (x, y), p = arrays, call.plan
     if shared(call, lead):
-        return normalize_shared(call, arrays, affine, eps, known, where, lead, shape)
-    blocks = cut_for(call, lead, affine)
+        return normalize_shared(call, arrays, affine, eps, known, where, lead)
+    blocks, p = cut_for(call, lead, affine), call.plan
     weight, bias = (laid_out(w, blocks.shape, p.weight_shape) for w in affine)
-    each, mask = p.G * p.count, whole(where, shape)
     stats = np.zeros((5 if call.where else 4, p.units))
-    for lo in range(0, blocks.total, blocks.rows):
-        hi = min(lo + blocks.rows, blocks.total)
-        beside = (hi - lo) // blocks.samples
-        part, place = block_call(call, blocks.samples, beside), lo // blocks.samples
-        w, b = (None if a is None else a[place : place + beside] for a in (weight, bias))
-        source, target = (a.reshape(-1)[lo * each : hi * each] for a in (x, y))
-        target = source if y is x else target
-        kept = None if mask is None else mask[lo * each : hi * each]
-        own = [] if kept is None else [host.cpu_backend().mask_of(part, kept, kept.shape)]
-        stats[:, lo * p.G : hi * p.G] = host.cpu_backend().normalize(part, source, target, w, b, eps, NOTHING, *own)
+    for part, (x, y), mask, units, places in parts_of(call, blocks, arrays, where):
+        w, b = (None if a is None else a[places] for a in (weight, bias))
+        stats[:, units] = host.cpu_backend().normalize(part, x, y, w, b, eps, NOTHING, mask)
     return stats
 
 
-def whole(where: Array | None, shape: Shape) -> Array | None:
-    """A mask written out, flat."""
-    return None if where is None else np.broadcast_to(where, shape).reshape(-1)
+def parts_of(call: Call, blocks: Cut, arrays: tuple[Any, ...], where: Any) -> Iterator[tuple[Any, ...]]:
+    """Of each block its call, elements of the arrays, mask, units, and places of parameters."""
+    each, mask = call.plan.G * call.plan.count, None if where is None else np.broadcast_to(where, arrays[0].shape).reshape(-1)
+    for lo in range(0, blocks.total, blocks.rows):
+        hi = min(lo + blocks.rows, blocks.total)
+        first, beside = lo // blocks.samples, (hi - lo) // blocks.samples
+        part, (kept, *own) = block_call(call, blocks.samples, beside), elements((mask, *arrays), lo * each, hi * each)
+        of_mask = None if kept is None else host.cpu_backend().mask_of(part, kept, kept.shape)
+        yield part, own, of_mask, slice(lo * call.plan.G, hi * call.plan.G), slice(first, first + beside)
+
+
+def elements(arrays: tuple[Any, ...], lo: int, hi: int) -> list[Any]:
+    """A range of elements of each array; of one that is read and written the same object, for that is what tells it."""
+    own = {id(a): a.reshape(-1)[lo:hi] for a in arrays if a is not None}
+    return [own.get(id(a)) for a in arrays]
 
 
 def normalize_shared(
     call: Call, arrays: tuple[Array, Array], affine: tuple[Array | None, Array | None], eps: float, known: Known, where: Any,
-    lead: Shape, shape: Shape,
+    lead: Shape,
 ) -> Array:  # fmt: skip
     """`normalize` with statistics that samples share: they are measured, or given, and each sample has its own parameters."""
     (x, y), backend = arrays, host.cpu_backend()
-    mask = [backend.mask_of(call, where, shape)] if call.where else []
+    mask = [backend.mask_of(call, where, x.shape)] if call.where else []
     if all(w is None or spans(lead, call.plan.weight_shape, w.shape) == (1,) * len(lead) for w in affine):
         w, b = (laid_out(w, (1,) * len(lead), call.plan.weight_shape) for w in affine)
         result: Array = backend.normalize(call, x, y, w, b, eps, known, *mask)
@@ -116,12 +120,11 @@ def normalize_shared(
 
 def write_by(call: Call, blocks: int, arrays: tuple[Array, Array], stats: Array, affine: list[Array | None]) -> None:
     """Normalize blocks by statistics (mean, low, rstd), of each channel or of each unit of them."""
-    (x, y), p = arrays, call.plan
-    weight, bias = (None if w is None else w.reshape(blocks, -1) for w in affine)
+    p, (weight, bias) = call.plan, (None if w is None else w.reshape(blocks, -1) for w in affine)
     for k, (mean, low, rstd) in enumerate(of_blocks(stats, blocks, p.units)):
         w, b = (None if a is None else a[k] for a in (weight, bias))
-        source, target = (a.reshape(-1)[k * p.size : (k + 1) * p.size] for a in (x, y))
-        host.cpu_backend().normalize(call, source, source if y is x else target, w, b, 0.0, (mean, rstd, None, low))
+        x, y = elements(arrays, k * p.size, (k + 1) * p.size)
+        host.cpu_backend().normalize(call, x, y, w, b, 0.0, (mean, rstd, None, low))
 
 
 def of_blocks(stats: Array, blocks: int, units: int) -> Array:
@@ -138,7 +141,7 @@ def without_result(call: Call) -> Call:
 
 def differentiate(
     call: Call, arrays: tuple[Array, Array, Array | None], weight: Array, stats: tuple[Array | None, Array], where: Any,
-    lead: Shape, shape: Shape,
+    lead: Shape,
 ) -> tuple[Array | None, Array | None]:  # fmt: skip
     """As `Space.differentiate`, of arrays x, dy and dx; the gradients have the weight's shape, summed over what it is the same
     along."""
@@ -147,7 +150,7 @@ def differentiate(
         nothing = (np.zeros(weight.shape, weight.dtype) if w else None for w in (call.weight, call.bias))
         return next(nothing), next(nothing)
     if shared(call, lead):
-        found, laid = differentiate_shared(call, arrays, weight, stats, where, lead, shape), lead
+        found, laid = differentiate_shared(call, arrays, weight, stats, where, lead), lead
     else:
         blocks = cut_for(call, lead, (weight,))
         laid = blocks.shape
@@ -162,34 +165,25 @@ def differentiate_blocks(
     blocks: Cut,
 ) -> Array:  # fmt: skip
     """Write dx of blocks, and return the sums of each place of a parameter, float64 (2, places, own)."""
-    p = call.plan
-    found, each = np.zeros((2, *weight.shape)), p.G * p.count
-    mask = None if where is None else whole(where, arrays[0].shape)
-    for lo in range(0, blocks.total, blocks.rows):
-        hi = min(lo + blocks.rows, blocks.total)
-        beside, place = (hi - lo) // blocks.samples, lo // blocks.samples
-        part = block_call(call, blocks.samples, beside)
-        x, dy, dx = (None if a is None else a.reshape(-1)[lo * each : hi * each] for a in arrays)
-        dx = x if arrays[2] is arrays[0] else dy if arrays[2] is arrays[1] else dx
-        mean, rstd = (None if s is None else s[lo * p.G : hi * p.G] for s in stats)
-        kept = None if mask is None else mask[lo * each : hi * each]
-        of_mask = [] if kept is None else [host.cpu_backend().mask_of(part, kept, kept.shape)]
+    found = np.zeros((2, *weight.shape))
+    for part, (x, dy, dx), mask, units, places in parts_of(call, blocks, arrays, where):
+        mean, rstd = (None if s is None else s[units] for s in stats)
         sums = np.zeros((2, part.plan.G * part.plan.K)) if call.affine else None
-        host.cpu_backend().differentiate(part, x, dy, dx, weight[place : place + beside], (mean, rstd), sums, *of_mask)
+        host.cpu_backend().differentiate(part, x, dy, dx, weight[places], (mean, rstd), sums, mask)
         if sums is not None:
-            found[:, place : place + beside] = sums.reshape(2, beside, -1)
+            found[:, places] = sums.reshape(found[:, places].shape)
     return found
 
 
 def differentiate_shared(
     call: Call, arrays: tuple[Array, Array, Array | None], weight: Array, stats: tuple[Array | None, Array], where: Any,
-    lead: Shape, shape: Shape,
+    lead: Shape,
 ) -> Array:  # fmt: skip
     """Write dx where samples share statistics, and return the sums of each sample, float64 (2, samples, channels)."""
     (x, dy, dx), p, samples = arrays, call.plan, prod(lead)
     kept, counts = None, np.full(p.G, p.B * p.M * p.T, np.float64)
     if where is not None:
-        kept = np.broadcast_to(where, shape)
+        kept = np.broadcast_to(where, x.shape)
         x, dy = (np.where(kept, a, 0).astype(a.dtype) for a in (x, dy))
         counts = kept.reshape(p.B * p.M, p.G, p.T).sum((0, 2)).astype(np.float64)
     mean, rstd = (np.asarray(s, np.float64) for s in stats)
@@ -205,20 +199,19 @@ def differentiate_shared(
         part, blocks = channel_call(call, samples, "slant")
         rows = of_blocks(np.stack([mean, rstd, *total, counts]), blocks, part.plan.units)
         for k, (m, r, *sums) in enumerate(rows):
-            own = (a.reshape(-1)[k * part.plan.size : (k + 1) * part.plan.size] for a in (x, dy, dx))
+            own = elements((x, dy, dx), k * part.plan.size, (k + 1) * part.plan.size)
             host.cpu_backend().slant(part, *own, (m, None, r), w.reshape(blocks, -1)[k], *sums, True)
     if dx is not None and kept is not None:
-        dx.reshape(shape)[~kept] = 0.0
+        dx.reshape(kept.shape)[~kept] = 0.0
     return found
 
 
 def sums_of(call: Call, samples: int, arrays: tuple[Array, Array], stats: Array) -> Array:
     """Sums of dy * normalized x, and of dy, of each sample and channel: float64 (2, samples, channels). stats: mean, rstd."""
     part, blocks = channel_call(call, samples, "sums")
-    p, (x, dy) = part.plan, arrays
-    found = np.zeros((blocks, 2, p.units))
+    p, found = part.plan, np.zeros((blocks, 2, part.plan.units))
     for k, (mean, rstd) in enumerate(of_blocks(stats, blocks, p.units)):
-        own, upstream = (a.reshape(-1)[k * p.size : (k + 1) * p.size] for a in (x, dy))
+        own, upstream = elements(arrays, k * p.size, (k + 1) * p.size)
         if p.count == 1:
             of_dy = upstream.astype(np.float64)
             found[k] = of_dy * ((own.astype(np.float64) - mean) * rstd), of_dy
