@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from inspect import signature
 from typing import Any
 
+import numpy as np
 from numba.core.errors import TypingError
 
+from ..cpu.arith.vectors import keep
 from ..cpu.compile import types
+from ..cpu.entry.addresses import status_of
+from ..cpu.entry.alone import STALE
+from ..cpu.entry.calls import REFUSED
 from ..spec import checks
 from .made import made
+from .recipes import integers, place, words
 
 FLOATS = (types.float32, types.float64)
 REMEDY = "write it out in the call"
+# what lines know, whatever is called
+SPACE = {
+    "np": np, "words": words, "place": place, "integers": integers, "status_of": status_of, "keep": keep, "REFUSED": REFUSED,
+    "STALE": STALE,
+}  # fmt: skip
 
 
 def arguments(function: Callable[..., Any], args: tuple[Any, ...]) -> dict[str, Any]:
@@ -87,10 +98,23 @@ def flag(a: dict[str, Any], name: str) -> bool:
     return bool(checked(checks.flag, name, constant(name, a[name])))
 
 
+def ended(names: Iterable[str], itself: str | None = None) -> Iterator[str]:
+    """Lines behind a call: arrays are kept until here, and what it refuses is told; itself: what out may be.
+
+    Numba frees an array after its last use, and does not see those by their address.
+    """
+    yield "; ".join(f"keep({name})" for name in names)
+    if itself:
+        yield "if status == REFUSED:"
+        yield f"    raise ValueError('out must not overlap what is read, unless it is {itself}; pass a copy')"
+    yield "if status == STALE:"
+    yield "    raise RuntimeError('this function was compiled with another version of numbanorm; empty its folder __pycache__')"
+
+
 def defined(function: Callable[..., Any], lines: Iterable[str], space: dict[str, Any]) -> Any:
-    """A function with another's parameters, of these lines, which know the names in `space`."""
+    """A function with another's parameters, of these lines, which know the names in `space` and SPACE."""
     parameters = ", ".join(
         n if p.default is p.empty else f"{n}={p.default!r}" for n, p in signature(function).parameters.items()
     )
     name = function.__name__
-    return made(name, "\n    ".join([f"def {name}({parameters}):", *lines]), space)
+    return made(name, "\n    ".join([f"def {name}({parameters}):", *lines]), SPACE | space)

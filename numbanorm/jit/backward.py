@@ -9,19 +9,15 @@ import numpy as np
 from numba.core.errors import TypingError
 
 from .. import gradients
-from ..cpu.arith.vectors import keep
 from ..cpu.backend import flags_of
 from ..cpu.compile import types
-from ..cpu.entry.addresses import status_of
-from ..cpu.entry.alone import STALE
-from ..cpu.entry.calls import REFUSED
 from ..spec import checks
 from ..spec.call import Call, backward_call
 from ..spec.norms import NORMS
 from ..spec.sources import GIVEN, OWN
-from .arguments import arguments, checked, constant, defined, flag, floats, given, known, written
-from .forward import UNSTALE, lying, measured, numbers, planned
-from .recipes import integers, kept, place, recipe, sizes_by, words
+from .arguments import arguments, checked, constant, defined, ended, flag, floats, given, known, written
+from .forward import lying, measured, numbers, planned
+from .recipes import recipe, sizes_by
 from .symbols import Backward, Entry, address_of_symbol
 
 # arguments, beside those that the norm's row in the table names
@@ -42,8 +38,7 @@ def implementation(norm: str, args: tuple[Any, ...]) -> Any:
     weight, of_stats = fitting(a, call, x, needs)
     p = call.plan
     space = {
-        "np": np, "words": words, "place": place, "integers": integers, "status_of": status_of, "REFUSED": REFUSED,
-        "STALE": STALE, "keep": keep, "sizes": sizes_by(recipe((p.B, p.M, p.G, p.K, p.T), shape), channels),
+        "sizes": sizes_by(recipe((p.B, p.M, p.G, p.K, p.T), shape), channels),
         "own_shape": sizes_by(recipe(p.weight_shape, shape), channels),
         "of_stats": sizes_by(recipe(p.stats_shape, shape), channels), "code": address_of_symbol(Entry("differentiate")),
         "table": address_of_symbol(kernels_of(call)), "codes": numbers(x, a["weight"], weight),
@@ -103,10 +98,7 @@ def run(a: dict[str, Any], call: Call) -> Iterator[str]:
     arrays = ", ".join(f"place({n})" for n in names)
     yield f"    asked = words((B, M, G, K, T, *facts, {arrays}, codes))"
     yield "    status = status_of(code(), (table(), asked, 0.0, 0.0))"
-    yield kept(names)
-    yield "    if status == REFUSED:"
-    yield "        raise ValueError('out must not overlap what is read, unless it is x or dy itself; pass a copy')"
-    yield from UNSTALE
+    yield from ("    " + line for line in ended(names, "x or dy itself"))
     if given(a["out"]) and not direct:
         yield "out[...] = dx"
         yield "dx = out"

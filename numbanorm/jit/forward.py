@@ -10,29 +10,22 @@ import numpy as np
 from numba.core.errors import TypingError
 
 from .. import functional
-from ..cpu.arith.vectors import keep
 from ..cpu.backend import flags_of
 from ..cpu.compile import types
-from ..cpu.entry.addresses import BITS, status_of
-from ..cpu.entry.alone import STALE
-from ..cpu.entry.calls import REFUSED
+from ..cpu.entry.addresses import BITS
 from ..cpu.layout import MEAN, RSTD
 from ..spec import checks
 from ..spec.call import Call, Stats, forward_call
 from ..spec.norms import NORMS, Norm
 from ..spec.plan import channels_at
 from ..spec.sources import GIVEN, OWN, TRACKED
-from .arguments import arguments, checked, constant, defined, flag, floats, given, known, written
-from .recipes import GROUPS, NUMBERS, integers, kept, place, recipe, shape_of_primes, sizes_by, words
+from .arguments import arguments, checked, constant, defined, ended, flag, floats, given, known, written
+from .recipes import GROUPS, NUMBERS, recipe, shape_of_primes, sizes_by
 from .symbols import Entry, Forward, address_of_symbol
 
 # arguments of a norm, beside those that its row in the table names
 KNOWN = ("x", "weight", "bias", "eps", "method", "exact", "out", "return_stats", "channel_axis", "batch_axis", "running_mean",
          "running_var", "momentum", "num_batches_tracked", "convention")  # fmt: skip
-UNSTALE = (
-    "    if status == STALE:",
-    "        raise RuntimeError('this function was compiled with another version of numbanorm; empty its folder __pycache__')",
-)
 
 
 def numbers(*arrays: Any) -> int:
@@ -121,9 +114,7 @@ def implementation(norm: str, args: tuple[Any, ...]) -> Any:
     codes = numbers(x, x, *(a.get(name) for name in ("weight", "bias", "running_mean", "running_var")))
     facts = flags_of(call), call.source, int(call.affine), call.dtype.itemsize
     space = {
-        "np": np, "inf": inf, "nan": nan, "words": words, "place": place, "integers": integers, "status_of": status_of,
-        "REFUSED": REFUSED, "STALE": STALE, "keep": keep,
-        "Stats": Stats, "sizes": sizes_by(recipe((p.B, p.M, p.G, p.K, p.T), shape), channels),
+        "inf": inf, "nan": nan, "Stats": Stats, "sizes": sizes_by(recipe((p.B, p.M, p.G, p.K, p.T), shape), channels),
         "own_shape": sizes_by(recipe(p.weight_shape, shape), channels),
         "of_stats": sizes_by(recipe(p.stats_shape, shape), channels),
         "code": address_of_symbol(Entry("normalize")), "table": address_of_symbol(kernels_of(call, a["weight"], a.get("bias"))),
@@ -191,10 +182,7 @@ def run(a: dict[str, Any], x: Any, call: Call, with_stats: bool) -> Iterator[str
     arrays = ", ".join(f"place({name})" for name in names)
     yield f"    asked = words((B, M, G, K, T, *facts, {arrays}, 0, place({counter}), codes, biased))"
     yield "    status = status_of(code(), (table(), asked, number, share))"
-    yield kept(names)
-    yield "    if status == REFUSED:"
-    yield "        raise ValueError('out must not overlap what is read, unless it is x itself; pass a copy')"
-    yield from UNSTALE
+    yield from ("    " + line for line in ended(names, "x itself"))
     if given(a["out"]) and not direct:
         yield "out[...] = y"
         yield "y = out"

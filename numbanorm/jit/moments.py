@@ -7,19 +7,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..cpu.arith.vectors import keep
 from ..cpu.backend import flags_of
 from ..cpu.compile import jitable
-from ..cpu.entry.addresses import status_of
-from ..cpu.entry.alone import STALE
 from ..cpu.layout import LOW, M2, MEAN
 from ..moments import moments
 from ..spec import checks
 from ..spec.call import Call, moments_call
 from ..spec.plan import as_axes, four_sizes
-from .arguments import arguments, checked, constant, defined, floats, known
-from .forward import UNSTALE, lying, numbers
-from .recipes import kept, place, shape_of_primes, sizes_by, words
+from .arguments import arguments, checked, constant, defined, ended, floats, known
+from .forward import lying, numbers
+from .recipes import shape_of_primes, sizes_by
 from .symbols import Entry, Forward, address_of_symbol
 
 jitable(four_sizes)
@@ -47,8 +44,7 @@ def implementation(args: tuple[Any, ...]) -> Any:
     order = tuple(k for k in range(x.ndim) if k not in axes) + axes
     kernels = Forward(("runs", "columns"), call.dtype.name, True, call.method == "one_read", False)
     space = {
-        "np": np, "words": words, "place": place, "status_of": status_of, "four_sizes": four_sizes, "Measured": Measured,
-        "STALE": STALE, "keep": keep, "of_stats": sizes_by(of_stats, None), "reduced": reduced,
+        "four_sizes": four_sizes, "Measured": Measured, "of_stats": sizes_by(of_stats, None), "reduced": reduced,
         "code": address_of_symbol(Entry("normalize")), "table": address_of_symbol(kernels), "codes": numbers(x, x),
         "facts": (flags_of(call), call.source, 0, call.dtype.itemsize),
     }  # fmt: skip
@@ -66,8 +62,7 @@ def lines(x: Any, call: Call, reduced: tuple[bool, ...], order: tuple[int, ...])
     arrays = "place(own), place(own), 0, 0, 0, 0, place(stats), place(scale), 0"
     yield f"    asked = words((B, M, G, 1, T, *facts, {arrays}, codes, 0))"
     yield "    status = status_of(code(), (table(), asked, 0.0, 0.0))"
-    yield kept(["own"])
-    yield from UNSTALE
+    yield from ("    " + line for line in ended(["own"]))
     yield "shape = of_stats(x.shape, ())"
     mean, squares, low = (f"stats[{row}]" for row in (MEAN, M2, LOW))
     counts = "M * T if x.size else 0"

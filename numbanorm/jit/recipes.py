@@ -6,7 +6,6 @@ of norms as ever, and its sizes say which axes each is the product of.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from numba.core import cgutils
@@ -96,11 +95,6 @@ def place(tc: Any, array: Any) -> Any:
         return b.ptrtoint(ctx.make_array(array)(ctx, b, value=a[0]).data, I64)
 
     return types.int64(array), codegen
-
-
-def kept(names: Iterable[str]) -> str:
-    """A line that keeps arrays until here, for Numba frees one after its last use, and does not see those by their address."""
-    return "    " + "; ".join(f"keep({name})" for name in names)
 
 
 def spread_words(axes: tuple[tuple[int, ...], ...], ndim: int) -> Any:

@@ -8,21 +8,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.core.errors import TypingError
 
-from ..cpu.arith.vectors import keep
 from ..cpu.backend import flags_of
 from ..cpu.compile import jitable, types
-from ..cpu.entry.addresses import status_of
-from ..cpu.entry.alone import STALE
-from ..cpu.entry.calls import REFUSED
 from ..spec import checks
 from ..spec.call import Call
 from ..spec.plan import as_axes
 from ..spec.standardized import slant_call, standardize_call, sums_call
 from ..standardize import Sums, standardize, standardize_backward, standardize_sums
-from .arguments import arguments, checked, constant, defined, flag, floats, given, known, written
-from .forward import UNSTALE
+from .arguments import arguments, checked, constant, defined, ended, flag, floats, given, known, written
 from .moments import Measured
-from .recipes import kept, shape_of_primes, sizes_by, spread_words
+from .recipes import shape_of_primes, sizes_by, spread_words
 from .symbols import Backward, Entry, Forward, Needed, address_of_symbol
 
 # lines with which arrays stand in the order of `cpu.entry.spread`
@@ -54,8 +49,7 @@ class Along(NamedTuple):
     def space(self) -> dict[str, Any]:
         """What lines know whatever is called."""
         return {
-            "np": np, "status_of": status_of, "keep": keep, "spreads": spreads, "STALE": STALE, "REFUSED": REFUSED,
-            "Sums": Sums, "of_stats": sizes_by(tuple((k,) for k in self.others), None),
+            "spreads": spreads, "Sums": Sums, "of_stats": sizes_by(tuple((k,) for k in self.others), None),
             "reduced": tuple(int(k in self.axes) for k in range(self.x.ndim)),
             "asked": spread_words(tuple(self.lies(name) for name in NAMES), self.x.ndim),
         }  # fmt: skip
@@ -117,10 +111,7 @@ def asked(name: str, first: str, **arrays: str | None) -> Iterator[str]:
     """Lines that ask; arrays that differ from arguments of the same name, or that there are."""
     own = ", ".join(str(arrays.get(n)) for n in NAMES)
     yield f"status = status_of({name}_code(), (0, asked({first}, ({own})), 0.0, 0.0))"
-    yield kept(filter(None, arrays.values())).strip()
-    yield "if status == REFUSED:"
-    yield "    raise ValueError('out must not overlap what is read, unless it is the same; pass a copy')"
-    yield from (line[4:] for line in UNSTALE)
+    yield from ended(filter(None, arrays.values()), "the same")
 
 
 def present(a: dict[str, Any], *names: str) -> dict[str, str]:
