@@ -32,16 +32,18 @@ def layer_norm(
     input : tensor of shape (..., *normalized_shape), float16, bfloat16, float32 or float64
         Copied first unless it is contiguous.
     normalized_shape : sequence of int
+        The last axes of the input, which share a mean and a variance.
     weight, bias : tensor of shape normalized_shape, optional
-        Both of one float type, not necessarily the input's. Of any shape that broadcasts to the input's: plain tensors on the
-        CPU, in eager mode, and first derivatives.
+        Both of one float type, not necessarily the input's. For plain tensors on the CPU, in eager mode and with first
+        derivatives, they may have any shape that broadcasts to the input's.
     eps : float
+        Added to the variance.
     exact : bool
         As for `numbanorm.layer_norm`.
     where : bool tensor that broadcasts to the input's shape, optional
-        As for `numbanorm.layer_norm`: plain tensors on the CPU, in eager mode, and first derivatives.
+        As for `numbanorm.layer_norm`; for plain tensors on the CPU, in eager mode and with first derivatives.
     weight_offset : float
-        As for `numbanorm.layer_norm`: added by torch, in float32, or in float64 with exact and for a float64 input.
+        As for `numbanorm.layer_norm`; torch adds it, in float32, or in float64 with exact and for a float64 input.
 
     Returns
     -------
@@ -83,6 +85,7 @@ def rms_norm(
     input : tensor of shape (..., *normalized_shape), float16, bfloat16, float32 or float64
         Copied first unless it is contiguous.
     normalized_shape : sequence of int
+        The last axes of the input, which share a mean square.
     weight : tensor of shape normalized_shape, optional
         Of any of these float types.
     eps : float, optional
@@ -130,9 +133,11 @@ def group_norm(
     input : tensor of shape (N, C, ...), float16, bfloat16, float32 or float64
         Contiguous or channels_last; else copied first.
     num_groups : int
+        Into how many groups of neighbours the channels are divided; each group of a sample has a mean.
     weight, bias : tensor of shape (C,), optional
         Both of one float type, not necessarily the input's.
     eps : float
+        Added to the variance.
     exact, where
         As for `layer_norm`.
 
@@ -181,7 +186,11 @@ def instance_norm(
     weight, bias : tensor of shape (C,), optional
         Both of one float type, not necessarily the input's.
     use_input_stats : bool
-    momentum, eps : float
+        Whether each sample and channel has its own statistics; else the running ones normalize.
+    momentum : float
+        How much the new batch weighs in the running statistics.
+    eps : float
+        Added to the variance.
     exact, where
         As for `layer_norm`.
 
@@ -231,7 +240,11 @@ def batch_norm(
     weight, bias : tensor of shape (C,), optional
         Both of one float type, not necessarily the input's.
     training : bool
-    momentum, eps : float
+        Whether the batch's own statistics normalize it; else the running ones do.
+    momentum : float
+        How much the new batch weighs in the running statistics.
+    eps : float
+        Added to the variance.
     exact, where
         As for `layer_norm`.
 
