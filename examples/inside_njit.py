@@ -1,6 +1,6 @@
 """Norms inside compiled functions: z-scores of ragged segments, and a small network that is trained in one function.
 
-Both are also done by calls from NumPy, whose results are the same to the bit where the operations are, and timed.
+Both are also computed by calls from Python and timed. Where the operations are the same, so are the results, to the bit.
 
     python examples/inside_njit.py
 """

@@ -91,7 +91,7 @@ class Normalize(torch.autograd.Function):
 
 
 class BatchNorm(nn.Module):
-    """The book's layer, for (N, C) and (N, C, H, W) alike. Its moving variance is that of the biased one, unlike torch's: the
+    """The book's layer, for (N, C) and (N, C, H, W) alike. Its moving variance averages biased variances, unlike torch's: the
     training is the same, accuracies may differ a little."""
 
     def __init__(self, num_features: int) -> None:

@@ -4,7 +4,7 @@ statistics of all of it.
     pip install 'numbanorm[mpi,examples]'
     mpiexec -n 3 python -m mpi4py examples/lenet_mpi.py
 
-Then rank 0 trains alone, on whole batches, and the losses are compared. Without synchronized statistics they are others.
+Then rank 0 trains alone, on whole batches, and the losses are compared. Without synchronized statistics they would differ.
 """
 
 from __future__ import annotations

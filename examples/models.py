@@ -6,10 +6,10 @@
     python models.py --small              # the smallest sizes: under a minute, most of it imports and compiling
     python models.py --help
 
-BERT, ViT, Llama and Whisper are those of the library transformers, with weights that are drawn: nothing is downloaded. The
-residual network and the U-Net are written below. Each is built once and copied, and the copy converted. Both make a step of
-training from the same weights on the same numbers: outputs, gradients and running statistics are compared, and the outputs in
-evaluation after it. Then they are timed in turn. The exit status is 1 if a difference is beyond its bound.
+BERT, ViT, Llama and Whisper are those of the library transformers, with random weights: nothing is downloaded. The residual
+network and the U-Net are written below. Each model is built once and copied, and the copy is converted. Both make a step of
+training from the same weights on the same numbers. Outputs, gradients and running statistics are compared, then the outputs in
+evaluation. Then both are timed in turn. The exit status is 1 if a difference is beyond its bound.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""A table of 20 GB, standardized by Dask's workers of 2 GB each: its statistics first, then its elements.
+"""A table of 20 GB, standardized by two workers of Dask with 2 GiB each: its statistics first, then its elements.
 
     pip install 'numbanorm[dask,zarr]' distributed
     python examples/standardize_zarr.py --folder DIR          # --small: 80 MB, in seconds
 
-The table is a sparse zarr array, of which one chunk in 25 is written and all others are 1: so it takes hardly any disk, but is
-read, computed and written in full. What comes out is measured again: its means are 0 and its variances 1.
+The table is a zarr array of which one chunk in 25 is written, and all others are 1. So it takes hardly any disk, but is read,
+computed and written in full. The result is measured again: its means are 0 and its variances 1.
 """
 
 from __future__ import annotations

@@ -323,8 +323,8 @@ def moments(
         squares are in float64's range.
     nan : {"propagate", "omit"}
         "omit": what is nan does not count, as if `where` left it out.
-    method
-        As for `layer_norm`, by default "two_pass"; not "welford" with where, weights or nan="omit".
+    method : {"two_pass", None, "welford"}
+        How the statistics are taken: see `layer_norm`. Not "welford" with where, weights or nan="omit".
     backend : {None, "cpu", "cuda"}
         None: where x lies. "cuda" carries NumPy arrays to the device and the results back; it has no masks and no weights.
 

@@ -1,7 +1,7 @@
 """Statistics of data that comes in pieces
 
-A recording arrives in pieces of any length. `Moments` takes them in one by one; after each, mean and standard deviation are
-those of all that has come. At the end they agree with one call on everything.
+A recording arrives in pieces of any length. `Moments` takes them in one by one. After each, mean and standard deviation are
+those of all pieces so far. At the end they agree with one call on everything.
 """
 
 import numpy as np

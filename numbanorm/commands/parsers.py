@@ -60,11 +60,13 @@ def _add_normalize(normalize: argparse.ArgumentParser) -> None:
     normalize.add_argument(
         "--channel-axis", type=int, metavar="AXIS", help="batch, instance, group: 1 (default), or -1 for channels last"
     )
-    normalize.add_argument("--eps", type=float, help="added to the variance (default: 1e-5; rms: the type's epsilon)")
+    normalize.add_argument(
+        "--eps", type=float, help="added to the variance (default: 1e-5; rms: epsilon of float32, or float64)"
+    )
     normalize.add_argument("--weight", type=Path, metavar="W.npy", help="multiplied onto the result")
     normalize.add_argument("--bias", type=Path, metavar="B.npy", help="added to the result")
     normalize.add_argument(
-        "--where", type=Path, metavar="MASK.npy", help="not batch: a bool array that broadcasts to IN, of what is measured"
+        "--where", type=Path, metavar="MASK.npy", help="not batch: a bool array that broadcasts to IN, True for what counts"
     )
     normalize.add_argument(
         "--method",
@@ -79,23 +81,23 @@ def _add_normalize(normalize: argparse.ArgumentParser) -> None:
 
 
 def _add_bench(bench: argparse.ArgumentParser) -> None:
-    bench.add_argument("--sizes", type=_words, metavar="N,N,...", help="elements, of 1e3 ... 1e8 (default: 1e4 and above)")
+    bench.add_argument("--sizes", type=_words, metavar="N,N,...", help="elements: any of 1e3 ... 1e8 (default: 1e4 and above)")
     bench.add_argument(
         "--norms",
         type=_words,
         metavar="NORM,...",
-        help="of layer, rms, batch, eval, group, instance (the default); layer+residual, rms+residual, batch+relu, eval+relu",
+        help="of layer, rms, batch, eval, group, instance (the default), layer+residual, rms+residual, batch+relu, eval+relu",
     )
     bench.add_argument("--direction", choices=("forward", "backward", "both"), default="both")
     bench.add_argument("--layout", choices=("first", "last", "both"), default="both", help="where the channels are")
-    bench.add_argument("--dtype", type=_words, metavar="TYPE,...", help="of float32 (default), float16, bfloat16, float64")
+    bench.add_argument("--dtype", type=_words, metavar="TYPE,...", help="any of float32 (default), float16, bfloat16, float64")
     bench.add_argument("--peers", type=_words, metavar="NAME,...", help="compare with these only, or with none")
-    bench.add_argument("--rounds", type=int, metavar="N", help="a figure is the median of so many (default: 15; quick: 5)")
+    bench.add_argument("--rounds", type=int, metavar="N", help="rounds that a median is taken of (default: 15; quick: 5)")
     bench.add_argument("--threads", type=int, metavar="N", help="for every contender (default: one for each core)")
     bench.add_argument(
         "--quick", action="store_true", help="at most a minute, a few lines: one size, few rounds; --out has the rest"
     )
-    bench.add_argument("--scaling", action="store_true", help="time against threads in place of all else, at 1e7 elements")
+    bench.add_argument("--scaling", action="store_true", help="only time against the number of threads, at 1e7 elements")
     bench.add_argument("--out", type=Path, metavar="DIR", help="also write bench.md, bench.json and bench.png there")
 
 
@@ -103,16 +105,18 @@ def _add_compare(compare: argparse.ArgumentParser) -> None:
     compare.add_argument(
         "base", nargs="?", metavar="BASE", help="a commit (default: HEAD; HEAD~1 if nothing differs from HEAD)"
     )
-    compare.add_argument("--factor", type=float, default=1.15, metavar="F", help="what is less is noise (default: %(default)s)")
-    compare.add_argument("--rounds", type=int, default=3, metavar="N", help="in turn on both (default: %(default)s)")
-    compare.add_argument("--threads", type=_shape, metavar="N,N,...", help="measure with so many (default: 1)")
-    compare.add_argument("--bench", metavar="REGEX", help="of asv's names (default: those in benchmarks/fast.txt)")
+    compare.add_argument(
+        "--factor", type=float, default=1.15, metavar="F", help="less than that is noise (default: %(default)s)"
+    )
+    compare.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds, each on both (default: %(default)s)")
+    compare.add_argument("--threads", type=_shape, metavar="N,N,...", help="numbers of threads to measure with (default: 1)")
+    compare.add_argument("--bench", metavar="REGEX", help="benchmarks, by asv's names (default: those in benchmarks/fast.txt)")
 
 
 def _add_dashboard(dashboard: argparse.ArgumentParser) -> None:
     dashboard.add_argument("--out", type=Path, metavar="DIR", help="write the pages there (default: html_dir of asv.conf.json)")
-    dashboard.add_argument("--results", type=Path, metavar="DIR", help="of asv (default: results_dir of asv.conf.json)")
-    dashboard.add_argument("--port", type=int, default=0, metavar="N", help="of localhost (default: any that is free)")
+    dashboard.add_argument("--results", type=Path, metavar="DIR", help="asv's results (default: results_dir of asv.conf.json)")
+    dashboard.add_argument("--port", type=int, default=0, metavar="N", help="port of localhost (default: any that is free)")
     dashboard.add_argument("--no-serve", dest="serve", action="store_false", help="only write; the pages open as files too")
 
 

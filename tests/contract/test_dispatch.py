@@ -342,7 +342,7 @@ def test_real_tensors(case: cases.Case, dtype: str, torch: Any) -> None:
 @pytest.mark.parametrize("training", [True, False])
 def test_drop_ins_on_a_device(norm: str, layout: str, training: bool, torch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tensors themselves are handed to the functions; results, gradients and buffers are those of the CPU."""
-    from numbanorm.interop.torch import norms as ours
+    from numbanorm.interop.torch import modules as ours
 
     torch.manual_seed(1)
     sizes = {"GroupNorm": (2, 4), "LayerNorm": (5,), "RMSNorm": (5,)}.get(norm, (4,))

@@ -105,7 +105,16 @@ def test_the_reference_has_every_public_name() -> None:
     if importlib.util.find_spec("torch") is not None:
         import numbanorm.interop.torch as ours
 
-        assert [name for name in ours.__all__ if f"torch.{name}\n" not in told and f"`{name}`" not in told] == []
+        shown = re.findall(r"torch\.(?:\w+\.)?(\w+)\n", told)
+        assert [name for name in ours.__all__ if name not in shown and f"`{name}`" not in told] == []
+
+
+def test_the_reference_has_functions_where_modules_have_their_names() -> None:
+    """As `numbanorm.standardize`, the function, is in `numbanorm/standardize.py`, and would be shown as that file."""
+    entries = [entry for page in PAGES for entry in re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.MULTILINE)]
+    assert len(entries) > 40
+    places = [ROOT.joinpath(*entry.split(".")) for entry in entries]
+    assert [place for place in places if place.is_dir() or place.with_suffix(".py").exists()] == []
 
 
 def test_the_citation_has_the_version() -> None:

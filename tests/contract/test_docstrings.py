@@ -14,7 +14,7 @@ import pytest
 
 HEADING = re.compile(r"^(Parameters|Attributes|Returns|Raises|Examples)\n-+$", re.MULTILINE)
 OURS = ("numbanorm", "numbanorm.layers")
-LIBRARIES = ("dask", "sklearn", "xarray")  # docstrings of the torch drop-ins point to torch's
+LIBRARIES = ("dask", "sklearn", "torch", "xarray")
 STARS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
 CHECKS = {"checks", "plan"}  # what raises for a function
 
@@ -56,12 +56,14 @@ def arguments(thing: Any, skipped: int = 0) -> list[str]:
 
 
 def methods(cls: type) -> Iterator[tuple[str, Any]]:
-    """Public methods of a class that are of this package."""
+    """Public methods of a class that are of this package; torch documents those that modules of its own have, too."""
     for name in dir(cls):
         owner = next((base for base in cls.__mro__ if name in vars(base)), cls)
         method = vars(owner).get(name)
         method = method.__func__ if isinstance(method, (classmethod, staticmethod)) else method
-        if not name.startswith("_") and owner.__module__.startswith("numbanorm") and inspect.isfunction(method):
+        of_torch = any(name in vars(base) for base in cls.__mro__ if base.__module__.startswith("torch."))
+        ours = owner.__module__.startswith("numbanorm") and not of_torch
+        if not name.startswith("_") and ours and inspect.isfunction(method):
             yield name, method
 
 

@@ -44,6 +44,12 @@ def test_examples_of_norms_over_dask(module: str) -> None:
     check(f"numbanorm.interop.dask.{module}")
 
 
+@pytest.mark.parametrize("module", ["norms", "convert", "report"])
+def test_examples_of_torch(module: str) -> None:
+    pytest.importorskip("torch", reason="torch is not installed: pip install 'numbanorm[torch]'")
+    check(f"numbanorm.interop.torch.{module}")
+
+
 def check(name: str) -> None:
     outcome = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
     assert outcome.attempted > 0

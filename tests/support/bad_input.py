@@ -112,7 +112,7 @@ def not_numbers(name: str, where: str) -> list[Bad]:
         dtypes[np.dtype(np.longdouble).name] = np.longdouble
     kinds: dict[str, Callable[[Array], Any]] = {
         "list": lambda v: v.tolist(), "tuple": lambda v: tuple(v.tolist()), "memoryview": memoryview,
-        "float32": lambda v: v.reshape(-1)[0].astype(np.float32), "str": str, "Tensor": torch_tensor,
+        "float32": lambda v: v.reshape(-1)[0].astype(np.float32), "str": str, "Tensor": lambda v: torch_tensor(v),
     }  # fmt: skip
     rule, remedy = f"{name} must be a NumPy array", f"write np.asarray({name}"
     return [

@@ -39,6 +39,8 @@ In the tables `x` is float32 of shape (4, 6, 5) where nothing else is said, `flo
 and what is not named in a call is in order. `f` stands for any of the functions above a table. A heading names the layer, or
 the argument that the errors below it are about. `explain` refuses what the call that it is asked about refuses.
 Arrays on a GPU have further rules, of where they lie: [CUDA](cuda.md).
+
+<div class="stacked" markdown>
 """
 
 # the first words of messages that do not begin with an argument, and the argument that they are about
@@ -202,7 +204,7 @@ def table() -> str:
         text += [f"## {heading}", ""]
         for functions, rows in tables.items():
             text += lines(functions, rows)
-    return "\n".join(text)
+    return "\n".join([*text, "</div>", ""])
 
 
 if __name__ == "__main__":

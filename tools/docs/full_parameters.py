@@ -68,4 +68,5 @@ def replaced(found: re.Match[str], package: griffe.Module) -> str:
         whole = replaced(same, package) if AS_FOR.match(same["body"]) else same[0]
         part = next(m for m in ENTRY.finditer(whole) if name in m["names"].split(", "))
         parts.append(f"{name}{part['type'] or ''}\n{part['body']}".rstrip() + "\n")
-    return "".join(parts)
+    own = found["body"][pointer.end() :].lstrip(" .,:;\n")  # what is said beside
+    return "".join(parts) + (f"    Here: {own}" if own else "")

@@ -32,7 +32,7 @@ Where they are not like torch's:
 
 from .around import AROUND, BatchNormAct2d, FusedAddLayerNorm, FusedAddRMSNorm
 from .convert import RECOGNIZERS, convert, revert
-from .norms import (
+from .modules import (
     MODULES,
     BatchNorm1d,
     BatchNorm2d,
@@ -43,12 +43,8 @@ from .norms import (
     InstanceNorm3d,
     LayerNorm,
     RMSNorm,
-    batch_norm,
-    group_norm,
-    instance_norm,
-    layer_norm,
-    rms_norm,
 )
+from .norms import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
 from .recognized import recognize
 from .report import report
 from .synchronized import SyncBatchNorm

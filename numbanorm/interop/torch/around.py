@@ -18,7 +18,7 @@ from ...spec.norms import NORMS
 from .addresses import layout_of
 from .convert import leaf
 from .eager import recorded, unseen
-from .norms import BatchNorm2d, LayerNorm, RMSNorm, affine_of, running_of, state_of
+from .modules import BatchNorm2d, LayerNorm, RMSNorm, affine_of, running_of, state_of
 from .operators import NO_RUNNING, How, Running, _array, tensor_of, tracked
 
 FUNCTIONS: dict[str, Any] = {"relu": torch.nn.functional.relu, "relu6": torch.nn.functional.relu6}
@@ -133,12 +133,23 @@ def channels_norm(module: Any, input: Tensor, addend: Tensor | None, activation:
 class BatchNormAct2d(BatchNorm2d):
     """`BatchNorm2d`, then what is added, then an activation: act(norm(input) + addend), in one pass.
 
+    The addend may be left out: `layer(input)`.
+
     Parameters
     ----------
-    *args, **kwargs
-        As for `torch.nn.BatchNorm2d`, and `exact`.
+    *args
+        As for `torch.nn.BatchNorm2d`.
     activation : {None, "relu", "relu6", "leaky_relu"} or ("leaky_relu", slope)
         As for `numbanorm.batch_norm`.
+    **kwargs
+        As for `torch.nn.BatchNorm2d`, and `exact`, as for `numbanorm.batch_norm`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> layer, x = BatchNormAct2d(4), torch.randn(8, 4, 6, 6)
+    >>> layer(x, addend=x).min().item()
+    0.0
     """
 
     activation: Named = "relu"
@@ -161,7 +172,23 @@ class BatchNormAct2d(BatchNorm2d):
 
 
 class FusedAddLayerNorm(LayerNorm):
-    """`LayerNorm` of a sum, in one pass: forward(input, residual) gives norm(input + residual), and input + residual."""
+    """`LayerNorm` of a sum, in one pass: `layer(input, residual)` gives norm(input + residual), and input + residual.
+
+    Parameters
+    ----------
+    normalized_shape, eps, elementwise_affine, bias, device, dtype
+        As for `torch.nn.LayerNorm`.
+    exact : bool
+        As for `numbanorm.layer_norm`; also an attribute.
+
+    Examples
+    --------
+    >>> import torch
+    >>> layer, x, residual = FusedAddLayerNorm(8), torch.randn(4, 8), torch.randn(4, 8)
+    >>> y, h = layer(x, residual)
+    >>> bool((h == x + residual).all())
+    True
+    """
 
     @leaf
     def forward(self, input: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
@@ -176,7 +203,23 @@ class FusedAddLayerNorm(LayerNorm):
 
 
 class FusedAddRMSNorm(RMSNorm):
-    """`RMSNorm` of a sum, in one pass: forward(x, residual) gives norm(x + residual), and x + residual."""
+    """`RMSNorm` of a sum, in one pass: `layer(x, residual)` gives norm(x + residual), and x + residual.
+
+    Parameters
+    ----------
+    normalized_shape, eps, elementwise_affine, device, dtype
+        As for `torch.nn.RMSNorm`.
+    exact : bool
+        As for `numbanorm.rms_norm`; also an attribute.
+
+    Examples
+    --------
+    >>> import torch
+    >>> layer, x, residual = FusedAddRMSNorm(8), torch.randn(4, 8), torch.randn(4, 8)
+    >>> y, h = layer(x, residual)
+    >>> bool((h == x + residual).all())
+    True
+    """
 
     @leaf
     def forward(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:

@@ -31,13 +31,13 @@ def convert(module: torch.nn.Module, exact: bool = False) -> torch.nn.Module:
     Parameters
     ----------
     module : torch.nn.Module
-        A model, changed in place, or a single norm layer. Layers whose class is exactly torch's BatchNorm1d/2d/3d,
-        InstanceNorm1d/2d/3d, LayerNorm, GroupNorm or RMSNorm are converted, wherever they are, and RMS norms of the
-        library transformers whose forward is one that is known: LlamaRMSNorm, T5LayerNorm, GemmaRMSNorm and those that
-        compute as they do, with their roundings. What is not is left alone: subclasses of yours, layers whose forward
-        was replaced on the instance, parametrized layers, SyncBatchNorm, and lazy layers (convert after the first
-        call); `report` lists them. A TransformerEncoderLayer with converted norms is no longer computed by torch's one
-        operator for evaluation, which would not call them.
+        A model, changed in place, or a single norm layer. These are converted, wherever they are: layers whose class is exactly
+        torch's BatchNorm1d/2d/3d, InstanceNorm1d/2d/3d, LayerNorm, GroupNorm or RMSNorm; RMS norms of the library
+        transformers whose forward is one that is known (LlamaRMSNorm, T5LayerNorm, GemmaRMSNorm and those that compute as
+        they do, with their roundings); and timm's BatchNormAct2d and GroupNormAct. Others are left alone, and `report`
+        lists them: subclasses of yours, layers whose forward was replaced on the instance, parametrized layers,
+        SyncBatchNorm, and lazy layers (convert after the first call). A TransformerEncoderLayer with converted norms is no
+        longer computed by torch's one operator for evaluation, which would not call them.
     exact : bool
         As for `numbanorm.layer_norm`: the `exact` of the layers that are converted. True also sets that of layers which were
         converted before.
@@ -51,6 +51,14 @@ def convert(module: torch.nn.Module, exact: bool = False) -> torch.nn.Module:
     ------
     TypeError
         For an `exact` that is no bool; the model is then as it was.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from numbanorm.interop.torch import LayerNorm, convert
+    >>> model = convert(torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.LayerNorm(4)))
+    >>> isinstance(model[1], LayerNorm)
+    True
     """
     exact = checks.flag("exact", exact)
     for m in module.modules():
@@ -78,6 +86,14 @@ def revert(module: torch.nn.Module) -> torch.nn.Module:
     -------
     torch.nn.Module
         `module` itself.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from numbanorm.interop.torch import convert, revert
+    >>> layer = revert(convert(torch.nn.LayerNorm(4)))
+    >>> type(layer) is torch.nn.LayerNorm
+    True
     """
     for m in module.modules():
         if type(m) in THEIRS:

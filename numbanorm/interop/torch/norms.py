@@ -1,19 +1,15 @@
-"""The norms as functions of tensors and as modules: torch's signatures, classes and state, numbanorm's numbers."""
+"""The norms as functions of tensors: torch's signatures, numbanorm's numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from ...spec import checks
 from .checks import check_tensors, with_offset
-from .convert import register
 from .included import joined, normalize_included
 from .operators import NO_RUNNING, Running, call, normalize, normalize_unseen, spread_out
 
@@ -36,16 +32,18 @@ def layer_norm(
     input : tensor of shape (..., *normalized_shape), float16, bfloat16, float32 or float64
         Copied first unless it is contiguous.
     normalized_shape : sequence of int
+        The last axes of the input, which share a mean and a variance.
     weight, bias : tensor of shape normalized_shape, optional
-        Both of one float type, not necessarily the input's. Of any shape that broadcasts to the input's: plain tensors on the
-        CPU, in eager mode, and first derivatives.
+        Both of one float type, not necessarily the input's. For plain tensors on the CPU, in eager mode and with first
+        derivatives, they may have any shape that broadcasts to the input's.
     eps : float
+        Added to the variance.
     exact : bool
         As for `numbanorm.layer_norm`.
     where : bool tensor that broadcasts to the input's shape, optional
-        As for `numbanorm.layer_norm`: plain tensors on the CPU, in eager mode, and first derivatives.
+        As for `numbanorm.layer_norm`; for plain tensors on the CPU, in eager mode and with first derivatives.
     weight_offset : float
-        As for `numbanorm.layer_norm`: added by torch, in float32, or in float64 with exact and for a float64 input.
+        As for `numbanorm.layer_norm`; torch adds it, in float32, or in float64 with exact and for a float64 input.
 
     Returns
     -------
@@ -55,6 +53,12 @@ def layer_norm(
     ------
     TypeError, ValueError
         For arguments that do not fit, before anything is computed.
+
+    Examples
+    --------
+    >>> import torch
+    >>> layer_norm(torch.tensor([[1.0, 2.0, 3.0]]), (3,))
+    tensor([[-1.2247,  0.0000,  1.2247]])
     """
     if has_torch_function_variadic(input, weight, bias):
         tensors, how = (input, weight, bias), {"exact": exact, "where": where, "weight_offset": weight_offset}
@@ -81,6 +85,7 @@ def rms_norm(
     input : tensor of shape (..., *normalized_shape), float16, bfloat16, float32 or float64
         Copied first unless it is contiguous.
     normalized_shape : sequence of int
+        The last axes of the input, which share a mean square.
     weight : tensor of shape normalized_shape, optional
         Of any of these float types.
     eps : float, optional
@@ -96,6 +101,12 @@ def rms_norm(
     ------
     TypeError, ValueError
         For arguments that do not fit, before anything is computed.
+
+    Examples
+    --------
+    >>> import torch
+    >>> rms_norm(torch.tensor([[3.0, 4.0]]), (2,), eps=0.0)
+    tensor([[0.8485, 1.1314]])
     """
     if has_torch_function_variadic(input, weight):
         how = {"exact": exact, "where": where, "weight_offset": weight_offset}
@@ -122,9 +133,11 @@ def group_norm(
     input : tensor of shape (N, C, ...), float16, bfloat16, float32 or float64
         Contiguous or channels_last; else copied first.
     num_groups : int
+        Into how many groups of neighbours the channels are divided; each group of a sample has a mean.
     weight, bias : tensor of shape (C,), optional
         Both of one float type, not necessarily the input's.
     eps : float
+        Added to the variance.
     exact, where
         As for `layer_norm`.
 
@@ -136,6 +149,12 @@ def group_norm(
     ------
     TypeError, ValueError
         For arguments that do not fit, before anything is computed.
+
+    Examples
+    --------
+    >>> import torch
+    >>> group_norm(torch.randn(2, 4, 6, 6), 2).shape
+    torch.Size([2, 4, 6, 6])
     """
     if has_torch_function_variadic(input, weight, bias):
         tensors, how = (input, weight, bias), {"exact": exact, "where": where}
@@ -167,7 +186,11 @@ def instance_norm(
     weight, bias : tensor of shape (C,), optional
         Both of one float type, not necessarily the input's.
     use_input_stats : bool
-    momentum, eps : float
+        Whether each sample and channel has its own statistics; else the running ones normalize.
+    momentum : float
+        How much the new batch weighs in the running statistics.
+    eps : float
+        Added to the variance.
     exact, where
         As for `layer_norm`.
 
@@ -179,6 +202,12 @@ def instance_norm(
     ------
     TypeError, ValueError
         For arguments that do not fit, and for a single value a channel; before anything is computed.
+
+    Examples
+    --------
+    >>> import torch
+    >>> instance_norm(torch.randn(2, 4, 6, 6)).shape
+    torch.Size([2, 4, 6, 6])
     """
     tensors = (input, running_mean, running_var, weight, bias)
     if has_torch_function_variadic(*tensors):
@@ -211,7 +240,11 @@ def batch_norm(
     weight, bias : tensor of shape (C,), optional
         Both of one float type, not necessarily the input's.
     training : bool
-    momentum, eps : float
+        Whether the batch's own statistics normalize it; else the running ones do.
+    momentum : float
+        How much the new batch weighs in the running statistics.
+    eps : float
+        Added to the variance.
     exact, where
         As for `layer_norm`.
 
@@ -223,6 +256,12 @@ def batch_norm(
     ------
     TypeError, ValueError
         For arguments that do not fit, and for a single value a channel in training; before anything is computed.
+
+    Examples
+    --------
+    >>> import torch
+    >>> batch_norm(torch.randn(2, 4, 6, 6), None, None, training=True).shape
+    torch.Size([2, 4, 6, 6])
     """
     tensors = (input, running_mean, running_var, weight, bias)
     if has_torch_function_variadic(*tensors):
@@ -241,123 +280,6 @@ def _counted_batch_norm(
         return handle_torch_function(_counted_batch_norm, tensors, *tensors, training, how, num_batches_tracked)
     running = (running_mean, running_var, num_batches_tracked)
     return _apply("batch_norm", input, (), (weight, bias), how, running, training, None)
-
-
-def affine_of(module: Any) -> tuple[Tensor | None, Tensor | None]:
-    """Weight and bias, in a tenth of the time of torch's __getattr__, which is for what is no parameter (parametrized)."""
-    own = module._parameters
-    try:
-        return own["weight"], own["bias"]
-    except KeyError:
-        return module.weight, getattr(module, "bias", None)  # RMS norm has none
-
-
-def state_of(module: Any) -> tuple[Tensor | None, Tensor | None]:
-    """Running mean and variance, likewise."""
-    own = module._buffers
-    try:
-        return own["running_mean"], own["running_var"]
-    except KeyError:
-        return module.running_mean, module.running_var
-
-
-def running_of(module: Any) -> tuple[bool, float | None, Tensor | None, Tensor | None, Tensor | None]:
-    """Of a batch norm: whether x's own statistics normalize it, momentum (None: an average), running statistics, counter."""
-    tracking = module.training and module.track_running_stats
-    mean, var = state_of(module)
-    own = module.training or (mean is None and var is None)
-    mean, var = (mean, var) if tracking or not module.training else (None, None)
-    counter = module.num_batches_tracked if tracking else None
-    # without a counter there is no average, and torch leaves the running statistics as they are
-    return own, None if module.momentum is None and counter is not None else module.momentum or 0.0, mean, var, counter
-
-
-class _Batch(_BatchNorm):
-    """torch's forward pass with numbanorm's; the batch is counted when it is done."""
-
-    def forward(self, input: Tensor, where: Tensor | None = None) -> Tensor:
-        self._check_input_dim(input)
-        own, momentum, mean, var, counter = running_of(self)
-        weight, bias = affine_of(self)
-        if momentum is None and counter is not None:
-            y = _counted_batch_norm(input, mean, var, weight, bias, own, (self.eps, self.exact, where), counter)
-        else:
-            y = batch_norm(input, mean, var, weight, bias, own, momentum or 0.0, self.eps, exact=self.exact, where=where)
-        if counter is not None:
-            counter.add_(1)
-        return y
-
-
-class BatchNorm1d(_Batch, torch.nn.BatchNorm1d):
-    """`torch.nn.BatchNorm1d`, computed by `batch_norm`."""
-
-
-class BatchNorm2d(_Batch, torch.nn.BatchNorm2d):
-    """`torch.nn.BatchNorm2d`, computed by `batch_norm`."""
-
-
-class BatchNorm3d(_Batch, torch.nn.BatchNorm3d):
-    """`torch.nn.BatchNorm3d`, computed by `batch_norm`."""
-
-
-class _Instance(_InstanceNorm):
-    """torch's forward pass around `instance_norm` of this module."""
-
-    def forward(self, input: Tensor, where: Tensor | None = None) -> Tensor:
-        if where is None:
-            return super().forward(input)
-        self._check_input_dim(input)
-        alone = input.dim() == self._get_no_batch_dim()
-        y = self._apply_instance_norm(input[None] if alone else input, where)
-        return y[0] if alone else y
-
-    def _apply_instance_norm(self, input: Tensor, where: Tensor | None = None) -> Tensor:
-        momentum = 0.0 if self.momentum is None else self.momentum
-        own = self.training or not self.track_running_stats
-        (weight, bias), (mean, var) = affine_of(self), state_of(self)
-        return instance_norm(input, mean, var, weight, bias, own, momentum, self.eps, exact=self.exact, where=where)
-
-
-class InstanceNorm1d(_Instance, torch.nn.InstanceNorm1d):
-    """`torch.nn.InstanceNorm1d`, computed by `instance_norm`."""
-
-
-class InstanceNorm2d(_Instance, torch.nn.InstanceNorm2d):
-    """`torch.nn.InstanceNorm2d`, computed by `instance_norm`."""
-
-
-class InstanceNorm3d(_Instance, torch.nn.InstanceNorm3d):
-    """`torch.nn.InstanceNorm3d`, computed by `instance_norm`."""
-
-
-class LayerNorm(torch.nn.LayerNorm):
-    """`torch.nn.LayerNorm`, computed by `layer_norm`."""
-
-    def forward(self, input: Tensor, where: Tensor | None = None) -> Tensor:
-        weight, bias = affine_of(self)
-        return layer_norm(input, self.normalized_shape, weight, bias, self.eps, exact=self.exact, where=where)
-
-
-class RMSNorm(torch.nn.RMSNorm):
-    """`torch.nn.RMSNorm`, computed by `rms_norm`."""
-
-    def forward(self, x: Tensor, where: Tensor | None = None) -> Tensor:
-        return rms_norm(x, self.normalized_shape, affine_of(self)[0], self.eps, exact=self.exact, where=where)
-
-
-class GroupNorm(torch.nn.GroupNorm):
-    """`torch.nn.GroupNorm`, computed by `group_norm`."""
-
-    def forward(self, input: Tensor, where: Tensor | None = None) -> Tensor:
-        weight, bias = affine_of(self)
-        return group_norm(input, self.num_groups, weight, bias, self.eps, exact=self.exact, where=where)
-
-
-MODULES = (
-    *(BatchNorm1d, BatchNorm2d, BatchNorm3d, InstanceNorm1d, InstanceNorm2d, InstanceNorm3d),
-    *(LayerNorm, RMSNorm, GroupNorm),
-)
-register(MODULES, (layer_norm, rms_norm, group_norm, instance_norm, batch_norm))
 
 
 def _apply(

@@ -59,10 +59,15 @@ def report(module: torch.nn.Module) -> Report:
 
     Examples
     --------
-    ::
-
-        print(report(convert(model)))
-        left = [layer.name for layer in report(model) if not layer.converted]
+    >>> import torch
+    >>> from numbanorm.interop.torch import convert, report
+    >>> model = torch.nn.Sequential(convert(torch.nn.LayerNorm(4)), torch.nn.GroupNorm(2, 4))
+    >>> print(report(model))
+    0  LayerNorm  numbanorm
+    1  GroupNorm  left alone: still torch's; call convert
+    1 of 2 norm layers are computed by numbanorm
+    >>> [layer.name for layer in report(model) if not layer.converted]
+    ['1']
     """
     fused = {norm: m for m in module.modules() for norm in fused_norms(m)}
     rows = []

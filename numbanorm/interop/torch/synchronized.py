@@ -16,7 +16,7 @@ from ...gradients import batch_norm_backward
 from ...spec import checks
 from .addresses import layout_of
 from .checks import check_tensors
-from .norms import _Batch
+from .modules import _Batch
 from .operators import _array, tensor_of
 
 
@@ -74,6 +74,15 @@ class SyncBatchNorm(torch.nn.SyncBatchNorm):
 
     `process_group` may also be a communicator of mpi4py, or a function, as `comm` of `numbanorm.batch_norm`.
 
+    Parameters
+    ----------
+    *args
+        As for `torch.nn.SyncBatchNorm`.
+    exact : bool
+        As for `numbanorm.batch_norm`; also an attribute.
+    **kwargs
+        As for `torch.nn.SyncBatchNorm`.
+
     Examples
     --------
     >>> import torch
@@ -125,6 +134,13 @@ class SyncBatchNorm(torch.nn.SyncBatchNorm):
         -------
         torch.nn.Module
             `module` itself.
+
+        Examples
+        --------
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
+        >>> isinstance(convert_sync_batchnorm(model)[1], SyncBatchNorm)
+        True
         """
         known = {_BatchNorm.forward, torch.nn.SyncBatchNorm.forward, cls.forward}
         known |= {c.forward for c in _Batch.__subclasses__()}

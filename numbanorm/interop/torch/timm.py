@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .around import channels_norm, fits
 from .convert import register
-from .norms import BatchNorm2d, GroupNorm, affine_of
+from .modules import BatchNorm2d, GroupNorm, affine_of
 from .recognized import _reduce
 
 MODULE = "timm.layers.norm_act"
