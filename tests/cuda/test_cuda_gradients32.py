@@ -29,7 +29,7 @@ ROWS = [Case("layer", (3, 4)), Case("rms", (2, 5))] if SIMULATED else [
     Case("group", (9, 40), groups=4),
 ]  # fmt: skip
 #: runs of one part and of more, columns wide and narrow, folded and in blocks of rows, channels of groups, samples apart
-CHANNELS = [Case("batch", (3, 2, 17)), Case("group", (2, 4, 3), groups=2)] if SIMULATED else [
+CHANNELS = [Case("batch", (3, 2, 17)), Case("batch", (9, 4))] if SIMULATED else [
     Case("batch", (3, 4, 40)), Case("group", (2, 6, 19), groups=2), Case("group", (3, 4, 24), groups=2, channel_axis=-1),
     Case("batch", (40, 3)), Case("batch", (33, 64)), Case("instance", (3, 2, 300)), Case("batch", (2, 2, 4200)),
     Case("instance", (3, 70, 5), channel_axis=-1), Case("batch", (5, 3, 130), training=False),
