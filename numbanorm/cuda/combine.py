@@ -6,7 +6,7 @@ outer ones by the row tree or the run tree. `join` takes partial sums, and its k
     CENTER      the mean
     SPREAD      sum of squares about the mean, and rstd; SQUARE where the mean is 0
     MOMENTS     the mean, the squares about it, and rstd, or 0 in its place if those need another read
-    CHANNEL     the three sums of a channel, kept
+    CHANNEL     the three sums of a channel, kept; NEAR_CHANNEL the two of gradients in float32
     GRADIENTS   dweight and dbias
 
 `settle` joins a group's channels, each with its weight, into what dx takes; `reduce` a channel's samples into dweight, dbias.
@@ -14,20 +14,23 @@ outer ones by the row tree or the run tree. `join` takes partial sums, and its k
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Any, NamedTuple
 
 from numba import cuda, float64
 
 from .arith.accumulators import empty, moments_of, multiply, plus, ratio, settled, spread, value
-from .arith.arithmetic import Arithmetic
-from .arith.device import barrier, block, device, quotient, read1, store1, thread, threads
-from .arith.elementwise import LEFT, LOW, M2, MEAN, OFFSET, RSTD, table_rows
+from .arith.arithmetic import EXACT, Arithmetic
+from .arith.device import barrier, block, device, mul, quotient, read1, store1, thread, threads, vote
+from .arith.elementwise import LEFT, LOW, M2, MEAN, OFFSET, RSTD, SHIFT, SLOPE, table_rows
+from .arith.gradients32 import normal, settled_single
 from .arith.tiles import deposit, drain, push, withdraw
 from .partial_sums import BLOCK, get_sum, put_sum
 
-CENTER, SPREAD, SQUARE, CHANNEL, GRADIENTS, MOMENTS = 0, 1, 2, 3, 4, 5
-PLANES = {CENTER: 1, SPREAD: 1, SQUARE: 1, CHANNEL: 3, GRADIENTS: 2, MOMENTS: 2}  # accumulators that each takes
+CENTER, SPREAD, SQUARE, CHANNEL, GRADIENTS, MOMENTS, NEAR_CHANNEL = 0, 1, 2, 3, 4, 5, 6
+# accumulators that each takes
+PLANES = {CENTER: 1, SPREAD: 1, SQUARE: 1, CHANNEL: 3, GRADIENTS: 2, MOMENTS: 2, NEAR_CHANNEL: 2}
 MOST = 1024  # threads of a block
 ROOM = 2 * MOST
 LEVELS = 48
@@ -166,7 +169,7 @@ def partial_sums(arithmetic: Arithmetic) -> Any:
 def join(kind: int, arithmetic: Arithmetic, by_rows: bool) -> Any:
     """Partial sums -> statistics (4, units), the sums of channels (3, units, parts), or dweight and dbias (2, units)."""
     total, zero = tree(arithmetic, by_rows, partial_sums(arithmetic)), arithmetic.zero
-    keep = kind == CHANNEL
+    planes = PLANES[kind]
 
     def kernel(sums, out, low, units, count, eps, outer, inner, width, rows, groups, plane, sample, group, columns, row, part):
         room, stack = cuda.shared.array(ROOM, float64), cuda.shared.array(STACK, float64)
@@ -174,9 +177,9 @@ def join(kind: int, arithmetic: Arithmetic, by_rows: bool) -> Any:
         u, strides = block(), Strides(groups, plane, sample, group, columns, row, part)
         one = total(rooms, sums, 0, u, shape, strides)
         two, three = zero, zero
-        if kind in (CHANNEL, GRADIENTS, MOMENTS):
+        if planes > 1:
             two = total(rooms, sums, 1, u, shape, strides)
-        if keep:
+        if planes > 2:
             three = total(rooms, sums, 2, u, shape, strides)
         if thread() == 0:
             if kind == CENTER:
@@ -197,10 +200,11 @@ def join(kind: int, arithmetic: Arithmetic, by_rows: bool) -> Any:
                 m2, rstd = spread(one, rest, count, eps)
                 store1(out, M2 * units + u, m2)
                 store1(out, RSTD * units + u, rstd)
-            elif keep:
+            elif kind in (CHANNEL, NEAR_CHANNEL):
                 put_sum(out, u, one)
                 put_sum(out, units + u, two)
-                put_sum(out, 2 * units + u, three)
+                if planes > 2:
+                    put_sum(out, 2 * units + u, three)
             else:
                 store1(out, u, value(one))
                 store1(out, units + u, value(two))
@@ -208,9 +212,10 @@ def join(kind: int, arithmetic: Arithmetic, by_rows: bool) -> Any:
     return kernel
 
 
-def settle(arithmetic: Arithmetic, center: bool, is_weighted: bool) -> Any:
-    """Sums of channels (3, units * channels, parts), each with its weight -> what dx takes: table (3 or 6, units)."""
-    zero, rows_of_table, rescales = arithmetic.zero, arithmetic.rows, arithmetic.rescales
+@cache
+def total_of_channels(arithmetic: Arithmetic, is_weighted: bool) -> Any:
+    """The function that joins a group's channels, each with its weight, but for the sums of d."""
+    zero = arithmetic.zero
 
     def leaf(sums, plane, u, o, i, others):
         groups, channels, w, size = others
@@ -219,7 +224,12 @@ def settle(arithmetic: Arithmetic, center: bool, is_weighted: bool) -> Any:
             return multiply(acc, (read1(w, (u - quotient(u, groups) * groups) * channels + o),), acc)
         return acc
 
-    total = tree(arithmetic, True, device(leaf))
+    return tree(arithmetic, True, device(leaf))
+
+
+def settle(arithmetic: Arithmetic, center: bool, is_weighted: bool) -> Any:
+    """Sums of channels (3, units * channels, parts), each with its weight -> what dx takes: table (3 or 6, units)."""
+    total, rows_of_table, rescales = total_of_channels(arithmetic, is_weighted), arithmetic.rows, arithmetic.rescales
 
     def kernel(sums, w, rstd, table, units, count, outer, width, rows, groups):
         room, stack = cuda.shared.array(ROOM, float64), cuda.shared.array(STACK, float64)
@@ -234,6 +244,49 @@ def settle(arithmetic: Arithmetic, center: bool, is_weighted: bool) -> Any:
                 store1(table, k * units + u, values[k])
             if rescales and u == 0:
                 store1(table, LEFT * units, 0.0)
+
+    return kernel
+
+
+@device
+def all_of_block(room, good):
+    """Whether it is true for all threads of a block; room: a float64 for each warp."""
+    bad = vote(not good)
+    if thread() & 31 == 0:
+        room[thread() >> 5] = 1.0 if bad else 0.0
+    barrier()
+    for k in range(threads() >> 5):
+        if room[k] > 0.0:
+            good = False
+    barrier()
+    return good
+
+
+def settle_near(center: bool, is_weighted: bool) -> Any:
+    """`settle` for float32: sums (2, units * channels) -> table (3, units), slope nan where there is no room for a group."""
+    total = total_of_channels(EXACT, is_weighted)
+
+    def kernel(sums, w, mean, rstd, table, units, count, outer, width, rows, groups):
+        room, stack = cuda.shared.array(ROOM, float64), cuda.shared.array(STACK, float64)
+        rooms, shape = (room, stack, stack), Shape(outer, 1, width, rows)
+        u, others = block(), (groups, outer, w, units * outer)
+        m, r, fit = 0.0, read1(rstd, u), True
+        if center:
+            m = read1(mean, u)
+        one = total(rooms, sums, 0, u, shape, others)
+        two = total(rooms, sums, 1, u, shape, others)
+        if is_weighted:
+            first = (u - quotient(u, groups) * groups) * outer
+            for k in range(thread(), outer, threads()):
+                fit = fit and normal(abs(mul(r, read1(w, first + k))))
+            fit = all_of_block(room, fit)
+        if thread() == 0:
+            slope, shift, offset, good = settled_single(center, one[0], two[0], count, m, r)
+            if not (good and fit):
+                slope = math.nan
+            store1(table, SLOPE * units + u, slope)
+            store1(table, SHIFT * units + u, shift)
+            store1(table, OFFSET * units + u, offset)
 
     return kernel
 

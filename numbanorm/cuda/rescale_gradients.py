@@ -75,28 +75,28 @@ class Backward(NamedTuple):
 
 
 @cache
-def channels_total(sum_of: Any, weigh: bool) -> Any:
+def channels_total(sum_of: Any, weigh: bool, zero: tuple[float, ...] = ZERO) -> Any:
     """The function that sums a group's channels, each with its weight, by the row tree; runs: of the first channel."""
 
     def total(stacks, data, runs, channels, channel_rows):
         at, stride, rows, tree_rows, fold, length = runs
         blocks = 0
         for first in range(0, channels, channel_rows):
-            a = ZERO
+            a = zero
             for k in range(first, min(channels, first + channel_rows)):
                 v = sum_of(stacks, data, Runs(at + k * length, stride, rows, tree_rows, fold, length))
                 if weigh:
-                    v = multiply(v, (read1(data.weights.w, data.weights.first + k),), ZERO)
+                    v = multiply(v, (read1(data.weights.w, data.weights.first + k),), zero)
                 a = plus(a, v)
             push_own(stacks[2], blocks, a)
             blocks += 1
-        return drain_own(stacks[2], blocks, ZERO)
+        return drain_own(stacks[2], blocks, zero)
 
     return device(total)
 
 
 @cache
-def gradient_of_group(by_rows: bool, weighted: bool) -> Any:
+def gradient_of_group(by_rows: bool, weighted: bool, zero: tuple[float, ...] = ZERO) -> Any:
     """A function that writes dx of a group's rows, scaled back twice with `by`, from the scaled rstd and (slope, shift)."""
 
     def put_dx(data, dx, r, of_group, runs, by):
@@ -105,8 +105,8 @@ def gradient_of_group(by_rows: bool, weighted: bool) -> Any:
                 i, w = runs.at + row * runs.stride + e, 1.0
                 if weighted:
                     w = read1(data.weights.w, data.weights.first + quotient(e, data.weights.t))
-                g, d = (dy_at(data, i),), less(x_at(data, i), data.mean, ZERO)
-                u = multiply(multiply(g, (w,), ZERO), (r,), ZERO) if by_rows else multiply(g, multiply((r,), (w,), ZERO), ZERO)
+                g, d = (dy_at(data, i),), less(x_at(data, i), data.mean, zero)
+                u = multiply(multiply(g, (w,), zero), (r,), zero) if by_rows else multiply(g, multiply((r,), (w,), zero), zero)
                 finish_one(dx, i, scaled(slanted(d, of_group[0], u, of_group[1]), by))
 
     return device(put_dx)
@@ -234,14 +234,14 @@ def weight_by_rows(of_unit: Any) -> Any:
 
 
 @cache
-def weight_by_channels(of_unit: Any, columns: bool) -> Any:
+def weight_by_channels(of_unit: Any, columns: bool, zero: tuple[float, ...] = ZERO) -> Any:
     """The function that sums a weight's samples: the row tree of what the channel's sums give."""
-    sum_dy, sum_product = group_total(columns, U), group_total(columns, PRODUCTS)
+    sum_dy, sum_product = group_total(columns, U, zero=zero), group_total(columns, PRODUCTS, zero=zero)
 
     def of_channels(plane, stacks, call, c, dy_down):
         stride, leaf = call.groups * call.channels * call.length, 0
         for first in range(0, call.samples, call.sample_rows):
-            a = ZERO
+            a = zero
             for b in range(first, min(call.samples, first + call.sample_rows)):
                 unit, at = b * call.groups + quotient(c, call.channels), b * call.rows * call.fold * stride + c * call.length
                 runs = Runs(at, stride, call.rows, call.tree_rows, call.fold, call.length)
@@ -249,11 +249,11 @@ def weight_by_channels(of_unit: Any, columns: bool) -> Any:
                 v = sum_dy(stacks, data, runs)
                 if plane == 0:
                     d = sum_product(stacks, data, runs)
-                    v = plus(multiply(d, (r,), ZERO), multiply(v, (offset,), ZERO))
+                    v = plus(multiply(d, (r,), zero), multiply(v, (offset,), zero))
                 a = plus(a, v)
             push_own(stacks[2], leaf, a)
             leaf += 1
-        return drain_own(stacks[2], leaf, ZERO)
+        return drain_own(stacks[2], leaf, zero)
 
     return device(of_channels)
 

@@ -21,7 +21,7 @@ from sass import matching, total
 
 from numbanorm.cuda import compiler
 from numbanorm.cuda.arith.elementwise import ALL, EACH, FOURS, SOME
-from numbanorm.cuda.combine import CHANNEL, GRADIENTS, MOMENTS
+from numbanorm.cuda.combine import PLANES as JOIN_PLANES
 from numbanorm.cuda.compiler import Kernel
 from numbanorm.cuda.partial_sums import BOTH as BOTH_MOMENTS
 from numbanorm.cuda.partial_sums import PRODUCTS, SQUARES, SUM, WEIGHTS
@@ -130,12 +130,13 @@ VECTORS: dict[str, tuple[int, int, int]] = {
     "rows_forward": (8, 16, 8), "rows_backward": (16, 32, 4), "tile_moments": (8, 16, 0), "tiles": (8, 8, 0),
     "columns": (4, 8, 0), "apply_runs": (8, 16, 8), "apply_gradient_runs": (8, 16, 4), "apply_columns": (4, 8, 4),
     "apply_columns_fast": (4, 8, 4), "run_moments": (8, 16, 0), "column_moments": (4, 8, 0),
+    "near_runs": (16, 0, 0), "near_columns": (8, 0, 0), "near_gradient_runs": (16, 0, 8), "near_gradient_columns": (8, 0, 4),
 }  # fmt: skip
 #: loads of single parameters, for each of weight and bias, where each of four neighbours may have one of its own
 #: (and once more for a step of what is left over)
 SINGLE = {
     "rows_forward": 36, "rows_backward": 32, "apply_runs": 36, "apply_gradient_runs": 16, "apply_columns": 4,
-    "apply_columns_fast": 4,
+    "apply_columns_fast": 4, "near_gradient_columns": 4, "near_gradient_runs": 4,
 }  # fmt: skip
 SCALAR = {"float32": "f32", "float16": "[ub]16", "bfloat16": "[ub]16"}
 
@@ -203,6 +204,8 @@ REGISTERS: dict[str, tuple[int, int, int, int]] = {
     "merge": (40, 0, 40, 0), "prepare": (0, 0, 32, 0), "update": (0, 0, 40, 0), "count": (8, 0, 0, 0),
     "copy": (0, 0, 16, 0), "normalize_again": (0, 0, 120, 0), "gradients_again": (0, 0, 152, 0),
     "parameters_again": (0, 0, 160, 0),
+    "near_runs": (64, 64, 0, 0), "near_columns": (96, 72, 0, 0), "settle_near": (0, 0, 56, 0),
+    "near_gradient_runs": (56, 112, 0, 0), "near_gradient_columns": (72, 112, 0, 0), "mend_channels": (160, 0, 0, 0),
 }  # fmt: skip
 #: 64-bit divisions in the code of wide (or the only) and narrow kernels: each is a call, unless both numbers have 32 bits
 DIVISIONS: dict[str, tuple[int, int]] = {
@@ -212,6 +215,8 @@ DIVISIONS: dict[str, tuple[int, int]] = {
     "apply_columns_fast": (9, 18), "run_moments": (4, 10), "column_moments": (6, 6), "measure_again": (3, 0),
     "join": (14, 0), "settle": (10, 0), "reduce": (8, 0), "pairs": (2, 0), "merge": (4, 0), "prepare": (1, 0), "update": (4, 0),
     "count": (0, 0), "copy": (0, 0), "normalize_again": (13, 0), "gradients_again": (31, 0), "parameters_again": (9, 0),
+    "near_runs": (7, 22), "near_columns": (14, 14), "settle_near": (10, 0), "near_gradient_runs": (7, 25),
+    "near_gradient_columns": (8, 17), "mend_channels": (27, 0),
 }  # fmt: skip
 #: the same where elements share parameters: fours of them, any number in wide kernels, and in narrow ones
 SHARED_DIVISIONS: dict[str, tuple[int, int, int]] = {
@@ -225,6 +230,8 @@ IN_FLIGHT: dict[str, dict[int | None, tuple[int, int]]] = {
     "columns": {SUM: (4, 4), SQUARES: (3, 3), BOTH_MOMENTS: (4, 6), PRODUCTS: (6, 4), WEIGHTS: (5, 4)},
     "apply_runs": {None: (8, 8)}, "run_moments": {None: (7, 0)}, "column_moments": {None: (4, 0)},
     "apply_columns_fast": {None: (3, 0)},
+    "near_runs": {None: (8, 0)}, "near_columns": {None: (8, 0)}, "near_gradient_runs": {None: (6, 0)},
+    "near_gradient_columns": {None: (6, 0)},
     "apply_gradient_runs": {None: (7, 16)}, "apply_columns": {False: (3, 8), True: (8, 16)},
 }  # fmt: skip
 
@@ -246,7 +253,8 @@ def barriers(kernel: Kernel) -> int:
         "rows_forward": (1 + bool(f.get("center"))) * (getattr(f.get("row"), "per", 0) > 4), "rows_backward": 3,
         "run_moments": 1, "column_moments": 4,
         "tiles": 3 if kind == PRODUCTS else 1, "columns": columns.get(kind, 0),
-        "join": tree * {CHANNEL: 3, GRADIENTS: 2, MOMENTS: 2}.get(kind, 1), "settle": 3 * tree, "reduce": 2 * tree,
+        "join": tree * JOIN_PLANES.get(kind, 1), "settle": 3 * tree, "reduce": 2 * tree,
+        "near_runs": 1, "near_columns": 4, "settle_near": 2 * tree + 2 * bool(f.get("is_weighted")),
     }.get(name, 0)  # fmt: skip
 
 

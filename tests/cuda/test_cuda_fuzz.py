@@ -32,7 +32,7 @@ from numbanorm.cuda.families.walked import LEVELS
 from numbanorm.cuda.schedule import plans as schedule
 from numbanorm.cuda.schedule.steps import Part, Schedule, Step, parameters_of
 from numbanorm.spec.call import forward_call
-from numbanorm.spec.plan import Plan
+from numbanorm.spec.plan import Plan, batch, trailing
 from numbanorm.spec.sources import OWN
 from numbanorm.spec.tree import block_rows
 
@@ -125,11 +125,12 @@ def of_columns(a: Told) -> dict[str, int]:
 
 
 def of_join(a: Told) -> dict[str, int]:
-    planes = {combine.CHANNEL: 3, combine.GRADIENTS: 2, combine.MOMENTS: 2}.get(a.kind, 1)
+    planes = combine.PLANES[a.kind]
     rows = -(-a.outer // a.columns)
     last = (a.units // a.groups - 1) * a.sample + (a.groups - 1) * a.group + (rows - 1) * a.row + (a.inner - 1) * a.part
     last += min(a.columns, a.outer) - 1
-    out = {combine.CHANNEL: 3 * a.units * a.arithmetic.parts, combine.GRADIENTS: 2 * a.units}.get(a.kind, 4 * a.units)
+    kept = planes * a.units * (1 if a.kind == combine.GRADIENTS else a.arithmetic.parts)
+    out = kept if a.kind in (combine.CHANNEL, combine.NEAR_CHANNEL, combine.GRADIENTS) else 4 * a.units
     return {"sums": ((planes - 1) * a.plane + last + 1) * a.arithmetic.parts, "out": out}
 
 
@@ -166,10 +167,24 @@ USED: dict[str, Callable[[Told], dict[str, int]]] = {
     "run_moments": lambda a: {"out": 2 * a.n},
     "column_moments": lambda a: {"out": 2 * a.samples * a.chunks * a.width},
     "measure_again": lambda a: {"stats": 4 * a.units},
+    "near_runs": lambda a: {"out": 2 * a.n},
+    "near_columns": lambda a: {"out": 2 * a.samples * a.chunks * a.width},
+    "settle_near": lambda a: {"sums": 2 * a.units * a.outer, "table": 3 * a.units},
+    "near_gradient_runs": lambda a: {"table": 3 * a.units},
+    "near_gradient_columns": lambda a: {"table": 3 * a.units},
+    "mend_channels": lambda a: {"table": 3 * a.samples * a.groups, "grads": 2 * a.groups * a.channels},
     "distrust": lambda a: {"trust": 1},
     "apply_runs": of_apply,
     "rows_forward": lambda a: {"stats": 4 * a.units, "trust": 1},
 }
+
+
+# kernels that take items of runs, and those that take strips of columns
+RUNS = (
+    "tiles", "tile_moments", "run_moments", "apply_runs", "apply_gradient_runs", "rows_forward", "rows_backward", "near_runs",
+    "near_gradient_runs",
+)  # fmt: skip
+COLUMNS = ("columns", "column_moments", "apply_columns", "apply_columns_fast", "near_columns", "near_gradient_columns")
 
 
 def check_launch(step: Step) -> None:
@@ -203,7 +218,7 @@ def check_parts(s: Schedule, step: Step, room: dict[str, int]) -> None:
 def check_geometry(step: Step) -> None:
     """What the kernels take for granted."""
     name, a = step.kernel.build.__name__, Told(step)
-    if name in ("join", "settle", "reduce"):
+    if name in ("join", "settle", "settle_near", "reduce"):
         inner = a.inner if name == "join" else 1
         assert inner <= a.width <= step.block
         assert a.width & (a.width - 1) == 0
@@ -215,7 +230,7 @@ def check_geometry(step: Step) -> None:
             assert together >= a.outer or together % a.rows == 0, step
         else:
             assert a.outer <= 256
-    if name in ("tiles", "tile_moments", "run_moments", "apply_runs", "apply_gradient_runs", "rows_forward", "rows_backward"):
+    if name in RUNS:
         per, n = a.row.per if name == "rows_forward" else a.values.get("per", 1), a.values.get("n", a.values.get("units"))
         together = step.block // 8 // per
         assert (step.block // 8) % per == 0, step
@@ -252,7 +267,11 @@ def check_geometry(step: Step) -> None:
         assert a.strips == -(-a.length // 32)
         assert a.apart * a.block_rows == block_rows(a.rows)
         assert a.length <= 32 * 256 or not a.arithmetic.single
-    if name in ("columns", "column_moments", "apply_columns", "apply_columns_fast"):
+    if name == "mend_channels":
+        assert step.block == 32
+        assert (step.grid - 1) * 32 < max(a.samples * a.groups, a.groups * a.channels) <= step.grid * 32
+        assert (a.tree_rows, a.channel_rows) == (block_rows(a.rows), block_rows(a.channels))
+    if name in COLUMNS:
         strips = -(-a.width // a.span)
         assert a.span in (4, 8, 16, 32, 64, 128)
         assert step.grid == a.samples * a.chunks * strips
@@ -300,6 +319,15 @@ def test_small_forward(plan: Plan, call: Asked) -> None:
 @given(plan=plans(largest=2**14), call=calls(backward=True))
 def test_small_backward(plan: Plan, call: Asked) -> None:
     check(call.schedule(plan), plan, call, True)
+
+
+@pytest.mark.parametrize(("plan", "told"), [(trailing((4, 9000), (9000,)), True), (trailing((4, 900), (900,)), False),
+                                            (batch((8, 4, 30), 1), False)])  # fmt: skip
+def test_what_has_no_kernels_in_float32_is_told(plan: Plan, told: bool) -> None:
+    types = {"x": "float32", "dy": "float32", "dx": "float32", "w": None, "mean": "float64", "rstd": "float64", "grads": None}
+    for fast in (True, False):
+        reason = Asked(types, True, False, True, parameters=False, fast=fast).schedule(plan).reason
+        assert ("no kernels in float32" in reason) is (told and fast)
 
 
 LARGE = {

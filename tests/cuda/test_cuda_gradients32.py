@@ -1,4 +1,4 @@
-"""Gradients of rows in float32 on CUDA: the bits of the CPU's default mode, and of what float32 has no room for."""
+"""Gradients in float32 on CUDA, of rows and channels: the bits of the CPU's default mode, where float32 has room and not."""
 
 from __future__ import annotations
 
@@ -28,6 +28,13 @@ ROWS = [Case("layer", (3, 4)), Case("rms", (2, 5))] if SIMULATED else [
     Case("layer", (3, 8192)), Case("layer", (2, 5001)),
     Case("group", (9, 40), groups=4),
 ]  # fmt: skip
+#: runs of one part and of more, columns wide and narrow, folded and in blocks of rows, channels of groups, samples apart
+CHANNELS = [Case("batch", (3, 2, 17)), Case("batch", (9, 4))] if SIMULATED else [
+    Case("batch", (3, 4, 40)), Case("group", (2, 6, 19), groups=2), Case("group", (3, 4, 24), groups=2, channel_axis=-1),
+    Case("batch", (40, 3)), Case("batch", (33, 64)), Case("instance", (3, 2, 300)), Case("batch", (2, 2, 4200)),
+    Case("instance", (3, 70, 5), channel_axis=-1), Case("batch", (5, 3, 130), training=False),
+    Case("batch", (9, 4), training=False),
+]  # fmt: skip
 every_case = pytest.mark.parametrize("case", ROWS, ids=lambda c: c.name)
 
 
@@ -44,7 +51,7 @@ def ring(installed: Ring) -> Ring:
 
 
 def agree(ring: Ring, case: Case, a: Arguments, dy: Host, out: str | None = None, shift: int = 0, **options: Any) -> None:
-    """Hold the gradients to those of the CPU, in two launches, and one more where dx is x or dy."""
+    """Hold the gradients to those of the CPU; those of rows take two launches, and one more where dx is x or dy."""
     with np.errstate(all="ignore"):
         stats = cases.call(case, a, return_stats=True, exact=True, method="two_pass")[1]
         expected = cases.call_backward(case, a, dy, stats, **options)
@@ -54,7 +61,11 @@ def agree(ring: Ring, case: Case, a: Arguments, dy: Host, out: str | None = None
             found = cases.call_backward(case, on_ring, up, ring.stats(stats), **where, **options)
     check_same([g for g in found if g is not None], [g for g in expected if g is not None])
     names = {kernel.build.__name__ for kernel in launched}
-    assert names == {"rows_gradients", "join_rows"} | ({"copy"} if out else set())
+    if case in ROWS or case.norm in ("layer", "rms"):
+        assert names == {"rows_gradients", "join_rows"} | ({"copy"} if out else set())
+    else:
+        assert "settle_near" in names or (not case.training and options.get("needs", (True,))[1:] == (False, False))
+        assert "settle" not in names
 
 
 def times(scale: float, row: slice = slice(None)) -> Callable[[Host], Host]:
@@ -97,7 +108,7 @@ if SIMULATED:
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
-@pytest.mark.parametrize("case", ROWS[:2] + ROWS[-1:], ids=lambda c: c.name)
+@pytest.mark.parametrize("case", ROWS[:2] + ROWS[-1:] + CHANNELS[: 10 if SIMULATED else 5], ids=lambda c: c.name)
 def test_what_float32_has_no_room_for(ring: Ring, case: Case, hostile: str) -> None:
     of_x, of_dy = HOSTILE[hostile]
     a, dy = cases.arguments(case, FLOAT32), cases.upstream(case, FLOAT32)
@@ -148,6 +159,48 @@ def test_many_rows(ring: Ring, rows: int) -> None:
     case = Case("layer", (rows, 12))
     agree(ring, case, cases.arguments(case, FLOAT32), cases.upstream(case, FLOAT32))
     agree(ring, case, cases.arguments(case, FLOAT32), times(1e37, ONE)(cases.upstream(case, FLOAT32)))
+
+
+@pytest.mark.parametrize("case", CHANNELS, ids=lambda c: c.name)
+@pytest.mark.parametrize("dtype", [d for d in DTYPES if d.itemsize < 8], ids=lambda d: d.name)
+def test_channels(ring: Ring, case: Case, dtype: np.dtype[Any]) -> None:
+    a, dy = cases.arguments(case, dtype), cases.upstream(case, dtype)
+    agree(ring, case, a, dy)
+    agree(ring, case, replace(a, weight=None), dy)
+
+
+@pytest.mark.parametrize("case", CHANNELS[:: 9 if SIMULATED else 1], ids=lambda c: c.name)
+@pytest.mark.parametrize("out", ["x", "dy"])
+def test_channels_in_place(ring: Ring, case: Case, out: str) -> None:
+    """A group that is computed again has its x and dy yet."""
+    agree(ring, case, cases.arguments(case, FLOAT32), times(1e37, ONE)(cases.upstream(case, FLOAT32)), out)
+
+
+@pytest.mark.parametrize("case", CHANNELS[:4] + CHANNELS[8:], ids=lambda c: c.name)
+def test_each_gradient_of_channels(ring: Ring, case: Case) -> None:
+    a, dy = cases.arguments(case, FLOAT32), cases.upstream(case, FLOAT32)
+    for needs in product((False, True), repeat=case.gradients):
+        if any(needs):
+            agree(ring, case, a, dy, needs=needs)
+
+
+@pytest.mark.parametrize("scale", [1e-35, 1e35, np.inf, np.nan])
+@pytest.mark.parametrize("case", CHANNELS[:3], ids=lambda c: c.name)
+def test_a_weight_that_float32_has_no_room_for(ring: Ring, case: Case, scale: float) -> None:
+    """One channel's, which makes the whole group exact."""
+    a = cases.arguments(case, FLOAT32)
+    assert a.weight is not None
+    weight = a.weight.astype(np.float64)
+    weight[1] = scale
+    agree(ring, case, replace(a, weight=weight), cases.upstream(case, FLOAT32))
+
+
+@pytest.mark.skipif(SIMULATED, reason="many rows take minutes")
+@pytest.mark.parametrize("rows", [2049, 4100])
+def test_many_rows_of_columns(ring: Ring, rows: int) -> None:
+    """A leaf of the tree is 16 or 32 rows, of which eight are added in float32."""
+    case = Case("batch", (rows, 33))
+    agree(ring, case, cases.arguments(case, FLOAT32), cases.upstream(case, FLOAT32))
 
 
 @pytest.mark.parametrize("threads", [32, 64])

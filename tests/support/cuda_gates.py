@@ -116,6 +116,8 @@ SELECTED: dict[Capability, list[tuple[str, Iterable[str], tuple[str, ...]]]] = {
         ("float32", ("runs", "columns"), ("given backward",)),
         ("float32", ("rows",), ("near dx", "near rms", "rms backward")),
         ("float32", ("runs",), ("given",)),
+        *((x, ("runs", "columns"), ("near",)) for x in ("float32", "bfloat16")),
+        ("float32", ("odd runs", "odd columns"), ("near",)),
         *((x, WALKED, ("near",)) for x in ("float32", "bfloat16")),
         ("bfloat16", ("rows", "long rows", "columns", "odd columns"), ("fast",)),
         ("bfloat16", ("rows", "columns"), BOTH),
@@ -190,9 +192,8 @@ class Compiled:
     @property
     def single(self) -> bool:
         """Whether elements are computed in float32."""
-        return self.kernel.build.__name__ == "apply_columns_fast" or getattr(
-            flags(self.kernel).get("arithmetic"), "single", False
-        )
+        name, arithmetic = self.kernel.build.__name__, flags(self.kernel).get("arithmetic")
+        return name == "apply_columns_fast" or "near" in name or getattr(arithmetic, "single", False)
 
     @property
     def wide(self) -> bool | None:

@@ -68,12 +68,14 @@ AS_CUDA: dict[str, Any] = {"method": "two_pass", "exact": True}
 def twin(case: cases.Case, dtype: Any, exact: bool) -> dict[str, Any]:
     """Options of the CPU's gradients that have the bits of CUDA's; nowhere else is it said which those are.
 
-    By default those of rows are float32, if each element has a weight of its own and there are at most 8192: of layer and RMS
-    norm, and of groups of channels where a channel is one element.
+    By default they are float32. Those of rows are, only if each element has a weight of its own and there are at most 8192: of
+    layer and RMS norm, and of groups of channels, in a sample that lies in one piece, whose channels are short.
     """
     weights = prod(case.parameter_shape)
-    rows = case.rows or (case.norm != "batch" and case.training and case.size == case.shape[0] * weights)
-    return {"exact": exact or not rows or weights // case.groups > 8192 or dtype == np.float64}
+    length = case.size // (case.shape[0] * weights)  # of a channel
+    rows = case.rows or (case.norm != "batch" and length < 16 and (case.channel_axis == 1 or length == 1))
+    long = rows and (weights // case.groups > 8192 or length > 1 or not case.training)
+    return {"exact": exact or long or dtype == np.float64}
 
 
 def call(case: cases.Case, a: Any, **options: Any) -> Any:

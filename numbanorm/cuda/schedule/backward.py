@@ -9,6 +9,7 @@ from .. import rescale_sums as warps
 from ..arith.elementwise import EACH, OFFSET
 from ..families import rows, runs
 from .forward import write_columns, write_runs
+from .near import near_channels
 from .rows import held, most_held, row_shape, walked
 from .steps import (
     Owners,
@@ -21,6 +22,7 @@ from .steps import (
     join_block,
     join_columns,
     join_runs,
+    reduce,
     sharing,
     slots_for,
     sum_columns,
@@ -34,10 +36,10 @@ def backward(s: Schedule, call: Call) -> Schedule:
     plan = call.plan
     family = gradient_family(plan)
     scaled = call.write and call.given
-    s.exact = s.exact or not walked_in_float32(s, call)
-    if not s.exact:
-        walk_rows(s, call)
-        if call.in_place:
+    s.exact = s.exact or not (walked_in_float32(s, call) if family == "rows" else s.types["x"] != "float64")
+    if not s.exact and (call.affine or not call.given):
+        (walk_rows if family == "rows" else near_channels)(s, call)
+        if call.in_place and not call.given:
             s.elsewhere("dx", plan.size)
     elif call.affine or (call.write and not call.given):
         rescales, make = s.arithmetic.rescales, gradients_of_rows if family == "rows" else gradients_of_channels
@@ -50,6 +52,8 @@ def backward(s: Schedule, call: Call) -> Schedule:
         columns = by_columns(plan) and plan.T < LEAST_RUN
         (write_columns if columns else write_runs)(s, call, "dy", "dx", True)
     s.reason = f"family {family}, {plan.M} runs of {plan.K * plan.T} a group, {plan.units} groups; {len(s.steps)} launches"
+    if s.exact and not call.exact and s.types["x"] != "float64":
+        s.reason += "; these rows have no kernels in float32, so gradients are those of exact=True"
     return s
 
 
@@ -97,13 +101,7 @@ def gradients_of_channels(s: Schedule, call: Call) -> Part | None:
     if call.write and not call.given:
         write_gradients(s, call, table)
     if call.affine:
-        block, width = join_block(plan.B, 1)
-        corrected = call.center and not call.given
-        s.add(
-            combine.reduce, (s.arithmetic, corrected), channels, block, combine.MOST,
-            sums=totals, rstd="rstd", table=table, grads="grads", channels=channels, outer=plan.B, width=width,
-            rows=block_rows(plan.B), groups=plan.G,
-        )  # fmt: skip
+        reduce(s, call, totals, table, call.center and not call.given)
     return table
 
 

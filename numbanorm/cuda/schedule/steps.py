@@ -26,6 +26,7 @@ SLOTS = 16  # of a block of 128 threads
 ROWS_TOGETHER = 8  # of each thread in an elementwise kernel for columns
 
 
+OF_GROUPS = (combine.CENTER, combine.SPREAD, combine.SQUARE, combine.MOMENTS)  # what is joined to groups, and not to channels
 NUMBERS = ("eps", "n", "old", "new")  # arguments that differ from call to call
 
 
@@ -336,7 +337,7 @@ def sum_columns(
 
 def join_columns(s: Schedule, plan: Plan, kind: int, out: Any, sums: Part, g: Grid, chunks: int) -> None:
     """Chunks of columns' sums to their units: groups, or for gradients channels (times what is folded)."""
-    real, of_unit = plan.G * plan.K * plan.T, plan.T if kind in (combine.CHANNEL, combine.GRADIENTS) else plan.K * plan.T
+    real, of_unit = plan.G * plan.K * plan.T, plan.K * plan.T if kind in OF_GROUPS else plan.T
     outer, units = g.width // real * of_unit, real // of_unit
     sums, inner = fewer(s, sums, combine.PLANES[kind] * g.samples, chunks, g.width, most_parts(outer))
     strides = combine.Strides(
@@ -344,6 +345,17 @@ def join_columns(s: Schedule, plan: Plan, kind: int, out: Any, sums: Part, g: Gr
         part=g.width,
     )  # fmt: skip
     join(s, plan, kind, out, sums, Joined(g.samples * units, outer, inner, by_rows=False), strides)
+
+
+def reduce(s: Schedule, call: Call, totals: Part, table: Part | None, corrected: bool) -> None:
+    """Sums of channels of each sample to dweight and dbias."""
+    plan, channels = call.plan, call.plan.G * call.plan.K
+    block, width = join_block(plan.B, 1)
+    s.add(
+        combine.reduce, (s.arithmetic.sums, corrected), channels, block, combine.MOST,
+        sums=totals, rstd="rstd", table=table, grads="grads", channels=channels, outer=plan.B, width=width,
+        rows=block_rows(plan.B), groups=plan.G,
+    )  # fmt: skip
 
 
 def row_chunks(plan: Plan, aligned: bool) -> tuple[Grid, int, int, int]:
