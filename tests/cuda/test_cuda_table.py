@@ -211,8 +211,9 @@ def test_a_norm_without_a_mean(
     check_same((found, found_stats.rstd), (y, stats.rstd))
     near, _ = power_norm.power_norm(x, weight, axis, exact=False)
     check_same((power_norm.power_norm(on_ring[0], on_ring[1], axis, exact=False)[0],), (near,))
-    gradients = power_norm.power_norm_backward(on_ring[2], on_ring[0], found_stats, on_ring[1], axis)
-    check_same(gradients, power_norm.power_norm_backward(dy, x, stats, weight, axis))
+    for exact in (True, False):
+        gradients = power_norm.power_norm_backward(on_ring[2], on_ring[0], found_stats, on_ring[1], axis, exact)
+        check_same(gradients, power_norm.power_norm_backward(dy, x, stats, weight, axis, exact))
 
 
 HARD = {

@@ -36,9 +36,9 @@ def power_norm(x: Any, weight: Any, axis: int, method: str = "two_pass", exact: 
     return forward(NAME, x, ((), axis), (weight, None, EPS), (method, exact, None, True, None))
 
 
-def power_norm_backward(dy: Any, x: Any, stats: Any, weight: Any, axis: int) -> Any:
+def power_norm_backward(dy: Any, x: Any, stats: Any, weight: Any, axis: int, exact: bool = True) -> Any:
     """dx and dweight."""
-    return backward(NAME, dy, x, ((), axis), stats, weight, ((True, True), True, None, None, None))
+    return backward(NAME, dy, x, ((), axis), stats, weight, ((True, True), exact, None, None, None))
 
 
 def arguments(shape: tuple[int, ...], axis: int, dtype: np.dtype[Any]) -> tuple[Array, Array, Array]:
