@@ -161,12 +161,17 @@ def test_many_rows(ring: Ring, rows: int) -> None:
     agree(ring, case, cases.arguments(case, FLOAT32), times(1e37, ONE)(cases.upstream(case, FLOAT32)))
 
 
-@pytest.mark.parametrize("case", CHANNELS, ids=lambda c: c.name)
-@pytest.mark.parametrize("dtype", [d for d in DTYPES if d.itemsize < 8], ids=lambda d: d.name)
+#: half types differ in what loads and stores them: a case of runs and one of columns
+HALVES = CHANNELS if SIMULATED else [CHANNELS[0], CHANNELS[4]]
+OF_TYPES = [(case, d) for d in DTYPES if d.itemsize < 8 for case in (CHANNELS if d == FLOAT32 else HALVES)]
+
+
+@pytest.mark.parametrize(("case", "dtype"), OF_TYPES, ids=lambda v: v.name)
 def test_channels(ring: Ring, case: Case, dtype: np.dtype[Any]) -> None:
     a, dy = cases.arguments(case, dtype), cases.upstream(case, dtype)
     agree(ring, case, a, dy)
-    agree(ring, case, replace(a, weight=None), dy)
+    if dtype == FLOAT32:
+        agree(ring, case, replace(a, weight=None), dy)
 
 
 @pytest.mark.parametrize("case", CHANNELS[:: 9 if SIMULATED else 1], ids=lambda c: c.name)
