@@ -130,7 +130,7 @@ VECTORS: dict[str, tuple[int, int, int]] = {
     "rows_forward": (8, 16, 8), "rows_backward": (16, 32, 4), "tile_moments": (8, 16, 0), "tiles": (8, 8, 0),
     "columns": (4, 8, 0), "apply_runs": (8, 16, 8), "apply_gradient_runs": (8, 16, 4), "apply_columns": (4, 8, 4),
     "apply_columns_fast": (4, 8, 4), "run_moments": (8, 16, 0), "column_moments": (4, 8, 0),
-    "near_runs": (16, 0, 0), "near_columns": (8, 0, 0), "near_gradient_runs": (16, 0, 8), "near_gradient_columns": (8, 0, 4),
+    "near_runs": (8, 0, 0), "near_columns": (8, 0, 0), "near_gradient_runs": (8, 0, 4), "near_gradient_columns": (8, 0, 4),
 }  # fmt: skip
 #: loads of single parameters, for each of weight and bias, where each of four neighbours may have one of its own
 #: (and once more for a step of what is left over)

@@ -22,6 +22,8 @@ import pytest
 from numba import config
 from numpy.typing import NDArray
 
+from numbanorm.spec.tree import gradient_family
+
 Host = NDArray[Any]
 CAPABILITY = (9, 0)  # what the interpreter pretends to be
 WHEELS = ("numba_cuda", "cuda.core", "cuda.bindings.nvjitlink")
@@ -68,14 +70,12 @@ AS_CUDA: dict[str, Any] = {"method": "two_pass", "exact": True}
 def twin(case: cases.Case, dtype: Any, exact: bool) -> dict[str, Any]:
     """Options of the CPU's gradients that have the bits of CUDA's; nowhere else is it said which those are.
 
-    By default they are float32. Those of rows are, only if each element has a weight of its own and there are at most 8192: of
-    layer and RMS norm, and of groups of channels, in a sample that lies in one piece, whose channels are short.
+    By default they are float32. Those of the family of rows only if each element has a weight of its own, there are at most 8192,
+    and the statistics are x's own.
     """
-    weights = prod(case.parameter_shape)
-    length = case.size // (case.shape[0] * weights)  # of a channel
-    rows = case.rows or (case.norm != "batch" and length < 16 and (case.channel_axis == 1 or length == 1))
-    long = rows and (weights // case.groups > 8192 or length > 1 or not case.training)
-    return {"exact": exact or long or dtype == np.float64}
+    plan = case.its.planned(case.shape, case.told, case.channel_axis)
+    exact_rows = gradient_family(plan) == "rows" and (plan.T > 1 or plan.K > 8192 or not case.training)
+    return {"exact": exact or exact_rows or dtype == np.float64}
 
 
 def call(case: cases.Case, a: Any, **options: Any) -> Any:
