@@ -70,8 +70,8 @@ AS_CUDA: dict[str, Any] = {"method": "two_pass", "exact": True}
 def twin(case: cases.Case, dtype: Any, exact: bool) -> dict[str, Any]:
     """Options of the CPU's gradients that have the bits of CUDA's; nowhere else is it said which those are.
 
-    By default they are float32. Those of the family of rows only if each element has a weight of its own, there are at most 8192,
-    and the statistics are x's own.
+    By default they are float32. Those of the family of rows only if each element has a weight of its own, there are at most
+    8192, and the statistics are x's own.
     """
     plan = case.its.planned(case.shape, case.told, case.channel_axis)
     exact_rows = gradient_family(plan) == "rows" and (plan.T > 1 or plan.K > 8192 or not case.training)
