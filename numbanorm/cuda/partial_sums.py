@@ -21,8 +21,8 @@ from .arith.arithmetic import Arithmetic
 from .arith.device import block, device, load1, quotient, read1, store1, thread
 from .arith.tiles import four, once
 
-SUM, SQUARES, BOTH, PRODUCTS, WEIGHTS, MOMENTS, NEAR = 0, 1, 2, 3, 4, 5, 6
-PLANES = {SUM: 1, SQUARES: 1, BOTH: 2, PRODUCTS: 3, WEIGHTS: 2, MOMENTS: 2, NEAR: 2}  # accumulators that each gives
+SUM, SQUARES, BOTH, PRODUCTS, WEIGHTS, MOMENTS = 0, 1, 2, 3, 4, 5
+PLANES = {SUM: 1, SQUARES: 1, BOTH: 2, PRODUCTS: 3, WEIGHTS: 2, MOMENTS: 2}  # accumulators that each gives
 BLOCK = 128  # threads of a block where nothing else is said
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from numba import cuda, float32, float64
 
 from ..arith.arithmetic import EXACT
-from ..arith.device import block, device, quotient, single, thread
+from ..arith.device import block, quotient, single, thread
 from ..arith.elementwise import SHIFT, SLOPE
 from ..arith.moments import fold_one, join_both, together
 from ..arith.stages import take
@@ -53,12 +53,7 @@ from .runs import HALF, HALF_HELD, four_bases, four_entries, four_inside, four_i
 ROOMS = 2 * ROOM
 
 
-@device
-def in_single(v):
-    return single(v)
-
-
-four_single = four(in_single, 1)
+four_single = four(single, 1)
 
 
 # for each item: d = x - mean; out[:, item] = sum(dy), sum(dy * d), each by the tree of a tile, then tiles in adjacent pairs

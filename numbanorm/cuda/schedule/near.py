@@ -6,7 +6,7 @@ from ...spec.call import Call
 from ...spec.tree import block_rows, gradient_family
 from .. import combine, mend
 from ..families import near
-from ..partial_sums import BLOCK, NEAR, PLANES
+from ..partial_sums import BLOCK
 from ..rescale_sums import WARP
 from .steps import Owners, Part, Schedule, folded, items_of, join_block, join_columns, join_runs, reduce, row_chunks
 
@@ -22,7 +22,7 @@ def near_channels(s: Schedule, call: Call) -> None:
 def channel_sums(s: Schedule, call: Call) -> Part:
     """Sums of dy and of dy * d: (2, samples * channels)."""
     plan = call.plan
-    channels, planes = plan.G * plan.K, PLANES[NEAR]
+    channels, planes = plan.G * plan.K, combine.PLANES[combine.NEAR_CHANNEL]
     totals = s.reserve(planes * plan.B * channels)
     arrays = {"x": "x", "dy": "dy", "mean": "mean"}
     if gradient_family(plan) == "columns":
