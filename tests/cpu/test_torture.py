@@ -14,12 +14,12 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from inside import installed
 
 LAYERS = ["omp", "workqueue", "tbb"]
 
@@ -345,14 +345,6 @@ def missing(name: str, layer: str) -> str:
     if name == "loaders" and find_spec("torch") is None:
         return "torch, which has the DataLoader, is not installed"
     return ""
-
-
-def installed(name: str) -> bool:
-    try:
-        metadata.distribution(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 @pytest.mark.parametrize(("name", "layer"), TABLE)
