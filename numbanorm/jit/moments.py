@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,31 +52,49 @@ def implementation(args: tuple[Any, ...]) -> Any:
 
 
 def lines(x: Any, call: Call, reduced: tuple[bool, ...], order: tuple[int, ...]) -> Iterator[str]:
-    """What is computed; order: that of axes of which the reduced ones are last."""
+    """What is computed; order: that of axes of which the reduced ones are last.
+
+    By loops: an array's expression, copy or reshape costs its caller's compilation 0.1 s and more each, 0.4 s in all, and a
+    transposition of some axes 3 s.
+    """
+    kept, alternating = (
+        order[: reduced.count(False)],
+        sum(r is not reduced[k - 1] if k else r for k, r in enumerate(reduced)) > 3,
+    )
     yield "B, M, G, T, moved = four_sizes(x.shape, reduced)"
     yield f"own = {lying('x', x)}"
-    if sum(r is not reduced[k - 1] if k else r for k, r in enumerate(reduced)) > 3:
-        yield from moved(order)
-    yield "stats, scale = np.zeros((4, B * G)), np.ones(B * G)"
+    yield "source = place(own)"
+    if alternating:
+        yield "room, k = np.empty(x.size if moved else 0, x.dtype), 0"
+        yield "if moved:"
+        yield "    source = place(room)"
+        yield from nested("x.shape", order, f"room[k] = x[{index(sorted(order))}]; k += 1", "    ")
+    yield "stats, scale = np.empty((4, B * G)), np.empty(B * G)"
+    yield "for k in range(B * G):"
+    yield "    stats[0, k] = stats[1, k] = stats[2, k] = stats[3, k] = 0.0"
+    yield "    scale[k] = 1.0"
     yield "if x.size:"
-    arrays = "place(own), place(own), 0, 0, 0, 0, place(stats), place(scale), 0"
+    arrays = "source, source, 0, 0, 0, 0, place(stats), place(scale), 0"
     yield f"    asked = words((B, M, G, 1, T, *facts, {arrays}, codes, 0))"
     yield "    status = status_of(code(), (table(), asked, 0.0, 0.0))"
-    yield from ("    " + line for line in ended(["own"]))
+    yield from ("    " + line for line in ended(["own", "room"] if alternating else ["own"]))
     yield "shape = of_stats(x.shape, ())"
-    mean, squares, low = (f"stats[{row}]" for row in (MEAN, M2, LOW))
-    counts = "M * T if x.size else 0"
-    fields = f"{mean}.copy()", f"{squares} * scale * scale", f"{low} * scale"
-    yield f"return Measured({counts}, {', '.join(f'({a}).reshape(shape)' for a in fields)})"
+    yield "mean, m2, mean_low = np.empty(shape), np.empty(shape), np.empty(shape)"
+    yield "k = 0"
+    at = index(range(len(kept)))
+    found = f"stats[{MEAN}, k], stats[{M2}, k] * scale[k] * scale[k], stats[{LOW}, k] * scale[k]"
+    yield from nested("shape", range(len(kept)), f"mean[{at}], m2[{at}], mean_low[{at}] = {found}; k += 1", "")
+    yield "return Measured(M * T if x.size else 0, mean, m2, mean_low)"
 
 
-def moved(order: tuple[int, ...]) -> Iterator[str]:
-    """Lines that copy x with its axes in another order: by loops, for Numba takes seconds to compile a transposition."""
-    places, depth = [f"i{k}" for k in range(len(order))], "    "
-    yield "if moved:"
-    yield f"    room = np.empty(({', '.join(f'x.shape[{k}]' for k in order)}), x.dtype)"
-    for k in order:
-        yield f"{depth}for i{k} in range(x.shape[{k}]):"
+def index(axes: Iterable[int]) -> str:
+    """The index of an element, of the loops of `nested`."""
+    return "".join(f"i{k}, " for k in axes) or "()"
+
+
+def nested(shape: str, axes: Iterable[int], line: str, depth: str) -> Iterator[str]:
+    """Loops over axes, the first one outermost, around a line."""
+    for k in axes:
+        yield f"{depth}for i{k} in range({shape}[{k}]):"
         depth += "    "
-    yield f"{depth}room[{', '.join(places[k] for k in order)}] = x[{', '.join(places)}]"
-    yield "    own = room"
+    yield depth + line
