@@ -97,7 +97,10 @@ def brief_closing(results: Sequence[Result]) -> str:
     average = list(means(steady).values())[-1]
     words = [f"On the average numbanorm takes {number(average['of copy'])} of a copy's time"]
     if not math.isnan(average["of best peer"]):
-        words.append(f", and {number(average['of best peer'])} of the best other's (below 1: numbanorm is faster)")
+        words += [
+            f", and {number(average['of best peer'])} of the best other's (below 1: numbanorm is faster). ",
+            'Times are into memory that is there, "of its time" with a new array where the other makes one',
+        ]
     return "".join(words) + "."
 
 
