@@ -57,10 +57,8 @@ def lines(x: Any, call: Call, reduced: tuple[bool, ...], order: tuple[int, ...])
     By loops: an array's expression, copy or reshape costs its caller's compilation 0.1 s and more each, 0.4 s in all, and a
     transposition of some axes 3 s.
     """
-    kept, alternating = (
-        order[: reduced.count(False)],
-        sum(r is not reduced[k - 1] if k else r for k, r in enumerate(reduced)) > 3,
-    )
+    kept = order[: reduced.count(False)]
+    alternating = sum(r is not reduced[k - 1] if k else r for k, r in enumerate(reduced)) > 3
     yield "B, M, G, T, moved = four_sizes(x.shape, reduced)"
     yield f"own = {lying('x', x)}"
     yield "source = place(own)"
